@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Package simulator runs a Databricks workspace in memory, on a loopback port,
+// that answers on the wire like the real one: the same paths, envelopes, status
+// codes, quotas and expiries, as far as they are documented or have been
+// observed. Tests and demonstrations use it where no real workspace is at hand.
+//
+// [New] starts a [Workspace]. Its methods play the administrator who adds
+// principals and credentials by hand, read back what exists, show every request
+// that arrived ([Workspace.Calls]) and make requests fail in chosen ways
+// ([Workspace.Inject]).
+//
+// What is served today:
+//
+//	GET    /api/2.0/preview/scim/v2/Me
+//	POST   /api/2.0/token/create
+//	GET    /api/2.0/token/list
+//	POST   /api/2.0/token/delete
+//	PATCH  /api/2.0/token/{token_id}
+//	GET    /api/2.0/token-management/tokens
+//	GET    /api/2.0/token-management/tokens/{token_id}
+//	DELETE /api/2.0/token-management/tokens/{token_id}
+//	POST   /api/2.0/secrets/scopes/create
+//	POST   /api/2.0/secrets/scopes/delete
+//	GET    /api/2.0/secrets/scopes/list
+//	POST   /api/2.0/secrets/put
+//	POST   /api/2.0/secrets/delete
+//	GET    /api/2.0/secrets/get
+//	GET    /api/2.0/secrets/list
+//	POST   /api/2.0/secrets/acls/put
+//	POST   /api/2.0/secrets/acls/delete
+//	GET    /api/2.0/secrets/acls/get
+//	GET    /api/2.0/secrets/acls/list
+//	POST   /oidc/v1/token
+//	GET    /oidc/.well-known/oauth-authorization-server
+//	GET    /.well-known/databricks-config
+//
+// Everything else is 404 ENDPOINT_NOT_FOUND. A new endpoint is one line in the
+// table in server.go and one handler.
+//
+// The server speaks HTTP/1.1 only, so that a fault which cuts a connection hits
+// exactly one request. State lives in memory and is kept until the workspace is
+// dropped: dead tokens are remembered for [Workspace.AllTokens].
+//
+// Where the real service's behaviour is not known, the choice made here is named
+// in the comment of the handler concerned.
+package simulator

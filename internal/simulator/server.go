@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package simulator
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// handler answers one endpoint: with a value that becomes the JSON body, nil
+// being {}, or with a refusal.
+type handler func(*Workspace, *request) (any, *refusal)
+
+// endpoints is the routing table. A scope makes an endpoint ask for a bearer
+// token with this API scope (Databricks REST reference, API scopes); an empty
+// one makes it public.
+var endpoints = []struct {
+	pattern string
+	scope   string
+	handle  handler
+}{
+	{"GET /api/2.0/preview/scim/v2/Me", "scim", (*Workspace).me},
+
+	{"POST /api/2.0/token/create", "authentication", (*Workspace).createToken},
+	{"GET /api/2.0/token/list", "authentication", (*Workspace).listOwnTokens},
+	{"POST /api/2.0/token/delete", "authentication", (*Workspace).deleteOwnToken},
+	{"PATCH /api/2.0/token/{token_id}", "authentication", (*Workspace).updateOwnToken},
+
+	{"GET /api/2.0/token-management/tokens", "authentication", adminOnly((*Workspace).listManagedTokens)},
+	{"GET /api/2.0/token-management/tokens/{token_id}", "authentication", adminOnly((*Workspace).getManagedToken)},
+	{"DELETE /api/2.0/token-management/tokens/{token_id}", "authentication", adminOnly((*Workspace).deleteManagedToken)},
+
+	{"POST /api/2.0/secrets/scopes/create", "secrets", (*Workspace).createScope},
+	{"POST /api/2.0/secrets/scopes/delete", "secrets", (*Workspace).deleteScope},
+	{"GET /api/2.0/secrets/scopes/list", "secrets", (*Workspace).listScopes},
+	{"POST /api/2.0/secrets/put", "secrets", (*Workspace).putSecret},
+	{"POST /api/2.0/secrets/delete", "secrets", (*Workspace).deleteSecret},
+	{"GET /api/2.0/secrets/get", "secrets", (*Workspace).getSecret},
+	{"GET /api/2.0/secrets/list", "secrets", (*Workspace).listSecrets},
+	{"POST /api/2.0/secrets/acls/put", "secrets", (*Workspace).putACL},
+	{"POST /api/2.0/secrets/acls/delete", "secrets", (*Workspace).deleteACL},
+	{"GET /api/2.0/secrets/acls/get", "secrets", (*Workspace).getACL},
+	{"GET /api/2.0/secrets/acls/list", "secrets", (*Workspace).listACLs},
+
+	{"POST /oidc/v1/token", "", (*Workspace).grantAccessToken},
+	{"GET /oidc/.well-known/oauth-authorization-server", "", (*Workspace).oauthMetadata},
+	{"GET /.well-known/databricks-config", "", (*Workspace).hostMetadata},
+}
+
+// request is a request whose body has been read.
+type request struct {
+	*http.Request
+	id     string // X-Request-Id of the answer
+	body   []byte
+	caller *principal  // nil until authenticated
+	scopes []string    // of the caller's token
+	effect bool        // a handler ran
+	extra  http.Header // sent along with a success
+}
+
+// decode reads the JSON body into v. An empty body counts as {}, and unknown
+// members are ignored.
+func (r *request) decode(v any) *refusal {
+	if len(r.body) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(r.body, v); err != nil {
+		return refuse(http.StatusBadRequest, "MALFORMED_REQUEST",
+			"Invalid JSON given in the body of the request - failed to parse given JSON")
+	}
+	return nil
+}
+
+// serve starts the server on listener, which it takes over.
+func (w *Workspace) serve(listener net.Listener) {
+	scheme := "http://"
+	if w.settings.tls {
+		scheme = "https://"
+		listener, w.caCert = selfSigned(listener)
+	}
+	w.url = scheme + listener.Addr().String()
+
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(http.ResponseWriter, *http.Request) {}) // no reply means that no endpoint matched
+	for _, e := range endpoints {
+		mux.HandleFunc(e.pattern, func(out http.ResponseWriter, _ *http.Request) {
+			d := out.(*dispatch)
+			d.reply = w.call(d.request, e.scope, e.handle)
+		})
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	w.stop = stop
+	w.server = &http.Server{
+		Handler: http.HandlerFunc(func(out http.ResponseWriter, in *http.Request) {
+			w.answer(mux, out, in)
+		}),
+		ReadHeaderTimeout: time.Minute,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ErrorLog:          log.New(errorLog{}, "", 0),
+	}
+	go func() {
+		defer close(w.served)
+		_ = w.server.Serve(listener)
+	}()
+}
+
+// errorLog passes on what the server complains about, so that a panic of a
+// handler is seen, but not failed handshakes, which tests bring about.
+type errorLog struct{}
+
+func (errorLog) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte("TLS handshake error")) {
+		return len(p), nil
+	}
+	return os.Stderr.Write(p)
+}
+
+// Close stops the server and cuts live connections, held and delayed requests
+// included. The state can still be read. Closing again does nothing.
+func (w *Workspace) Close() {
+	w.closeOnce.Do(func() {
+		w.stop()
+		_ = w.server.Close()
+		<-w.served
+	})
+}
+
+// answer takes one request through the log, the faults and its handler. The log
+// entry is complete before the answer leaves, so that a client which has an
+// answer finds it in the log.
+func (w *Workspace) answer(mux *http.ServeMux, out http.ResponseWriter, in *http.Request) {
+	r := &request{Request: in, id: newUUID(), extra: http.Header{}}
+	body, err := io.ReadAll(in.Body)
+	r.body = body
+	record := w.calls.begin(w.settings.now(), r)
+	if err != nil {
+		w.finish(record, r, 0, false)
+		panic(http.ErrAbortHandler)
+	}
+
+	var re *reply
+	fault := w.faults.match(in.Method, in.URL.Path)
+	if fault == nil {
+		re = w.route(mux, out, r)
+	} else {
+		re = fault.apply(r, func() *reply { return w.route(mux, out, r) })
+	}
+	if re.cut != nil {
+		w.finish(record, r, 0, fault != nil)
+		re.cut(out)
+		return
+	}
+	w.finish(record, r, re.status, fault != nil)
+	header := out.Header()
+	header.Set("Server", "databricks")
+	header.Set("X-Request-Id", r.id)
+	for name, values := range re.header {
+		header[http.CanonicalHeaderKey(name)] = values
+	}
+	if len(re.body) > 0 {
+		header.Set("Content-Length", strconv.Itoa(len(re.body)))
+	}
+	out.WriteHeader(re.status)
+	_, _ = out.Write(re.body) // a client that has gone away doesn't matter
+}
+
+func (w *Workspace) finish(record *Call, r *request, status int, fault bool) {
+	w.calls.finish(record, r, status, fault)
+	if w.settings.observer != nil {
+		w.settings.observer(*record)
+	}
+}
+
+// dispatch carries a request through the mux, which sets its path values, to
+// its handler, and the reply back.
+type dispatch struct {
+	http.ResponseWriter
+	request *request
+	reply   *reply
+}
+
+func (w *Workspace) route(mux *http.ServeMux, out http.ResponseWriter, r *request) *reply {
+	for _, name := range []string{"X-Databricks-Workspace-Id", "X-Databricks-Org-Id"} {
+		if id := r.Header.Get(name); id != "" && id != w.settings.workspaceID {
+			// The real form of this refusal is unknown.
+			return refuse(http.StatusBadRequest, "INVALID_PARAMETER_VALUE",
+				fmt.Sprintf("Workspace %q is not served by this host.", id)).reply(r)
+		}
+	}
+	if path.Clean(r.URL.Path) == r.URL.Path { // the mux would redirect others
+		d := &dispatch{ResponseWriter: out, request: r}
+		if mux.ServeHTTP(d, r.Request); d.reply != nil {
+			return d.reply
+		}
+	}
+	if strings.HasPrefix(r.URL.Path, "/api/") {
+		if refused := w.authenticate(r); refused != nil {
+			return refused.reply(r)
+		}
+	}
+	return refuse(http.StatusNotFound, "ENDPOINT_NOT_FOUND",
+		"No API found for '"+r.Method+" "+r.URL.Path+"'").reply(r)
+}
+
+// call runs the handler of an endpoint for a caller who may.
+func (w *Workspace) call(r *request, scope string, handle handler) *reply {
+	if scope != "" {
+		if refused := w.authenticate(r); refused != nil {
+			return refused.reply(r)
+		}
+		if refused := authorize(r, scope); refused != nil {
+			return refused.reply(r)
+		}
+	}
+	r.effect = true
+	value, refused := handle(w, r)
+	if refused != nil {
+		return refused.reply(r)
+	}
+	re := jsonReply(r, http.StatusOK, value)
+	for name, values := range r.extra {
+		re.header[name] = values
+	}
+	return re
+}

@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package simulator
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+)
+
+const (
+	// defaultTokenQuota is the number of live personal access tokens that one
+	// principal may have in one workspace (Databricks resource limits).
+	defaultTokenQuota = 600
+
+	// defaultMaxTokenLifetime is the lifetime policy of a workspace that never
+	// set maxTokenLifetimeDays (Databricks token management guide).
+	defaultMaxTokenLifetime = 730 * 24 * time.Hour
+
+	defaultWorkspaceID = "5206439413157315"
+
+	// firstPrincipalID makes SCIM ids as long as real ones, while they still
+	// survive a trip through a JSON float64.
+	firstPrincipalID = 4180639275618001
+)
+
+// Workspace is a running simulated workspace. All methods are safe for
+// concurrent use.
+type Workspace struct {
+	settings  settings
+	url       string
+	caCert    string
+	server    *http.Server
+	stop      func()
+	served    chan struct{}
+	closeOnce sync.Once
+
+	calls  callLog
+	faults faultList
+
+	// mu guards everything below.
+	mu         sync.Mutex
+	principals map[string]*principal // by SCIM id
+	byName     map[string]*principal // by user name or application id
+	tokens     map[string]*token     // by token id, dead ones included
+	ordered    []*token              // in order of creation, dead ones included
+	access     map[string]*accessToken
+	secrets    map[string]*oauthSecret // by secret id
+	groups     map[string]bool         // display names
+	scopes     map[string]*secretScope // by name in lower case
+
+	secretReadsRefused bool
+	aclDelay           int // stale reads after each change of an ACL
+}
+
+// Option changes a setting of a workspace before it starts.
+type Option func(*settings)
+
+type settings struct {
+	addr             string
+	tls              bool
+	now              func() time.Time
+	workspaceID      string
+	tokenQuota       int
+	maxTokenLifetime time.Duration
+	deleteAbsent     DeleteAbsentForm
+	scopeLimit       int
+	secretLimit      int
+	withoutPremium   bool
+	azureKeyVault    bool
+	noCallLog        bool
+	observer         func(Call)
+}
+
+// WithAddr listens on addr, "host:port" with a loopback host ("localhost",
+// 127.0.0.0/8 or ::1). Port 0, which is the default, picks a free one.
+func WithAddr(addr string) Option { return func(s *settings) { s.addr = addr } }
+
+// WithTLS serves https with a self-signed certificate, see [Workspace.CACert].
+func WithTLS() Option { return func(s *settings) { s.tls = true } }
+
+// WithClock makes now the workspace's time: creation, expiry and the call log
+// follow it. Delays of faults do not. It must be safe for concurrent use.
+func WithClock(now func() time.Time) Option { return func(s *settings) { s.now = now } }
+
+// WithWorkspaceID sets the numeric workspace id.
+func WithWorkspaceID(id string) Option { return func(s *settings) { s.workspaceID = id } }
+
+// WithTokenQuota sets how many live tokens one principal may have, 600 if unset.
+func WithTokenQuota(n int) Option { return func(s *settings) { s.tokenQuota = n } }
+
+// WithMaxTokenLifetime sets the longest lifetime of new tokens, in whole
+// seconds, 730 days if unset. It is also the lifetime of a token that was
+// created without one.
+func WithMaxTokenLifetime(d time.Duration) Option {
+	return func(s *settings) { s.maxTokenLifetime = d }
+}
+
+// DeleteAbsentForm is a way to refuse the deletion of a token that isn't there.
+// Sources disagree about the Token API, so clients must take all of them.
+type DeleteAbsentForm int
+
+const (
+	// DeleteAbsentResourceDoesNotExist is 404 RESOURCE_DOES_NOT_EXIST, the form
+	// in the doc comments of the Databricks SDK, and the default.
+	DeleteAbsentResourceDoesNotExist DeleteAbsentForm = iota
+	// DeleteAbsentNotFound is 404 NOT_FOUND, the form in the fixtures of the
+	// Databricks Terraform provider.
+	DeleteAbsentNotFound
+	// DeleteAbsentBadRequest is a 400 whose message contains "does not exist",
+	// the other form in those fixtures.
+	DeleteAbsentBadRequest
+)
+
+// WithDeleteAbsent chooses how POST /api/2.0/token/delete refuses an unknown id.
+func WithDeleteAbsent(form DeleteAbsentForm) Option {
+	return func(s *settings) { s.deleteAbsent = form }
+}
+
+// WithoutCallLog keeps no record of calls, only their counts, so that memory
+// stays flat under load. [Workspace.Calls] is then always empty.
+func WithoutCallLog() Option { return func(s *settings) { s.noCallLog = true } }
+
+// WithObserver calls f for every request, once its outcome is decided and
+// before the answer leaves. f may be called concurrently.
+func WithObserver(f func(Call)) Option { return func(s *settings) { s.observer = f } }
+
+// New starts a workspace on a free loopback port, in the manner of
+// httptest.NewServer. It panics where [Start] returns an error.
+func New(opts ...Option) *Workspace {
+	w, err := Start(opts...)
+	if err != nil {
+		panic("simulator: " + err.Error())
+	}
+	return w
+}
+
+// Start starts a workspace. It fails when the address is not loopback or can't
+// be listened on, and when the workspace id is not a positive number.
+func Start(opts ...Option) (*Workspace, error) {
+	s := settings{
+		addr:             "127.0.0.1:0",
+		now:              time.Now,
+		workspaceID:      defaultWorkspaceID,
+		tokenQuota:       defaultTokenQuota,
+		maxTokenLifetime: defaultMaxTokenLifetime,
+		scopeLimit:       defaultScopeLimit,
+		secretLimit:      defaultSecretLimit,
+	}
+	for _, opt := range opts {
+		opt(&s)
+	}
+	if n, err := strconv.ParseInt(s.workspaceID, 10, 64); err != nil || n <= 0 {
+		return nil, fmt.Errorf("workspace id %q is not a positive number", s.workspaceID)
+	}
+	if err := checkLoopback(s.addr); err != nil {
+		return nil, err
+	}
+	w := &Workspace{
+		settings:   s,
+		served:     make(chan struct{}),
+		calls:      callLog{keep: !s.noCallLog, counts: map[endpoint]int{}},
+		principals: map[string]*principal{},
+		byName:     map[string]*principal{},
+		tokens:     map[string]*token{},
+		access:     map[string]*accessToken{},
+		secrets:    map[string]*oauthSecret{},
+		groups:     map[string]bool{usersGroup.Display: true, adminsGroup.Display: true},
+		scopes:     map[string]*secretScope{},
+	}
+	listener, err := net.Listen("tcp", s.addr)
+	if err != nil {
+		return nil, err
+	}
+	w.serve(listener)
+	return w, nil
+}
+
+func checkLoopback(addr string) error {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("address %q is not host:port", addr)
+	}
+	if ip := net.ParseIP(host); host == "localhost" || ip != nil && ip.IsLoopback() {
+		return nil
+	}
+	return fmt.Errorf("address %q is not loopback: a simulated workspace hands out tokens to anyone, so it listens on 127.0.0.1, [::1] or localhost only", addr)
+}
+
+// URL is the origin of the workspace, without a trailing slash.
+func (w *Workspace) URL() string { return w.url }
+
+// CACert is the PEM of the certificate that signs the server's, empty without
+// [WithTLS].
+func (w *Workspace) CACert() string { return w.caCert }
+
+// ID is the workspace id, which answers carry as X-Databricks-Org-Id.
+func (w *Workspace) ID() string { return w.settings.workspaceID }
+
+// Principal is a user or a service principal of the workspace.
+type Principal struct {
+	ID            string // numeric SCIM id
+	UserName      string // user name, or the application id of a service principal
+	ApplicationID string // empty for users
+	DisplayName   string
+	Admin         bool // workspace admin
+}
+
+// principal is guarded by the workspace's mutex.
+type principal struct {
+	Principal
+	mayUseTokens bool
+	tokens       tokenSet
+	secrets      []*oauthSecret
+	groups       []group // without the system groups
+}
+
+// AddUser adds a user. It panics if the name is taken.
+func (w *Workspace) AddUser(userName string, admin bool) Principal {
+	return w.addPrincipal(Principal{UserName: userName, DisplayName: userName, Admin: admin})
+}
+
+// AddServicePrincipal adds a service principal with an application id of its
+// own. Display names need not be unique (Databricks REST reference, SCIM API).
+func (w *Workspace) AddServicePrincipal(displayName string, admin bool) Principal {
+	id := newUUID()
+	return w.addPrincipal(Principal{UserName: id, ApplicationID: id, DisplayName: displayName, Admin: admin})
+}
+
+func (w *Workspace) addPrincipal(p Principal) Principal {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.byName[p.UserName] != nil {
+		panic(fmt.Sprintf("simulator: user name %q is taken", p.UserName))
+	}
+	p.ID = strconv.Itoa(firstPrincipalID + len(w.principals))
+	added := &principal{Principal: p, mayUseTokens: true}
+	w.principals[p.ID] = added
+	w.byName[p.UserName] = added
+	return p
+}
+
+// mustFind returns the state behind p. It panics if p is of another workspace.
+// The caller holds the mutex.
+func (w *Workspace) mustFind(p Principal) *principal {
+	found := w.byName[p.UserName]
+	if found == nil || found.ID != p.ID {
+		panic(fmt.Sprintf("simulator: no principal %q with id %q in this workspace", p.UserName, p.ID))
+	}
+	return found
+}
+
+// SetTokenPermission grants or takes away a principal's CAN_USE on tokens,
+// which everybody has at first. Taking it away also ends the principal's live
+// tokens, as at Databricks (token management guide), so a caller that shall be
+// told PERMISSION_DENIED afterwards must come with an OAuth access token. It
+// panics for an admin, whose CAN_MANAGE can't be taken away.
+func (w *Workspace) SetTokenPermission(p Principal, allowed bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	found := w.mustFind(p)
+	if found.Admin && !allowed {
+		panic(fmt.Sprintf("simulator: %q is a workspace admin, whose permission on tokens is irrevocable", p.UserName))
+	}
+	found.mayUseTokens = allowed
+	if !allowed {
+		for _, t := range found.tokens.live(w.settings.now()) {
+			found.tokens.delete(t)
+		}
+	}
+}
+
+func randomBytes(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails, it ends the process instead
+	return b
+}
+
+func randomHex(n int) string { return hex.EncodeToString(randomBytes(n)) }
+
+func newUUID() string {
+	b := randomBytes(16)
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+// hashOf is how credentials are kept, and the documented form of a token id
+// (Databricks SDK, UpdateTokenRequest: "the SHA-256 hash of the token").
+func hashOf(credential string) string {
+	sum := sha256.Sum256([]byte(credential))
+	return hex.EncodeToString(sum[:])
+}
