@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package client
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+)
+
+// The ways to authenticate, named as in Databricks' unified authentication.
+const (
+	AuthPAT      = "pat"       // a personal access token
+	AuthOAuthM2M = "oauth-m2m" // an OAuth secret of a service principal, exchanged for one-hour access tokens
+)
+
+const (
+	// DefaultRequestTimeout bounds one attempt, from looking for a connection to the last byte of the answer.
+	DefaultRequestTimeout = 20 * time.Second
+	// DefaultMaxRetries is how often a failed attempt is repeated unless configured otherwise.
+	DefaultMaxRetries = 4
+	// CallBudget bounds a whole call with all its waits and retries. It is less than the 60 s and 90 s after which Vault's
+	// clients and its rollback give up.
+	CallBudget = 50 * time.Second
+)
+
+// Config is all that a client knows. Nothing is taken from the environment but the proxy variables HTTP_PROXY, HTTPS_PROXY
+// and NO_PROXY.
+type Config struct {
+	Host           string        // origin as ParseHost returns it
+	AuthType       string        // AuthPAT or AuthOAuthM2M
+	Token          Secret        // for AuthPAT
+	ClientID       string        // for AuthOAuthM2M: the application id of the service principal
+	ClientSecret   Secret        // for AuthOAuthM2M
+	AccountID      string        // for hosts that serve an account
+	WorkspaceID    string        // sent as X-Databricks-Workspace-Id, for hosts that serve several workspaces
+	CACert         string        // PEM certificates to trust beyond the system's
+	RequestTimeout time.Duration // per attempt, 0 for DefaultRequestTimeout
+	MaxRetries     int           // attempts after the first, 0 for none
+	RateLimit      float64       // requests per second, 0 for no ceiling of our own
+	UserAgent      string        // sent as it is, in place of the SDK's
+	Counters       *Counters     // where calls are counted, nil for a private one
+}
+
+var hostName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$`)
+
+// ParseHost returns the origin that a user means: scheme, host and, where it is not the scheme's own, port, in lower case.
+// The scheme is https unless given; http is for loopback addresses only. Anything beyond an origin is refused, with an
+// error that says what to send instead and never repeats a user part, which may hold a password.
+func ParseHost(raw string) (string, error) {
+	raw = strings.TrimSpace(raw)
+	if raw == "" {
+		return "", errors.New("is empty; send the URL of the workspace, such as https://dbc-a1b2c3d4-e5f6.cloud.databricks.com")
+	}
+	if !strings.Contains(raw, "://") {
+		raw = "https://" + raw
+	}
+	u, err := url.Parse(raw)
+	if err != nil || u.Opaque != "" {
+		return "", errors.New("is not a URL; send one like https://dbc-a1b2c3d4-e5f6.cloud.databricks.com")
+	}
+	name, loopback, err := parseHostName(strings.ToLower(u.Hostname()))
+	if err != nil {
+		return "", err
+	}
+	switch {
+	case u.Scheme == "https", u.Scheme == "http" && loopback:
+	case u.Scheme == "http":
+		return "", fmt.Errorf("must not be plain http, which would show the credential to the network; send https://%s", name)
+	default:
+		return "", fmt.Errorf("has a scheme other than https; send https://%s", name)
+	}
+	origin := u.Scheme + "://" + name
+	if port := u.Port(); port != "" {
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || n == 0 {
+			return "", fmt.Errorf("has a port outside 1 to 65535; send %s with a valid one", origin)
+		}
+		if u.Scheme == "https" && n != 443 || u.Scheme == "http" && n != 80 {
+			origin += ":" + strconv.FormatUint(n, 10)
+		}
+	}
+	switch {
+	case u.User != nil:
+		return "", fmt.Errorf("must not hold a user name or password; send %s", origin)
+	case u.Path != "" && u.Path != "/":
+		return "", fmt.Errorf("must not have a path; send %s", origin)
+	case strings.Contains(raw, "?"):
+		return "", fmt.Errorf("must not have a query; send %s", origin)
+	case strings.Contains(raw, "#"):
+		return "", fmt.Errorf("must not have a fragment; send %s", origin)
+	}
+	return origin, nil
+}
+
+// parseHostName returns a host name or address as it stands in a URL, and whether it is a loopback address.
+func parseHostName(name string) (text string, loopback bool, err error) {
+	if addr, err := netip.ParseAddr(name); err == nil && addr.Zone() == "" && !addr.Is4In6() {
+		if addr.Is6() {
+			return "[" + addr.String() + "]", addr.IsLoopback(), nil
+		}
+		return addr.String(), addr.IsLoopback(), nil
+	}
+	if len(name) > 253 || !hostName.MatchString(name) {
+		return "", false, errors.New("has no valid host name; send one like https://dbc-a1b2c3d4-e5f6.cloud.databricks.com")
+	}
+	return name, name == "localhost", nil
+}
+
+// notInHeader tells whether a credential holds something that no header can carry, such as a pasted newline.
+func notInHeader(r rune) bool { return r <= ' ' || r > unicode.MaxASCII || r == 0x7f }
+
+// check returns what is wrong with a config.
+func (cfg *Config) check() error {
+	if origin, err := ParseHost(cfg.Host); err != nil {
+		return fmt.Errorf("host %w", err)
+	} else if origin != cfg.Host {
+		return fmt.Errorf("host is %q where %q is meant", cfg.Host, origin)
+	}
+	switch cfg.AuthType {
+	case AuthPAT:
+		if cfg.Token == "" {
+			return fmt.Errorf("token is missing, which auth_type %q needs", AuthPAT)
+		}
+	case AuthOAuthM2M:
+		if cfg.ClientID == "" || cfg.ClientSecret == "" {
+			return fmt.Errorf("client_id or client_secret is missing, and auth_type %q needs both", AuthOAuthM2M)
+		}
+	default:
+		return fmt.Errorf("auth_type %q is not one of %q, %q", cfg.AuthType, AuthPAT, AuthOAuthM2M)
+	}
+	for _, field := range []struct{ name, value string }{
+		{"token", cfg.Token.Reveal()},
+		{"client_id", cfg.ClientID},
+		{"client_secret", cfg.ClientSecret.Reveal()},
+		{"account_id", cfg.AccountID},
+		{"workspace_id", cfg.WorkspaceID},
+	} {
+		if strings.ContainsFunc(field.value, notInHeader) {
+			return fmt.Errorf("%s holds a space, a newline or another character that can't be part of it", field.name)
+		}
+	}
+	if strings.ContainsFunc(cfg.UserAgent, func(r rune) bool { return r != ' ' && notInHeader(r) }) {
+		return errors.New("user agent holds a character that no header can carry")
+	}
+	if cfg.RequestTimeout < 0 {
+		return fmt.Errorf("request_timeout %s is negative", cfg.RequestTimeout)
+	}
+	if cfg.MaxRetries < 0 {
+		return fmt.Errorf("max_retries %d is negative", cfg.MaxRetries)
+	}
+	if cfg.RateLimit < 0 || math.IsNaN(cfg.RateLimit) || math.IsInf(cfg.RateLimit, 0) {
+		return fmt.Errorf("rate_limit %g is not a number of requests per second", cfg.RateLimit)
+	}
+	return nil
+}
+
+// roots returns the certificates to trust, nil for the system's alone.
+func (cfg *Config) roots() (*x509.CertPool, error) {
+	if strings.TrimSpace(cfg.CACert) == "" {
+		return nil, nil
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		pool = x509.NewCertPool()
+	}
+	if !pool.AppendCertsFromPEM([]byte(cfg.CACert)) {
+		return nil, errors.New("ca_cert holds no valid PEM certificate")
+	}
+	return pool, nil
+}

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package client
+
+import (
+	"sync"
+	"time"
+)
+
+// Counters counts calls and their latencies by operation. The zero value is ready to use, it may be shared by any number
+// of clients, and it must not be copied.
+type Counters struct {
+	mu  sync.Mutex
+	ops map[string]*opTotals
+}
+
+// OpCounts is what was counted for one operation since its [Counters] came to be.
+type OpCounts struct {
+	Calls     int64         // calls asked for, failed ones included
+	Errors    int64         // calls that failed in the end
+	Retries   int64         // attempts beyond the first of each call
+	Throttled int64         // answers that told us to slow down
+	Mean      time.Duration // mean latency of a call, retries and waits included
+	Max       time.Duration // longest latency of a call, retries and waits included
+}
+
+type opTotals struct {
+	calls, errors, retries, throttled int64
+	total, max                        time.Duration
+}
+
+func (c *Counters) record(ca *call, took time.Duration, failed bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ops == nil {
+		c.ops = make(map[string]*opTotals)
+	}
+	t := c.ops[ca.op]
+	if t == nil {
+		t = &opTotals{}
+		c.ops[ca.op] = t
+	}
+	t.calls++
+	if failed {
+		t.errors++
+	}
+	t.retries += int64(max(ca.attempts-1, 0))
+	t.throttled += int64(ca.throttled)
+	t.total += took
+	t.max = max(t.max, took)
+}
+
+// Snapshot returns the counts so far by operation, such as "token/create". Access tokens are fetched under "oidc/token".
+func (c *Counters) Snapshot() map[string]OpCounts {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	counts := make(map[string]OpCounts, len(c.ops))
+	for op, t := range c.ops {
+		counts[op] = OpCounts{
+			Calls:     t.calls,
+			Errors:    t.errors,
+			Retries:   t.retries,
+			Throttled: t.throttled,
+			Mean:      t.total / time.Duration(t.calls),
+			Max:       t.max,
+		}
+	}
+	return counts
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Kind says what a failure means to the caller. Databricks' error codes decide it before the HTTP status does, since the
+// same code comes with different statuses (Databricks REST reference, error codes).
+type Kind int
+
+const (
+	// Refused is a request that Databricks turned down for a reason without a kind of its own, or that was not fit to be sent.
+	Refused Kind = iota
+	// NotFound is an object that does not exist. A path that does not exist is [Refused].
+	NotFound
+	// QuotaExceeded is a limit on the number of things, such as 600 tokens for a user in a workspace.
+	QuotaExceeded
+	// Unauthenticated is a refusal of our own credential.
+	Unauthenticated
+	// PermissionDenied is something that our own identity may not do.
+	PermissionDenied
+	// Throttled is a request for slowing down that outlasted the call's retries or its budget.
+	Throttled
+	// Unavailable is a Databricks that can't be reached, fails, or gives an answer that can't be read.
+	Unavailable
+	// Timeout is an answer that did not come in time.
+	Timeout
+	// Canceled is a caller that gave up.
+	Canceled
+)
+
+// String returns the kind as lower-case words.
+func (k Kind) String() string {
+	switch k {
+	case Refused:
+		return "refused"
+	case NotFound:
+		return "not found"
+	case QuotaExceeded:
+		return "quota exceeded"
+	case Unauthenticated:
+		return "unauthenticated"
+	case PermissionDenied:
+		return "permission denied"
+	case Throttled:
+		return "throttled"
+	case Unavailable:
+		return "unavailable"
+	case Timeout:
+		return "timeout"
+	case Canceled:
+		return "canceled"
+	default:
+		return "unknown"
+	}
+}
+
+// phrase is how an error of the kind begins when nothing more exact is known.
+func (k Kind) phrase() string {
+	switch k {
+	case NotFound:
+		return "Databricks does not know it"
+	case QuotaExceeded, PermissionDenied, Refused:
+		return "Databricks refused the request"
+	case Unauthenticated:
+		return "Databricks refused the credential of this connection"
+	case Throttled:
+		return "Databricks is throttling requests"
+	case Unavailable:
+		return "Databricks is unavailable"
+	case Timeout:
+		return "Databricks did not answer in time"
+	case Canceled:
+		return "the caller gave up waiting for Databricks"
+	default:
+		return "the request failed"
+	}
+}
+
+// Error is what every method of [Client] fails with. Nothing in it holds a secret.
+type Error struct {
+	// Op is the operation, such as "token/create". It is "oidc/token" when a call failed for want of an access token.
+	Op string
+	// Kind says what the failure means.
+	Kind Kind
+	// Status is the HTTP status of the last answer, 0 when there was none.
+	Status int
+	// ErrorCode is Databricks' error_code, or the error of an OAuth answer; "" when absent or numeric.
+	ErrorCode string
+	// Message is Databricks' message or our own, redacted, on one line, of 1 KiB at most.
+	Message string
+	// RequestID is Databricks' id of the request, "" when unknown.
+	RequestID string
+	// RetryAfter is how long Databricks wants to be left alone, 0 when it did not say.
+	RetryAfter time.Duration
+	// Unprocessed is true when the request certainly had no effect: it was never sent, or definitely refused. When false,
+	// it may have had one.
+	Unprocessed bool
+
+	what      string // how the text begins, the kind's phrase when empty
+	hint      string // what to do about it
+	transient bool   // the same request may succeed later
+	cause     error  // context.Canceled, context.DeadlineExceeded or nil
+}
+
+// Error says what happened to which operation and, where something can be done about it, what to do.
+func (e *Error) Error() string {
+	var b strings.Builder
+	if e.Op != "" {
+		b.WriteString(e.Op + ": ")
+	}
+	if e.what != "" {
+		b.WriteString(e.what)
+	} else {
+		b.WriteString(e.Kind.phrase())
+	}
+	if e.ErrorCode != "" {
+		b.WriteString(": " + e.ErrorCode)
+	}
+	if e.Status != 0 {
+		fmt.Fprintf(&b, " (HTTP %d)", e.Status)
+	}
+	if e.Message != "" {
+		b.WriteString(": " + e.Message)
+	}
+	if hint := e.advice(); hint != "" {
+		b.WriteString("; " + hint)
+	}
+	if e.RetryAfter > 0 {
+		fmt.Fprintf(&b, "; try again in %s", max(e.RetryAfter.Round(time.Second), time.Second))
+	}
+	if e.RequestID != "" {
+		fmt.Fprintf(&b, " [request id %s]", e.RequestID)
+	}
+	return b.String()
+}
+
+// advice returns what to do about the error, "" when there is nothing to do.
+func (e *Error) advice() string {
+	switch {
+	case e.hint != "":
+		return e.hint
+	case e.Kind == Unauthenticated:
+		return "check that the credential in the config exists and has not expired"
+	case e.Kind == Unavailable && e.Status == 0:
+		return hintUnreachable
+	default:
+		return ""
+	}
+}
+
+// Unwrap returns [context.Canceled] or [context.DeadlineExceeded] when that is why the call ended, else nil. The SDK's
+// errors are never exposed, since they can hold whole requests and answers.
+func (e *Error) Unwrap() error { return e.cause }
+
+// tidy makes the texts that came from elsewhere fit to be shown.
+func (e *Error) tidy(secrets ...string) {
+	e.Message = clean(e.Message, secrets...)
+	e.ErrorCode = word(errorCodeText, e.ErrorCode, secrets...)
+	e.RequestID = word(requestIDText, e.RequestID, secrets...)
+}
+
+const (
+	hintUnreachable = "check host, the network between here and Databricks, and ca_cert"
+	hintHost        = "check that host is the URL of the workspace itself"
+)
+
+// notSent makes the error of a request that we do not send because something about it is wrong.
+func notSent(op, format string, args ...any) *Error {
+	return &Error{Op: op, Kind: Refused, Message: clean(fmt.Sprintf(format, args...)), Unprocessed: true, what: "the request was not sent"}
+}
+
+// unreadable makes the error of a 2xx answer that makes no sense. The request was most likely carried out.
+func unreadable(op string, status int, reason, hint string) *Error {
+	return &Error{Op: op, Kind: Unavailable, Status: status, Message: reason, what: "the answer of Databricks can't be read", hint: hint}
+}
+
+// ended makes the error of a call whose context ended. sent tells whether a request can have reached Databricks.
+func ended(op string, cause error, sent bool) *Error {
+	e := &Error{Op: op, Kind: Canceled, Unprocessed: !sent, cause: context.Canceled}
+	if errors.Is(cause, context.DeadlineExceeded) {
+		e.Kind, e.cause = Timeout, context.DeadlineExceeded
+		e.hint = "check the network between here and Databricks, and the health of the workspace"
+	}
+	return e
+}

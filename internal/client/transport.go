@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptrace"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+const (
+	backoffBase = 200 * time.Millisecond
+	backoffCap  = 5 * time.Second
+)
+
+// call is one call of the package's methods. It travels to the transport in the request's context, since the HTTP method
+// tells neither what is being done nor whether it may be repeated: Databricks' deletes are POSTs.
+type call struct {
+	op      string
+	creates bool // makes something, so a second attempt might make a second one
+	deletes bool // removes something, so its absence may come as a 400 in words
+	result  bool // must be answered with a JSON object
+	signed  bool // carries our bearer token
+
+	trips     int         // how often the SDK asked for the request, which must be once
+	attempts  int         // requests sent, or tried to be
+	throttled int         // answers that told us to slow down
+	doubt     bool        // an earlier attempt may have had an effect
+	retried   bool        // an earlier attempt was answered with 429 or 503
+	status    int         // of the successful answer, 0 without one
+	header    http.Header // of the successful answer
+	failure   *Error      // why there is no successful answer
+}
+
+type callKey struct{}
+
+// errSettled stands for the failure kept in the call. Its text is a constant because the SDK repeats requests whose error
+// holds certain words, and would show the rest.
+var errSettled = errors.New("settled by the transport")
+
+// transport carries out the requests of one client. It alone decides about attempts: it buffers the request to repeat it,
+// reads the answer to its end within each attempt's time, and waits as Databricks asks.
+type transport struct {
+	origin         string // scheme and host, the only ones ever sent to
+	base           *http.Transport
+	token          Secret      // of a static credential
+	cache          *tokenCache // of a fetched one, else nil
+	userAgent      string
+	attemptTimeout time.Duration
+	maxRetries     int
+	backoffBase    time.Duration
+	limiter        *rate.Limiter // nil without a ceiling
+	gate           gate
+	secrets        []string // the configured ones, to be scrubbed
+}
+
+// RoundTrip answers with a success or fails with [errSettled] and the reason in the call.
+func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	var body []byte
+	if req.Body != nil {
+		var err error
+		body, err = io.ReadAll(req.Body)
+		_ = req.Body.Close()
+		if err != nil {
+			return nil, errSettled
+		}
+	}
+	ca, ok := req.Context().Value(callKey{}).(*call)
+	if !ok {
+		return nil, errSettled
+	}
+	ca.trips++
+	if ca.trips > 1 {
+		return nil, errSettled
+	}
+	answer, failure := t.settle(req, body, ca)
+	if failure != nil {
+		failure.Unprocessed = failure.Unprocessed && !ca.doubt
+		ca.failure = failure
+		return nil, errSettled
+	}
+	ca.status, ca.header = answer.status, answer.header
+	answer.body = bytes.TrimSpace(answer.body)
+	return &http.Response{
+		StatusCode:    answer.status,
+		Proto:         "HTTP/1.1",
+		ProtoMajor:    1,
+		ProtoMinor:    1,
+		Header:        http.Header{"Content-Type": {"application/json"}},
+		Body:          io.NopCloser(bytes.NewReader(answer.body)),
+		ContentLength: int64(len(answer.body)),
+		Request:       req,
+	}, nil
+}
+
+// settle sends the request as often as it takes and is allowed.
+func (t *transport) settle(req *http.Request, body []byte, ca *call) (*reply, *Error) {
+	ctx := req.Context()
+	if origin := req.URL.Scheme + "://" + req.URL.Host; origin != t.origin {
+		return nil, notSent(ca.op, "it was for %q instead of %q", origin, t.origin)
+	}
+	renewed := false
+	for retry := 0; ; {
+		bearer, failure := t.bearer(ctx, ca)
+		if failure == nil {
+			failure = t.admit(ctx, ca)
+		}
+		if failure != nil {
+			return nil, failure
+		}
+		ca.attempts++
+		answer, failure := t.attempt(ctx, req, body, ca, bearer)
+		if failure == nil {
+			return answer, nil
+		}
+		if failure.Kind == Unauthenticated && ca.signed && t.cache != nil && !renewed {
+			renewed = true
+			t.cache.drop(bearer)
+			continue
+		}
+		delay := t.delay(retry, failure)
+		if failure.Kind == Throttled {
+			ca.throttled++
+			t.gate.pause(delay)
+		}
+		if !failure.transient || ca.creates && !repeatable(failure) {
+			return nil, failure
+		}
+		if failure.RetryAfter > 0 && !fits(ctx, failure.RetryAfter) {
+			failure.Kind = Throttled
+			return nil, failure
+		}
+		if retry >= t.maxRetries || !fits(ctx, delay) {
+			return nil, failure
+		}
+		ca.doubt = ca.doubt || !failure.Unprocessed
+		ca.retried = ca.retried || failure.Status != 0
+		retry++
+		if err := sleep(ctx, delay); err != nil {
+			return nil, ended(ca.op, err, ca.doubt)
+		}
+	}
+}
+
+// repeatable tells whether a create that failed may be sent again: when nothing of it was sent, or when it was turned
+// away for now, which most likely but not certainly means that it was not processed.
+func repeatable(e *Error) bool {
+	return e.Unprocessed || e.Status == http.StatusTooManyRequests || e.Status == http.StatusServiceUnavailable
+}
+
+// delay returns how long to wait after the failure of the given retry, the first attempt being 0: a back-off that doubles,
+// half of it random, and no less than what Databricks asked for.
+func (t *transport) delay(retry int, failure *Error) time.Duration {
+	full := backoffCap
+	if retry < 16 {
+		full = min(t.backoffBase<<retry, backoffCap)
+	}
+	backoff := full/2 + rand.N(full/2+1)
+	if failure.RetryAfter > 0 {
+		return max(backoff, failure.RetryAfter+spread(failure.RetryAfter))
+	}
+	return backoff
+}
+
+// bearer returns the token to sign the call with, "" for a call that isn't signed with one.
+func (t *transport) bearer(ctx context.Context, ca *call) (string, *Error) {
+	if !ca.signed {
+		return "", nil
+	}
+	if t.cache == nil {
+		return t.token.Reveal(), nil
+	}
+	token, err := t.cache.token(ctx)
+	if err == nil {
+		return token, nil
+	}
+	var failure *Error
+	if !errors.As(err, &failure) {
+		return "", ended(ca.op, err, false)
+	}
+	own := *failure
+	own.Unprocessed = true
+	return "", &own
+}
+
+// admit waits for the gate and for the request rate.
+func (t *transport) admit(ctx context.Context, ca *call) *Error {
+	left, err := t.gate.wait(ctx)
+	if err == nil && left > 0 {
+		return &Error{Op: ca.op, Kind: Throttled, Message: "an earlier request was throttled, and the pause is longer than this call may wait", RetryAfter: left, Unprocessed: true}
+	}
+	if err == nil && t.limiter != nil {
+		if err = t.limiter.Wait(ctx); err != nil && ctx.Err() == nil {
+			return &Error{Op: ca.op, Kind: Throttled, Unprocessed: true, what: "too many requests are waiting for their turn", hint: "raise rate_limit in the config or ask less often"}
+		}
+	}
+	if err != nil {
+		return ended(ca.op, err, false)
+	}
+	return nil
+}
+
+// attempt sends the request once and reads the whole answer within the attempt's time.
+func (t *transport) attempt(ctx context.Context, req *http.Request, body []byte, ca *call, bearer string) (*reply, *Error) {
+	attemptCtx, cancel := context.WithTimeout(ctx, t.attemptTimeout)
+	defer cancel()
+	var connected, wrote atomic.Bool
+	out := req.Clone(httptrace.WithClientTrace(attemptCtx, &httptrace.ClientTrace{
+		GotConn:      func(httptrace.GotConnInfo) { connected.Store(true) },
+		WroteHeaders: func() { wrote.Store(true) },
+	}))
+	out.Body, out.GetBody, out.ContentLength = http.NoBody, nil, 0
+	if len(body) > 0 {
+		out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+		if !ca.creates {
+			// net/http may repeat a request by itself, in HTTP/2 even after it was processed, but only with this.
+			out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+		}
+	}
+	out.Header.Set("User-Agent", t.userAgent)
+	if ca.signed {
+		out.Header.Set("Authorization", "Bearer "+bearer)
+	}
+
+	answer, err := t.exchange(out)
+	var failure *Error
+	if err != nil {
+		// After a time-out, the request may still leave a connection that it had got.
+		sent := wrote.Load() || connected.Load() && attemptCtx.Err() != nil
+		failure = t.lost(ctx, attemptCtx, ca, err, sent)
+	} else {
+		failure = judge(ca, req, answer)
+	}
+	if failure == nil {
+		return answer, nil
+	}
+	failure.tidy(append([]string{bearer}, t.secrets...)...)
+	return nil, failure
+}
+
+var errTooLarge = errors.New("it is larger than 16 MiB")
+
+// exchange sends a request and reads the answer to its end.
+func (t *transport) exchange(req *http.Request) (*reply, error) {
+	resp, err := t.base.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(body) > maxBody {
+		return nil, errTooLarge
+	}
+	return &reply{status: resp.StatusCode, header: resp.Header, body: body}, nil
+}
+
+// lost judges an attempt without an answer. sent tells whether Databricks can have received the request.
+func (t *transport) lost(ctx, attemptCtx context.Context, ca *call, err error, sent bool) *Error {
+	if cause := ctx.Err(); cause != nil {
+		return ended(ca.op, cause, sent)
+	}
+	if attemptCtx.Err() != nil {
+		e := ended(ca.op, attemptCtx.Err(), sent)
+		e.Message = "waited " + t.attemptTimeout.String()
+		e.hint = "check the network between here and Databricks, or raise request_timeout"
+		e.transient = true
+		return e
+	}
+	if errors.Is(err, errTooLarge) {
+		return unreadable(ca.op, 0, err.Error(), hintHost)
+	}
+	e := &Error{Op: ca.op, Kind: Unavailable, Message: err.Error(), transient: true}
+	var badCert *tls.CertificateVerificationError
+	switch {
+	case errors.As(err, &badCert):
+		e.what, e.transient, e.Unprocessed = "the certificate of Databricks can't be trusted", false, true
+		e.hint = "check ca_cert and host"
+	case errors.Is(err, http.ErrSchemeMismatch):
+		e.what, e.transient, e.Unprocessed = "the host does not speak TLS", false, true
+		e.hint = "check host"
+	case !sent:
+		e.what, e.Unprocessed = "Databricks can't be reached", true
+	case refusedStream(err):
+		e.what, e.Unprocessed = "Databricks closed the connection", true
+	default:
+		e.what = "the connection to Databricks broke before the answer was complete"
+	}
+	return e
+}
+
+// refusedStream tells whether an HTTP/2 server said that it did not process the request (RFC 9113, section 8.7). net/http
+// has no types for these errors, so their texts have to do; an unknown one counts as processed.
+func refusedStream(err error) bool {
+	text := err.Error()
+	return strings.Contains(text, "REFUSED_STREAM") || strings.Contains(text, "received Server's graceful shutdown GOAWAY")
+}

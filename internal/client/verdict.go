@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/databricks/databricks-sdk-go/apierr"
+	"github.com/databricks/databricks-sdk-go/common"
+)
+
+const (
+	// maxBody bounds an answer. The largest ones, lists of tokens, take less than 1 KiB a token.
+	maxBody = 16 << 20
+	// maxErrorBody bounds the body of a refusal that is still looked at for a message.
+	maxErrorBody = 64 << 10
+	// maxRetryAfter bounds a Retry-After header, against nonsense.
+	maxRetryAfter = 24 * time.Hour
+)
+
+// reply is an answer read to its end.
+type reply struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+// transientStatus are the statuses of a server that may do better the next time.
+var transientStatus = map[int]bool{
+	http.StatusInternalServerError: true,
+	http.StatusBadGateway:          true,
+	http.StatusServiceUnavailable:  true,
+	http.StatusGatewayTimeout:      true,
+}
+
+// judge returns the error that an answer means, nil when it is a success that can be read. Texts in the error are as
+// Databricks sent them: whoever calls must clean them.
+func judge(ca *call, req *http.Request, r *reply) *Error {
+	var e *Error
+	switch {
+	case r.status >= 200 && r.status < 300:
+		e = judgeSuccess(ca, r)
+	case r.status >= 300 && r.status < 400:
+		e = judgeRedirect(req, r)
+	case ca.op == opOIDCToken:
+		e = judgeOAuth(req, r)
+	default:
+		e = judgeAPI(ca, req, r)
+	}
+	if e == nil {
+		return nil
+	}
+	e.Op, e.Status = ca.op, r.status
+	if id := r.header.Get("X-Request-Id"); id != "" {
+		e.RequestID = id
+	}
+	if d, ok := retryAfter(r.header.Get("Retry-After"), time.Now()); ok {
+		e.RetryAfter = d
+	}
+	switch {
+	case e.Kind == Throttled:
+		e.transient = true
+	case e.Kind == Unavailable:
+		e.transient = r.status >= 400 && r.status < 500 || transientStatus[r.status]
+	default:
+		e.Unprocessed = r.status >= 400 && r.status < 500 && r.status != http.StatusRequestTimeout && r.status != 499
+	}
+	return e
+}
+
+func judgeSuccess(ca *call, r *reply) *Error {
+	body := bytes.TrimSpace(r.body)
+	switch {
+	case len(body) == 0 && !ca.result:
+		return nil
+	case len(body) == 0:
+		return unreadable(ca.op, r.status, "it is empty", "")
+	case body[0] == '<':
+		return unreadable(ca.op, r.status, "it is a web page, such as a login form or a proxy's notice", hintHost)
+	case !json.Valid(body):
+		return unreadable(ca.op, r.status, "it is not valid JSON", "")
+	case ca.result && body[0] != '{':
+		return unreadable(ca.op, r.status, "it is not a JSON object", "")
+	default:
+		return nil
+	}
+}
+
+// judgeRedirect refuses to follow: a redirect would carry the credential to where the config does not point.
+func judgeRedirect(req *http.Request, r *reply) *Error {
+	e := &Error{Kind: Refused, what: "Databricks redirected the request", hint: hintHost}
+	to, err := req.URL.Parse(r.header.Get("Location"))
+	if err != nil || r.header.Get("Location") == "" {
+		e.Message = "it did not say where to"
+		return e
+	}
+	e.Message = "to " + (&url.URL{Scheme: to.Scheme, Host: to.Host}).String()
+	if strings.Contains(to.RawQuery, "private-link-validation-error") {
+		e.hint = "the workspace takes calls through its private link only; check that the network between here and there uses it"
+	}
+	return e
+}
+
+// codeKinds are the error codes with a meaning of their own (Databricks REST reference, error codes).
+var codeKinds = map[string]Kind{
+	"NOT_FOUND":                         NotFound,
+	"RESOURCE_DOES_NOT_EXIST":           NotFound,
+	"QUOTA_EXCEEDED":                    QuotaExceeded,
+	"RESOURCE_LIMIT_EXCEEDED":           QuotaExceeded,
+	"UNAUTHENTICATED":                   Unauthenticated,
+	"CUSTOMER_UNAUTHORIZED":             Unauthenticated,
+	"PERMISSION_DENIED":                 PermissionDenied,
+	"RESOURCE_EXHAUSTED":                Throttled,
+	"REQUEST_LIMIT_EXCEEDED":            Throttled,
+	"TEMPORARILY_UNAVAILABLE":           Unavailable,
+	"UNAVAILABLE":                       Unavailable,
+	"SERVICE_UNDER_MAINTENANCE":         Unavailable,
+	"WORKSPACE_TEMPORARILY_UNAVAILABLE": Unavailable,
+	"DEADLINE_EXCEEDED":                 Unavailable,
+	"BAD_REQUEST":                       Refused,
+	"INVALID_PARAMETER_VALUE":           Refused,
+	"MALFORMED_REQUEST":                 Refused,
+	"INVALID_STATE":                     Refused,
+	"ALREADY_EXISTS":                    Refused,
+	"RESOURCE_ALREADY_EXISTS":           Refused,
+	"ENDPOINT_NOT_FOUND":                Refused,
+	"FEATURE_DISABLED":                  Refused,
+}
+
+// judgeAPI reads the envelopes of the REST and SCIM APIs.
+func judgeAPI(ca *call, req *http.Request, r *reply) *Error {
+	e, numeric, enveloped := parseEnvelope(req, r)
+	text := strings.ToLower(e.Message)
+	kind, known := codeKinds[e.ErrorCode]
+	switch {
+	// SCIM answers 500 when it throttles, with the code in its text, and the token bucket has none at all.
+	case strings.Contains(e.Message, "REQUEST_LIMIT_EXCEEDED"), strings.Contains(text, "token bucket limit has been exceeded"):
+		e.Kind = Throttled
+	case ca.deletes && r.status == http.StatusBadRequest && strings.Contains(text, "does not exist"):
+		e.Kind = NotFound
+	case known:
+		e.Kind = kind
+	default:
+		e.Kind = kindOfStatus(r, numeric, enveloped, text)
+	}
+	if r.status == http.StatusNotFound && e.Kind == Refused {
+		e.hint = hintHost
+	}
+	return e
+}
+
+// kindOfStatus judges an answer whose code says nothing. A token that Databricks does not accept is a 403 with a numeric
+// code, seen with an unknown one; a 403 in words is about permission, or about the network we come from.
+func kindOfStatus(r *reply, numeric, enveloped bool, text string) Kind {
+	switch {
+	case r.status == http.StatusUnauthorized:
+		return Unauthenticated
+	case r.status == http.StatusForbidden:
+		reason := strings.ToLower(r.header.Get("X-Databricks-Reason-Phrase"))
+		if strings.Contains(text, "invalid access token") || strings.Contains(reason, "invalid access token") ||
+			numeric && !strings.Contains(text, "unauthorized access to") {
+			return Unauthenticated
+		}
+		return PermissionDenied
+	case r.status == http.StatusNotFound && enveloped:
+		// Only an envelope proves that Databricks, and not something on the way there, misses the object.
+		return NotFound
+	case r.status == http.StatusTooManyRequests:
+		return Throttled
+	case r.status == http.StatusRequestTimeout:
+		return Timeout
+	case r.status >= 500:
+		return Unavailable
+	default:
+		return Refused
+	}
+}
+
+// parseEnvelope reads what the SDK knows of error envelopes. numeric tells whether the error_code was a number, which
+// counts as absent; enveloped tells whether the body was a JSON object at all.
+func parseEnvelope(req *http.Request, r *reply) (e *Error, numeric, enveloped bool) {
+	body := bytes.TrimSpace(r.body)
+	if len(body) == 0 || len(body) > maxErrorBody {
+		return &Error{Message: http.StatusText(r.status)}, false, false
+	}
+	answer := &http.Response{
+		StatusCode: r.status,
+		Status:     strconv.Itoa(r.status) + " " + http.StatusText(r.status),
+		Header:     r.header,
+		Request:    req,
+	}
+	var parsed *apierr.APIError
+	err := apierr.GetAPIError(context.Background(), common.ResponseWrapper{
+		Response:   answer,
+		ReadCloser: io.NopCloser(bytes.NewReader(body)),
+	})
+	if !errors.As(err, &parsed) {
+		return &Error{Message: http.StatusText(r.status)}, false, false
+	}
+	e = &Error{ErrorCode: parsed.ErrorCode, Message: parsed.Message}
+	if info := parsed.ErrorDetails().RequestInfo; info != nil {
+		e.RequestID = info.RequestID
+	}
+	if info := parsed.ErrorDetails().RetryInfo; info != nil {
+		e.RetryAfter = min(max(info.RetryDelay, 0), maxRetryAfter)
+	}
+	switch body[0] {
+	case '{':
+		enveloped = json.Valid(body)
+		if !enveloped || e.Message == string(body) {
+			e.ErrorCode, e.Message = "", http.StatusText(r.status)
+		}
+	case '<', '[':
+		// The SDK takes the code of a page from its status, and its text from what is preformatted in it, if anything.
+		e.ErrorCode = ""
+		if e.Message == string(body) {
+			e.Message = http.StatusText(r.status)
+		}
+	default:
+		if e.ErrorCode == "UNKNOWN" {
+			e.ErrorCode = ""
+		}
+	}
+	if _, err := strconv.ParseFloat(e.ErrorCode, 64); err == nil {
+		e.ErrorCode, numeric = "", true
+	}
+	return e, numeric, enveloped
+}
+
+// judgeOAuth reads the answers of the token endpoint (RFC 6749, section 5.2). Databricks throttles with invalid_request
+// and a text that says so.
+func judgeOAuth(req *http.Request, r *reply) *Error {
+	var answer struct {
+		Error       string `json:"error"`
+		Description string `json:"error_description"`
+		Code        string `json:"errorCode"`
+		Summary     string `json:"errorSummary"`
+	}
+	var e *Error
+	if json.Unmarshal(r.body, &answer) == nil && (answer.Error != "" || answer.Code != "") {
+		e = &Error{ErrorCode: answer.Error, Message: answer.Description}
+		if e.ErrorCode == "" {
+			e.ErrorCode, e.Message = answer.Code, answer.Summary
+		}
+	} else {
+		e, _, _ = parseEnvelope(req, r)
+	}
+	e.what = "Databricks gave no access token"
+	text := strings.ToLower(e.Message)
+	switch {
+	case r.status == http.StatusTooManyRequests,
+		strings.Contains(text, "throttled"), strings.Contains(text, "too many requests"):
+		e.Kind, e.what = Throttled, ""
+	case e.ErrorCode == "invalid_client", r.status == http.StatusUnauthorized:
+		e.Kind, e.what = Unauthenticated, ""
+		e.hint = "check client_id and client_secret, that the secret has not expired, and that its service principal may use this workspace"
+	case r.status >= 500:
+		e.Kind = Unavailable
+	case r.status == http.StatusRequestTimeout:
+		e.Kind = Timeout
+	case r.status == http.StatusNotFound:
+		e.Kind, e.hint = Refused, hintHost
+	default:
+		e.Kind, e.hint = Refused, "check client_id and client_secret"
+	}
+	return e
+}
+
+// retryAfter reads a Retry-After header, which holds seconds or a date (RFC 9110, section 10.2.3).
+func retryAfter(value string, now time.Time) (time.Duration, bool) {
+	value = strings.TrimSpace(value)
+	if value == "" {
+		return 0, false
+	}
+	if seconds, err := strconv.ParseInt(value, 10, 64); err == nil {
+		seconds = min(max(seconds, 0), int64(maxRetryAfter/time.Second))
+		return time.Duration(seconds) * time.Second, true
+	}
+	date, err := http.ParseTime(value)
+	if err != nil {
+		return 0, false
+	}
+	return min(max(date.Sub(now), 0), maxRetryAfter), true
+}
