@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Package databricks is a secrets engine for HashiCorp Vault. A mount of it stands for one Databricks workspace: it mints
+// short-lived Databricks credentials as Vault leases and revokes them when the lease ends.
+//
+// Data flows one way: Vault calls a path (path_*.go, which know Vault and no HTTP), a path uses a credential type
+// (credential*.go, which know both sides' nouns and no paths), and a credential type uses internal/client (which knows
+// Databricks and no Vault). What must survive a crash between the two sides is written down first, in wal.go; how long
+// things live is decided in lease.go and nowhere else.
+package databricks
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"sync"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/helper/consts"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-databricks/internal/client"
+)
+
+// Version is the version of the plugin as Vault shows it, a semantic version with a leading "v". It is set at build time
+// with -ldflags "-X vault-plugin-secrets-databricks.Version=v…".
+var Version = "v0.1.0-dev"
+
+// pluginName names the plugin towards Databricks, in the User-Agent of every request.
+const pluginName = "vault-plugin-secrets-databricks"
+
+// backend is one mount. It is safe for concurrent use.
+type backend struct {
+	*framework.Backend
+
+	// mountID marks what this mount makes at Databricks, so that it can be told from what others made.
+	mountID string
+
+	// counters outlive the client, so that status keeps counting when the connection is replaced.
+	counters client.Counters
+
+	// connections holds at most one connection, under configStorageKey.
+	connections cache[*connection]
+	roles       cache[*roleEntry]
+
+	// configWrite and roleWrite make read-modify-write on storage atomic. They are never held over a remote call.
+	configWrite sync.Mutex
+	roleWrite   sync.Mutex
+}
+
+// Factory makes the backend of one mount. It does no I/O and writes nothing: Vault refuses writes while it sets up mounts.
+func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
+	if conf == nil {
+		return nil, errors.New("the backend was given no configuration")
+	}
+	b := newBackend(conf.BackendUUID)
+	if err := b.Setup(ctx, conf); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+func newBackend(mountID string) *backend {
+	b := &backend{mountID: mountID}
+	if b.mountID == "" {
+		b.mountID = "unnamed"
+	}
+	b.Backend = &framework.Backend{
+		Help:           strings.TrimSpace(backendHelp),
+		BackendType:    logical.TypeLogical,
+		RunningVersion: Version,
+		PathsSpecial: &logical.Paths{
+			LocalStorage:    []string{framework.WALPrefix},
+			SealWrapStorage: []string{configStoragePrefix},
+		},
+		Paths: framework.PathAppend(
+			b.pathConfig(),
+			b.pathRoles(),
+			b.pathCreds(),
+			b.pathTokens(),
+			b.pathStatus(),
+		),
+		Secrets:           []*framework.Secret{b.credentialSecret()},
+		Invalidate:        b.invalidate,
+		Clean:             b.clean,
+		WALRollback:       b.rollback,
+		WALRollbackMinAge: walMinAge,
+	}
+	return b
+}
+
+// HandleRequest adds to the framework's: a panic ends one request rather than every mount of the process, and an error
+// leaves as the status that the user should see.
+func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (resp *logical.Response, err error) {
+	defer b.recoverPanic("request", &resp, &err)
+	if req.Operation == logical.RollbackOperation {
+		ctx = withPass(ctx)
+		if b.System().Tainted() {
+			// The mount is being disabled, and its write-ahead log goes with it: this is the last chance to undo.
+			last := *req
+			last.Data = map[string]any{"immediate": true}
+			req = &last
+		}
+	}
+	resp, err = b.Backend.HandleRequest(ctx, req)
+	return answer(resp, err)
+}
+
+// HandleExistenceCheck recovers from panics as HandleRequest does.
+func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request) (found, exists bool, err error) {
+	defer b.recoverPanic("existence check", nil, &err)
+	return b.Backend.HandleExistenceCheck(ctx, req)
+}
+
+func (b *backend) recoverPanic(where string, resp **logical.Response, err *error) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	// Only what the runtime itself says is logged: another panic's value might carry a secret.
+	cause := "panic"
+	if re, ok := v.(runtime.Error); ok {
+		cause = re.Error()
+	}
+	b.Logger().Error("recovered from a panic; please report it with this stack", "in", where, "cause", cause, "stack", string(debug.Stack()))
+	if resp != nil {
+		*resp = nil
+	}
+	*err = logical.CodedError(500, "the Databricks secrets engine failed on this request; the stack is in Vault's log, please report it")
+}
+
+// invalidate drops what is remembered of a storage entry that was written on another node.
+func (b *backend) invalidate(_ context.Context, key string) {
+	switch {
+	case key == configStorageKey:
+		b.dropConnection()
+	case strings.HasPrefix(key, roleStoragePrefix):
+		b.roles.drop(key)
+	}
+}
+
+func (b *backend) clean(context.Context) { b.dropConnection() }
+
+// mayWrite tells whether this node may write the mount's local storage, as a rollback must.
+func (b *backend) mayWrite() bool {
+	state := b.System().ReplicationState()
+	return !state.HasState(consts.ReplicationPerformanceStandby) && !state.HasState(consts.ReplicationDRSecondary)
+}
+
+// event tells Vault's event bus of a change; pairs are metadata keys and values, never secrets. A host without an event
+// bus is no error, and an event that can't be sent must not undo what has happened.
+func (b *backend) event(ctx context.Context, kind, path string, pairs ...string) {
+	pairs = append(pairs, logical.EventMetadataPath, path, logical.EventMetadataModified, "true")
+	err := logical.SendEvent(ctx, b, "databricks/"+kind, pairs...)
+	if err != nil && !errors.Is(err, framework.ErrNoEvents) {
+		b.Logger().Debug("an event was not sent", "event", kind, "error", err)
+	}
+}
+
+const backendHelp = `
+The Databricks secrets engine mints short-lived Databricks credentials as Vault
+leases and revokes them when the lease ends. One mount is one workspace.
+
+  vault write databricks/config host=https://… token=…
+  vault write databricks/roles/etl credential_type=pat ttl=15m max_ttl=1h
+  vault read databricks/creds/etl
+
+Times are RFC 3339 in UTC, durations in answers are whole seconds.
+`

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Command vault-plugin-secrets-databricks is the Databricks secrets engine as an external Vault plugin. Vault starts it;
+// one process serves every mount of it. Started by hand it only says what it is and how Vault is told of it.
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/hashicorp/vault/api"
+	"github.com/hashicorp/vault/sdk/plugin"
+
+	databricks "vault-plugin-secrets-databricks"
+)
+
+const name = "vault-plugin-secrets-databricks"
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
+}
+
+// run does what the arguments ask and gives the exit status: 0 when it printed what was asked for or Vault ended it, 1 when it
+// was not started by Vault or could not serve, 2 for arguments it doesn't know.
+func run(args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	meta := &api.PluginAPIClientMeta{}
+	flags := meta.FlagSet()
+	flags.SetOutput(stderr)
+	flags.Usage = func() {
+		fmt.Fprintf(stderr, "%s is started by Vault. The one argument for people is -version.\n", name)
+	}
+	version := flags.Bool("version", false, "print the version and exit")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return 0
+		}
+		return 2
+	}
+	if *version {
+		fmt.Fprintln(stdout, name, databricks.Version)
+		return 0
+	}
+	if getenv(plugin.HandshakeConfig.MagicCookieKey) != plugin.HandshakeConfig.MagicCookieValue {
+		explain(stderr)
+		return 1
+	}
+
+	err := plugin.ServeMultiplex(&plugin.ServeOpts{
+		BackendFactoryFunc: databricks.Factory,
+		// Vault 1.12 and later bring their own mutual TLS and ignore this. Older ones hand the plugin a wrapped certificate.
+		TLSProviderFunc: api.VaultPluginTLSProvider(meta.GetTLSConfig()),
+	})
+	if err != nil {
+		fmt.Fprintf(stderr, "%s: %s\n", name, err)
+		return 1
+	}
+	return 0
+}
+
+// explain says what this program is and prints the commands that register it, with the checksum of the very file that runs.
+func explain(w io.Writer) {
+	sum, file := "<sha256 of this file>", name
+	if exe, err := os.Executable(); err == nil {
+		file = filepath.Base(exe)
+		if s, err := sha256File(exe); err == nil {
+			sum = s
+		}
+	}
+	fmt.Fprintf(w, `This is %s %s, a secrets engine that Vault runs by itself: it mints
+short-lived Databricks tokens as Vault leases. Put the file into Vault's plugin_directory, then:
+
+  vault plugin register -sha256=%s -command=%s secret %s
+  vault secrets enable -path=databricks %s
+  vault path-help databricks
+`, name, databricks.Version, sum, file, name, name)
+}
+
+func sha256File(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"crypto/rand"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/hashicorp/vault/sdk/helper/template"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+const (
+	// defaultComment names who asked and through which role, so that Databricks' audit log and token list name the human.
+	defaultComment = `Vault role {{.RoleName}} for {{or .EntityName .DisplayName "an unnamed caller"}}`
+
+	// maxComment is the longest comment we send, in bytes. Databricks documents no limit; AWS's integration keeps to 255
+	// (AWS Secrets Manager guide, Databricks personal access tokens).
+	maxComment = 255
+
+	// maxTemplate bounds a comment template, in bytes.
+	maxTemplate = 1024
+
+	// maxCallerComment bounds what one request may add to the comment, in bytes.
+	maxCallerComment = 100
+)
+
+// commentData is what a comment template may use.
+type commentData struct {
+	RoleName, DisplayName, EntityName, RequestID, MountPath string
+}
+
+// parseComment compiles a role's comment template; the empty one means the default. The error says what is wrong with the
+// template, for a 400.
+func parseComment(text string) (*template.StringTemplate, error) {
+	if text == "" {
+		text = defaultComment
+	}
+	if len(text) > maxTemplate {
+		return nil, fmt.Errorf("is %d bytes long; the limit is %d", len(text), maxTemplate)
+	}
+	if loops.MatchString(text) {
+		return nil, fmt.Errorf("may not loop; use plain fields, functions and if")
+	}
+	compiled, err := template.NewTemplate(template.Template(text), template.Function("random", boundedRandom))
+	if err != nil {
+		return nil, err
+	}
+	sample := commentData{RoleName: "role", DisplayName: "display-name", EntityName: "entity", RequestID: "00000000-0000-0000-0000-000000000000", MountPath: "databricks/"}
+	if _, err := compiled.Generate(sample); err != nil {
+		return nil, fmt.Errorf("%w; the fields are .RoleName, .DisplayName, .EntityName, .RequestID and .MountPath", err)
+	}
+	return &compiled, nil
+}
+
+// loops finds what could make a template run for ever or fill the memory of every mount.
+var loops = regexp.MustCompile(`\{\{-?\s*(range|define|template|block)\b`)
+
+func boundedRandom(length int) (string, error) {
+	if length < 1 || length > 64 {
+		return "", fmt.Errorf("random takes 1 to 64, not %d", length)
+	}
+	var text strings.Builder
+	for text.Len() < length {
+		text.WriteString(rand.Text())
+	}
+	return text.String()[:length], nil
+}
+
+// commentText fills the role's template for a request and adds what the caller wants to say.
+func (b *backend) commentText(req *logical.Request, roleName string, role *roleEntry, added string) (string, error) {
+	data := commentData{RoleName: roleName, DisplayName: req.DisplayName, RequestID: req.ID, MountPath: req.MountPoint}
+	if req.EntityID != "" && (role.Comment == "" || strings.Contains(role.Comment, "EntityName")) {
+		entity, err := b.System().EntityInfo(req.EntityID)
+		if err != nil {
+			return "", fmt.Errorf("ask Vault who the caller is: %w", err)
+		}
+		if entity != nil {
+			data.EntityName = entity.Name
+		}
+	}
+	text, err := role.commentTemplate.Generate(data)
+	if err != nil {
+		return "", badField(keyComment, "the role's template failed: %s", err)
+	}
+	if added != "" {
+		text += ": " + added
+	}
+	return text, nil
+}
+
+// marker ends the comment of everything that a mount makes. Rollback finds an object by its nonce, and what is past until
+// can be told to be garbage without any index.
+type marker struct {
+	mountID string
+	nonce   string
+	until   time.Time // the last moment the credential can live
+}
+
+func (m marker) String() string {
+	return "vault:" + m.mountID + ":" + m.nonce + ":" + strconv.FormatInt(m.until.Unix(), 10)
+}
+
+var markerForm = regexp.MustCompile(`(?:^| )vault:([0-9A-Za-z-]{1,64}):([0-9a-f]{32}):([0-9]{1,12})$`)
+
+// parseMarker finds the marker at the end of a comment. Text before it, which callers influence, is never taken for one.
+func parseMarker(comment string) (marker, bool) {
+	parts := markerForm.FindStringSubmatch(comment)
+	if parts == nil {
+		return marker{}, false
+	}
+	until, err := strconv.ParseInt(parts[3], 10, 64)
+	if err != nil {
+		return marker{}, false
+	}
+	return marker{mountID: parts[1], nonce: parts[2], until: time.Unix(until, 0).UTC()}, true
+}
+
+// comment joins the text and the marker. Control characters become spaces, and a text that is too long is cut: the marker
+// never is.
+func (m marker) comment(text string) string {
+	end := m.String()
+	text = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || r == utf8.RuneError {
+			return ' '
+		}
+		return r
+	}, text)
+	text = strings.TrimSpace(text)
+	if room := maxComment - len(end) - 1; len(text) > room {
+		const cut = "..."
+		text = text[:room-len(cut)]
+		for !utf8.ValidString(text) {
+			text = text[:len(text)-1]
+		}
+		text += cut
+	}
+	if text == "" {
+		return end
+	}
+	return text + " " + end
+}

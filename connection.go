@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+	"golang.org/x/sync/singleflight"
+
+	"vault-plugin-secrets-databricks/internal/client"
+)
+
+// connection is what a mount works with between two changes of its config: the config and the one client made from it.
+// It is safe for concurrent use.
+type connection struct {
+	config *configEntry
+	client *client.Client
+
+	mu       sync.Mutex
+	identity *client.Identity
+	asking   singleflight.Group
+}
+
+// whoami answers who the engine is at Databricks. It costs a call only where the config was stored without verification,
+// and only once, however many requests want to know: the call goes on when the one that made it gives up.
+func (c *connection) whoami(ctx context.Context) (*client.Identity, error) {
+	if known := c.knownIdentity(); known != nil {
+		return known, nil
+	}
+	answer, err, _ := c.asking.Do("", func() (any, error) {
+		if known := c.knownIdentity(); known != nil {
+			return known, nil
+		}
+		identity, err := c.client.Me(context.WithoutCancel(ctx))
+		if err != nil {
+			return nil, err
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.identity = identity
+		return identity, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return answer.(*client.Identity), nil
+}
+
+// knownIdentity is the identity if it was established already, else nil.
+func (c *connection) knownIdentity() *client.Identity {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.identity
+}
+
+// reach is how something that was made over an earlier config can be got at over the present one.
+type reach int
+
+const (
+	// reachOwn: it belongs to the engine's identity, in the connected workspace.
+	reachOwn reach = iota
+	// reachAdmin: it belongs to another identity of the connected workspace, so only a workspace admin can get at it.
+	reachAdmin
+	// reachNone: it is in another workspace.
+	reachNone
+)
+
+// reaches tells how the connection can get at what origin made.
+func (c *connection) reaches(ctx context.Context, made origin) (reach, error) {
+	identity, err := c.whoami(ctx)
+	if err != nil {
+		return reachNone, err
+	}
+	sameWorkspace := made.Host == c.config.Host
+	if made.WorkspaceID != "" && identity.WorkspaceID != "" {
+		sameWorkspace = made.WorkspaceID == identity.WorkspaceID
+	}
+	switch {
+	case !sameWorkspace:
+		return reachNone, nil
+	case made.OwnerID != identity.ID:
+		return reachAdmin, nil
+	default:
+		return reachOwn, nil
+	}
+}
+
+// origin says over which connection something was made. It is kept in leases and in the write-ahead log, so that they are
+// never applied to another workspace or another identity by mistake, which would look like "already gone".
+type origin struct {
+	Host        string `json:"host"`
+	WorkspaceID string `json:"workspace_id"`
+	OwnerID     string `json:"owner_id"`
+}
+
+// origin of what the connection makes.
+func (c *connection) origin(ctx context.Context) (origin, error) {
+	identity, err := c.whoami(ctx)
+	if err != nil {
+		return origin{}, err
+	}
+	return origin{Host: c.config.Host, WorkspaceID: identity.WorkspaceID, OwnerID: identity.ID}, nil
+}
+
+// connection answers with the mount's connection, making it from storage when needed, or with errNotConfigured.
+func (b *backend) connection(ctx context.Context, s logical.Storage) (*connection, error) {
+	return b.connections.get(configStorageKey, func() (*connection, bool, error) {
+		config, err := readConfig(ctx, s)
+		if err != nil {
+			return nil, false, err
+		}
+		if config == nil {
+			return nil, false, errNotConfigured
+		}
+		conn, err := b.connect(ctx, config)
+		return conn, err == nil, err
+	})
+}
+
+// connect makes a connection without any call to Databricks.
+func (b *backend) connect(ctx context.Context, config *configEntry) (*connection, error) {
+	c, err := client.New(client.Config{
+		Host:           config.Host,
+		AuthType:       config.AuthType,
+		Token:          config.Token,
+		ClientID:       config.ClientID,
+		ClientSecret:   config.ClientSecret,
+		WorkspaceID:    config.WorkspaceID,
+		CACert:         config.CACert,
+		RequestTimeout: time.Duration(config.RequestTimeout) * time.Second,
+		MaxRetries:     config.MaxRetries,
+		RateLimit:      config.RateLimit,
+		UserAgent:      b.userAgent(ctx, config.AuthType),
+		Counters:       &b.counters,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &connection{config: config, client: c, identity: config.Identity}, nil
+}
+
+// dropConnection makes the next request read the config anew. Calls under way on the old connection go on.
+func (b *backend) dropConnection() {
+	if old, ok := b.connections.drop(configStorageKey); ok {
+		old.client.Close()
+	}
+}
+
+// userAgent names the plugin and Vault with their versions, in the form that Databricks parses: words of key/value.
+func (b *backend) userAgent(ctx context.Context, authType string) string {
+	vault := "unknown"
+	env, err := b.System().PluginEnv(ctx)
+	switch {
+	case err != nil:
+		b.Logger().Debug("Vault did not tell its version, so the User-Agent goes without it", "error", err)
+	case env != nil && env.VaultVersion != "":
+		vault = env.VaultVersion
+		if env.VaultVersionPrerelease != "" {
+			vault += "-" + env.VaultVersionPrerelease
+		}
+		if env.VaultVersionMetadata != "" {
+			vault += "+" + env.VaultVersionMetadata
+		}
+	}
+	return fmt.Sprintf("%s/%s vault/%s go/%s os/%s auth/%s", pluginName, strings.TrimPrefix(Version, "v"), vault,
+		strings.TrimPrefix(runtime.Version(), "go"), runtime.GOOS, authType)
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-databricks/internal/client"
+)
+
+// fieldError is a mistake in a request: it names the field and says what would be right. The caller sees a 400.
+type fieldError struct {
+	field  string
+	reason string
+}
+
+func (e *fieldError) Error() string { return e.field + ": " + e.reason }
+
+// badField makes the error for a field that the user got wrong.
+func badField(field, format string, args ...any) error {
+	return &fieldError{field: field, reason: fmt.Sprintf(format, args...)}
+}
+
+// errNotConfigured answers whatever needs a connection on a mount that has none.
+var errNotConfigured = &fieldError{field: "config", reason: "this mount has no connection yet; write host and credentials to its config path first, for example: vault write databricks/config host=https://… token=…"}
+
+// answer turns errors into what Vault's clients should see. The user's mistakes and Databricks' refusals are 400, never
+// 403, which would make a client doubt its own Vault token; absent is 404; throttled is 429; broken or unreachable is 502;
+// too slow is 504. A coded error is made the outermost, since wrapped ones lose their type on the way to Vault.
+func answer(resp *logical.Response, err error) (*logical.Response, error) {
+	if err == nil {
+		return resp, nil
+	}
+	var mistake *fieldError
+	if errors.As(err, &mistake) {
+		return logical.ErrorResponse(err.Error()), nil
+	}
+	var remote *client.Error
+	if !errors.As(err, &remote) {
+		return resp, err
+	}
+	switch remote.Kind {
+	case client.Throttled:
+		return nil, logical.CodedError(http.StatusTooManyRequests, err.Error())
+	case client.Timeout:
+		return nil, logical.CodedError(http.StatusGatewayTimeout, err.Error())
+	case client.Unavailable, client.Canceled:
+		return nil, logical.CodedError(http.StatusBadGateway, err.Error())
+	default:
+		return logical.ErrorResponse(err.Error()), nil
+	}
+}
+
+// isGone tells whether the error says that the thing does not exist at Databricks.
+func isGone(err error) bool {
+	var remote *client.Error
+	return errors.As(err, &remote) && remote.Kind == client.NotFound
+}
+
+// hadNoEffect tells whether a failed create is known to have left nothing behind at Databricks.
+func hadNoEffect(err error) bool {
+	var remote *client.Error
+	return errors.As(err, &remote) && remote.Unprocessed
+}

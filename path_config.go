@@ -1,0 +1,552 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-databricks/internal/client"
+)
+
+const (
+	// configStoragePrefix is seal-wrapped; the trailing slash makes it a prefix.
+	configStoragePrefix = "config/"
+	configStorageKey    = configStoragePrefix + "connection"
+)
+
+const (
+	keyHost             = "host"
+	keyAuthType         = "auth_type"
+	keyToken            = "token"
+	keyClientID         = "client_id"
+	keyClientSecret     = "client_secret"
+	keyWorkspaceID      = "workspace_id"
+	keyCACert           = "ca_cert"
+	keyTTL              = "ttl"
+	keyMaxTTL           = "max_ttl"
+	keyRequestTimeout   = "request_timeout"
+	keyMaxRetries       = "max_retries"
+	keyRateLimit        = "rate_limit"
+	keyVerifyConnection = "verify_connection"
+	keyLastRotation     = "last_vault_rotation"
+	keyNextRotation     = "next_vault_rotation"
+)
+
+// Limits of config fields.
+const (
+	maxRequestTimeout = 50   // seconds, the budget of a whole call
+	maxMaxRetries     = 10   // a revoke must end well before Vault gives up on it
+	maxRateLimit      = 1000 // requests per second
+)
+
+// configEntry is the connection of a mount. Durations are whole seconds.
+type configEntry struct {
+	Host             string  `json:"host"`
+	AuthType         string  `json:"auth_type"`
+	ClientID         string  `json:"client_id"`
+	WorkspaceID      string  `json:"workspace_id"`
+	CACert           string  `json:"ca_cert"`
+	TTL              int64   `json:"ttl"`
+	MaxTTL           int64   `json:"max_ttl"`
+	RequestTimeout   int64   `json:"request_timeout"`
+	MaxRetries       int     `json:"max_retries"`
+	RateLimit        float64 `json:"rate_limit"`
+	VerifyConnection bool    `json:"verify_connection"`
+
+	// Identity is who the credential belongs to, as Databricks said at Verified; nil when it was never asked.
+	Identity *client.Identity `json:"identity,omitempty"`
+	Verified time.Time        `json:"verified,omitzero"`
+
+	Token        client.Secret `json:"-"`
+	ClientSecret client.Secret `json:"-"`
+}
+
+// sealedConfig is configEntry as it is stored: with its secrets, which configEntry itself never shows.
+type sealedConfig struct {
+	configEntry
+	Token        string `json:"token"`
+	ClientSecret string `json:"client_secret"`
+}
+
+func (c *configEntry) seal() *sealedConfig {
+	return &sealedConfig{configEntry: *c, Token: c.Token.Reveal(), ClientSecret: c.ClientSecret.Reveal()}
+}
+
+func (s *sealedConfig) open() *configEntry {
+	c := s.configEntry
+	c.Token, c.ClientSecret = client.Secret(s.Token), client.Secret(s.ClientSecret)
+	return &c
+}
+
+// newConfig has the defaults of every field.
+func newConfig() *configEntry {
+	return &configEntry{
+		RequestTimeout:   int64(client.DefaultRequestTimeout / time.Second),
+		MaxRetries:       client.DefaultMaxRetries,
+		VerifyConnection: true,
+	}
+}
+
+// readConfig answers nil when the mount has no config.
+func readConfig(ctx context.Context, s logical.Storage) (*configEntry, error) {
+	entry, err := s.Get(ctx, configStorageKey)
+	if err != nil || entry == nil {
+		return nil, err
+	}
+	return decodeConfig(entry)
+}
+
+func decodeConfig(entry *logical.StorageEntry) (*configEntry, error) {
+	sealed := newConfig().seal()
+	if err := entry.DecodeJSON(sealed); err != nil {
+		return nil, fmt.Errorf("the stored config cannot be read: %w", err)
+	}
+	return sealed.open(), nil
+}
+
+func (b *backend) pathConfig() []*framework.Path {
+	write := []framework.Response{{Description: "The config as stored, without secrets.", Fields: configResponseFields}}
+	return []*framework.Path{{
+		Pattern: "config",
+		DisplayAttrs: &framework.DisplayAttributes{
+			OperationPrefix: "databricks",
+		},
+		Fields: map[string]*framework.FieldSchema{
+			keyHost: {
+				Type:        framework.TypeString,
+				Description: "URL of the workspace, for example https://dbc-a1b2c3d4-e5f6.cloud.databricks.com. Only the origin: no path, query or user part. https only, except for loopback addresses. Changing it requires the secret to be sent again.",
+				Required:    true,
+			},
+			keyAuthType: {
+				Type:          framework.TypeString,
+				Description:   `How the engine authenticates: "pat" or "oauth-m2m". Inferred from the credential that is sent.`,
+				AllowedValues: []any{client.AuthPAT, client.AuthOAuthM2M},
+			},
+			keyToken: {
+				Type:         framework.TypeString,
+				Description:  "Personal access token of the engine's own identity, for auth_type pat. Never shown again.",
+				DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
+			},
+			keyClientID: {
+				Type:        framework.TypeString,
+				Description: "Application id of the engine's own service principal, for auth_type oauth-m2m.",
+			},
+			keyClientSecret: {
+				Type:         framework.TypeString,
+				Description:  "OAuth secret of that service principal, for auth_type oauth-m2m. Never shown again.",
+				DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
+			},
+			keyWorkspaceID: {
+				Type:        framework.TypeString,
+				Description: "Numeric id of the workspace. Needed only where one host serves several workspaces.",
+			},
+			keyCACert: {
+				Type:        framework.TypeString,
+				Description: "PEM certificates to trust besides the system's.",
+				DisplayAttrs: &framework.DisplayAttributes{
+					EditType: "file",
+				},
+			},
+			keyTTL: {
+				Type:        framework.TypeDurationSecond,
+				Description: "Lease duration for roles that set none. 0 means the mount's default.",
+			},
+			keyMaxTTL: {
+				Type:        framework.TypeDurationSecond,
+				Description: "Longest lease for roles that set none. 0 means the mount's maximum.",
+			},
+			keyRequestTimeout: {
+				Type:        framework.TypeDurationSecond,
+				Description: fmt.Sprintf("How long one attempt of a request to Databricks may take, 1 to %d seconds.", maxRequestTimeout),
+				Default:     int(client.DefaultRequestTimeout / time.Second),
+			},
+			keyMaxRetries: {
+				Type:        framework.TypeInt,
+				Description: fmt.Sprintf("How often a request is repeated at most, 0 to %d. A create is repeated only where it can't have happened.", maxMaxRetries),
+				Default:     client.DefaultMaxRetries,
+			},
+			keyRateLimit: {
+				Type:        framework.TypeFloat,
+				Description: fmt.Sprintf("Requests per second to Databricks at most, up to %d. 0 means no ceiling of our own.", maxRateLimit),
+				Default:     0.0,
+			},
+			keyVerifyConnection: {
+				Type:        framework.TypeBool,
+				Description: "Prove the connection before it is stored, by asking Databricks who the credential belongs to. Set false to write the config while Databricks is out of reach.",
+				Default:     true,
+			},
+		},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.CreateOperation: b.writeOperation(b.writeConfig, "Connect the mount to a workspace.", write,
+				framework.RequestExample{
+					Description: "Connect with a personal access token.",
+					Data:        map[string]any{keyHost: "https://dbc-a1b2c3d4-e5f6.cloud.databricks.com", keyToken: "dapi…"},
+				}),
+			logical.UpdateOperation: b.writeOperation(b.writeConfig, "Change the connection; fields that are not named keep their values.", write),
+			logical.PatchOperation:  b.writeOperation(b.patchConfig, "Change the connection; null resets a field.", write),
+			logical.DeleteOperation: b.writeOperation(b.deleteConfig, "Remove the connection. Leases can't be revoked until there is one again.",
+				[]framework.Response{{Description: "Removed.", Fields: map[string]*framework.FieldSchema{}}}),
+			logical.ReadOperation: &framework.PathOperation{
+				Callback:  b.handleReadConfig,
+				Summary:   "Read the connection, without its secrets.",
+				Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: configResponseFields}}},
+			},
+		},
+		ExistenceCheck: func(ctx context.Context, req *logical.Request, _ *framework.FieldData) (bool, error) {
+			entry, err := req.Storage.Get(ctx, configStorageKey)
+			return entry != nil, err
+		},
+		HelpSynopsis:    "The connection to a Databricks workspace.",
+		HelpDescription: strings.TrimSpace(configHelp),
+	}}
+}
+
+var configResponseFields = map[string]*framework.FieldSchema{
+	keyHost:             {Type: framework.TypeString, Required: true, Description: "Origin of the workspace."},
+	keyAuthType:         {Type: framework.TypeString, Required: true, Description: "How the engine authenticates."},
+	keyClientID:         {Type: framework.TypeString, Required: true, Description: "Application id of the engine's service principal."},
+	keyWorkspaceID:      {Type: framework.TypeString, Required: true, Description: "Workspace that requests are routed to."},
+	keyCACert:           {Type: framework.TypeString, Required: true, Description: "PEM certificates trusted besides the system's."},
+	keyTTL:              {Type: framework.TypeInt64, Required: true, Description: "Default lease duration in seconds."},
+	keyMaxTTL:           {Type: framework.TypeInt64, Required: true, Description: "Default longest lease in seconds."},
+	keyRequestTimeout:   {Type: framework.TypeInt64, Required: true, Description: "Time-out of one attempt in seconds."},
+	keyMaxRetries:       {Type: framework.TypeInt, Required: true, Description: "Repetitions of a request at most."},
+	keyRateLimit:        {Type: framework.TypeFloat, Required: true, Description: "Requests per second at most."},
+	keyVerifyConnection: {Type: framework.TypeBool, Required: true, Description: "Whether writes prove the connection first."},
+	keyLastRotation:     {Type: framework.TypeString, Required: true, Description: "When Vault last replaced the credential; null for never."},
+	keyNextRotation:     {Type: framework.TypeString, Required: true, Description: "When Vault will next replace it; null for never."},
+}
+
+func (c *configEntry) response() *logical.Response {
+	return &logical.Response{Data: map[string]any{
+		keyHost:             c.Host,
+		keyAuthType:         c.AuthType,
+		keyClientID:         c.ClientID,
+		keyWorkspaceID:      c.WorkspaceID,
+		keyCACert:           c.CACert,
+		keyTTL:              c.TTL,
+		keyMaxTTL:           c.MaxTTL,
+		keyRequestTimeout:   c.RequestTimeout,
+		keyMaxRetries:       c.MaxRetries,
+		keyRateLimit:        c.RateLimit,
+		keyVerifyConnection: c.VerifyConnection,
+		keyLastRotation:     nil,
+		keyNextRotation:     nil,
+	}}
+}
+
+func (b *backend) handleReadConfig(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	config, err := readConfig(ctx, req.Storage)
+	if err != nil || config == nil {
+		return nil, err
+	}
+	return config.response(), nil
+}
+
+func (b *backend) patchConfig(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	entry, err := req.Storage.Get(ctx, configStorageKey)
+	if err != nil {
+		return nil, err
+	}
+	if entry == nil {
+		return nil, logical.CodedError(http.StatusNotFound, errNotConfigured.Error())
+	}
+	return b.writeConfig(ctx, req, data)
+}
+
+// writeConfig validates, proves the connection, saves and swaps, in this order: what is refused changes nothing, neither
+// in storage nor in memory.
+func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	before, err := req.Storage.Get(ctx, configStorageKey)
+	if err != nil {
+		return nil, err
+	}
+	old := newConfig()
+	if before != nil {
+		if old, err = decodeConfig(before); err != nil {
+			return nil, err
+		}
+	}
+	config, err := mergeConfig(old, data)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := b.connect(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	if config.VerifyConnection {
+		identity, err := conn.whoami(ctx)
+		if err != nil {
+			conn.client.Close()
+			return nil, unproved(config, err)
+		}
+		config.Identity, config.Verified = identity, time.Now().UTC()
+	}
+
+	if err := b.swapConfig(ctx, req.Storage, before, conn); err != nil {
+		conn.client.Close()
+		return nil, err
+	}
+	b.event(ctx, "config-write", req.Path, "host", config.Host, "auth_type", config.AuthType)
+
+	resp := config.response()
+	addConfigWarnings(resp, old, config)
+	return resp, nil
+}
+
+// swapConfig saves the connection's config and makes it the mount's, unless the stored config is no longer what it was
+// when the connection was made from it.
+func (b *backend) swapConfig(ctx context.Context, s logical.Storage, before *logical.StorageEntry, conn *connection) error {
+	b.configWrite.Lock()
+	defer b.configWrite.Unlock()
+	now, err := s.Get(ctx, configStorageKey)
+	if err != nil {
+		return err
+	}
+	if (before == nil) != (now == nil) || before != nil && !bytes.Equal(before.Value, now.Value) {
+		return logical.CodedError(http.StatusConflict, "the config was changed by somebody else while this write was being verified; nothing was stored, read it and write again")
+	}
+	entry, err := logical.StorageEntryJSON(configStorageKey, conn.config.seal())
+	if err != nil {
+		return err
+	}
+	if err := s.Put(ctx, entry); err != nil {
+		return err
+	}
+	if old, ok := b.connections.put(configStorageKey, conn); ok {
+		old.client.Close()
+	}
+	return nil
+}
+
+// mergeConfig lays the request's fields over the old config and checks the result.
+func mergeConfig(old *configEntry, data *framework.FieldData) (*configEntry, error) {
+	sealed := newConfig().seal()
+	if err := mergeFields(data, old.seal(), sealed); err != nil {
+		return nil, err
+	}
+	config := sealed.open()
+	config.Identity, config.Verified = nil, time.Time{}
+
+	if config.Host == "" {
+		return nil, badField(keyHost, "is missing; send the workspace's URL, for example https://dbc-a1b2c3d4-e5f6.cloud.databricks.com")
+	}
+	host, err := client.ParseHost(config.Host)
+	if err != nil {
+		return nil, badField(keyHost, "%s", err)
+	}
+	config.Host = host
+	if isAccountHost(host) {
+		return nil, badField(keyHost, "%q is an account console, and credentials are minted in a workspace; send the workspace's own URL", host)
+	}
+	if err := config.settleAuth(data); err != nil {
+		return nil, err
+	}
+	if old.Host != "" && config.Host != old.Host && !given(data, config.secretField()) {
+		return nil, badField(keyHost, "changing it from %q to %q requires %s to be sent again, so that the stored secret can't be sent to another host", old.Host, config.Host, config.secretField())
+	}
+	switch {
+	case strings.Trim(config.WorkspaceID, "0123456789") != "":
+		return nil, badField(keyWorkspaceID, "%q is not a number; it is the id after ?o= in the workspace's URL", config.WorkspaceID)
+	case config.RequestTimeout < 1 || config.RequestTimeout > maxRequestTimeout:
+		return nil, badField(keyRequestTimeout, "%ds is out of range; send 1 to %d seconds", config.RequestTimeout, maxRequestTimeout)
+	case config.MaxRetries < 0 || config.MaxRetries > maxMaxRetries:
+		return nil, badField(keyMaxRetries, "%d is out of range; send 0 to %d", config.MaxRetries, maxMaxRetries)
+	case !(config.RateLimit >= 0 && config.RateLimit <= maxRateLimit):
+		return nil, badField(keyRateLimit, "%v is out of range; send 0 (no ceiling) to %d requests per second", config.RateLimit, maxRateLimit)
+	}
+	if config.CACert != "" && !x509.NewCertPool().AppendCertsFromPEM([]byte(config.CACert)) {
+		return nil, badField(keyCACert, "holds no certificate; send PEM blocks that begin with -----BEGIN CERTIFICATE-----")
+	}
+	return config, checkTTLs(config.TTL, config.MaxTTL)
+}
+
+// authFields are the fields of each auth type; all of them are required, and the last one is its secret.
+var authFields = map[string][]string{
+	client.AuthPAT:      {keyToken},
+	client.AuthOAuthM2M: {keyClientID, keyClientSecret},
+}
+
+// settleAuth infers the auth type from the credential in the request, checks that its fields are there, and drops the
+// credentials of other types.
+func (c *configEntry) settleAuth(data *framework.FieldData) error {
+	values := map[string]string{keyToken: c.Token.Reveal(), keyClientID: c.ClientID, keyClientSecret: c.ClientSecret.Reveal()}
+
+	if !given(data, keyAuthType) {
+		var sent []string
+		for _, authType := range []string{client.AuthPAT, client.AuthOAuthM2M} {
+			for _, field := range authFields[authType] {
+				if given(data, field) {
+					sent = append(sent, authType)
+					break
+				}
+			}
+		}
+		switch {
+		case len(sent) > 1:
+			return badField(keyAuthType, "is missing, and credentials of both %s were sent; send one of them, or name the one to use", strings.Join(sent, " and "))
+		case len(sent) == 1:
+			c.AuthType = sent[0]
+		case c.AuthType == "":
+			return badField(keyAuthType, "can't be inferred; send token for pat, or client_id and client_secret for oauth-m2m")
+		}
+	}
+	fields, ok := authFields[c.AuthType]
+	if !ok {
+		return badField(keyAuthType, "%q is unknown; use %q or %q", c.AuthType, client.AuthPAT, client.AuthOAuthM2M)
+	}
+	for authType, others := range authFields {
+		for _, field := range others {
+			if authType != c.AuthType && given(data, field) {
+				return badField(field, "belongs to auth_type %s, but auth_type is %s; leave one of them out", authType, c.AuthType)
+			}
+		}
+	}
+	for _, field := range fields {
+		if values[field] == "" {
+			return badField(field, "is missing; auth_type %s needs %s", c.AuthType, strings.Join(fields, " and "))
+		}
+		if strings.ContainsFunc(values[field], notInCredential) {
+			return badField(field, "contains spaces or control characters, which no credential has; copy it again")
+		}
+	}
+	if c.AuthType != client.AuthPAT {
+		c.Token = ""
+	}
+	if c.AuthType != client.AuthOAuthM2M {
+		c.ClientID, c.ClientSecret = "", ""
+	}
+	return nil
+}
+
+// notInCredential is true of runes that can't be sent in an Authorization header.
+func notInCredential(r rune) bool { return r <= ' ' || r > '~' }
+
+// secretField names the secret of the auth type.
+func (c *configEntry) secretField() string {
+	fields := authFields[c.AuthType]
+	return fields[len(fields)-1]
+}
+
+// isAccountHost knows the hosts of account consoles, in all clouds, by their first label (Databricks SDK for Go,
+// config.HostType).
+func isAccountHost(origin string) bool {
+	_, host, _ := strings.Cut(origin, "://")
+	return strings.HasPrefix(host, "accounts.") || strings.HasPrefix(host, "accounts-dod.")
+}
+
+// unproved says what was wrong with a connection that was not stored.
+func unproved(config *configEntry, err error) error {
+	var remote *client.Error
+	if errors.As(err, &remote) && remote.Kind == client.Unauthenticated {
+		return badField(config.secretField(), "Databricks does not accept it at %s, so nothing was stored: %s", config.Host, err)
+	}
+	return fmt.Errorf("the connection could not be proved, so nothing was stored (verify_connection=false stores it all the same): %w", err)
+}
+
+func addConfigWarnings(resp *logical.Response, old, config *configEntry) {
+	if !config.VerifyConnection {
+		resp.AddWarning("The connection was stored without being proved, because verify_connection is false.")
+	}
+	switch {
+	case old.Host == "":
+	case old.Host != config.Host:
+		resp.AddWarning(fmt.Sprintf("Leases minted at %s can't be revoked over the new host, unless it is another name of the same workspace; they end by their own expiry.", old.Host))
+	case old.Identity != nil && config.Identity != nil && old.Identity.ID != config.Identity.ID:
+		resp.AddWarning(fmt.Sprintf("The identity changed from %s to %s. Leases of the old one can be revoked only while the new one is a workspace admin; otherwise they end by their own expiry.", old.Identity.UserName, config.Identity.UserName))
+	}
+}
+
+func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	b.configWrite.Lock()
+	defer b.configWrite.Unlock()
+	if err := req.Storage.Delete(ctx, configStorageKey); err != nil {
+		return nil, err
+	}
+	b.dropConnection()
+	b.event(ctx, "config-delete", req.Path)
+	return &logical.Response{}, nil
+}
+
+// given tells whether the request names the field with a value other than null or the empty string.
+func given(data *framework.FieldData, field string) bool {
+	value, ok := data.Raw[field]
+	return ok && value != nil && value != ""
+}
+
+// mergeFields lays the fields that the request names over current (RFC 7396: null resets), and decodes the outcome into
+// result, which holds the defaults. Names in leaveOut are not merged.
+func mergeFields(data *framework.FieldData, current, result any, leaveOut ...string) error {
+	marshalled, err := json.Marshal(current)
+	if err != nil {
+		return err
+	}
+	var resource map[string]any
+	if err := json.Unmarshal(marshalled, &resource); err != nil {
+		return err
+	}
+	merged, err := framework.HandlePatchOperation(data, resource, func(input map[string]any) (map[string]any, error) {
+		for field, value := range data.Raw {
+			if _, known := data.Schema[field]; known && value == nil {
+				input[field] = nil
+			}
+			if number, ok := input[field].(float64); ok && (math.IsNaN(number) || math.IsInf(number, 0)) {
+				return nil, badField(field, "%v is not a finite number", number)
+			}
+		}
+		for _, field := range leaveOut {
+			delete(input, field)
+		}
+		return input, nil
+	})
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(merged, result)
+}
+
+// writeOperation declares an operation that changes storage, and is therefore forwarded to a node that may.
+func (b *backend) writeOperation(callback framework.OperationFunc, summary string, responses []framework.Response, examples ...framework.RequestExample) *framework.PathOperation {
+	return &framework.PathOperation{
+		Callback:                    callback,
+		Summary:                     summary,
+		Examples:                    examples,
+		Responses:                   map[int][]framework.Response{http.StatusOK: responses},
+		ForwardPerformanceStandby:   true,
+		ForwardPerformanceSecondary: true,
+	}
+}
+
+const configHelp = `
+Connects the mount to one Databricks workspace. A write is validated, proved by
+asking Databricks who the credential belongs to, stored, and only then used; a
+write that is refused changes nothing. Fields that a write does not name keep
+their values. Secrets are never shown again.
+
+With a personal access token:
+
+  vault write databricks/config \
+      host=https://dbc-a1b2c3d4-e5f6.cloud.databricks.com token=dapi…
+
+As a service principal, with an OAuth secret:
+
+  vault write databricks/config \
+      host=https://dbc-a1b2c3d4-e5f6.cloud.databricks.com \
+      client_id=6f5ccf28-… client_secret=dose…
+
+Nothing else is used to connect: neither DATABRICKS_* variables of the Vault
+server, nor ~/.databrickscfg, nor the cloud's metadata service.
+`

@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-databricks/internal/client"
+)
+
+const (
+	keyRole         = "role"
+	keyTokenValue   = "token_value"
+	keyTokenID      = "token_id"
+	keyCreationTime = "creation_time"
+	keyExpiryTime   = "expiry_time"
+
+	secretTypeCredential = "databricks_credential"
+
+	// mintBudget is how long a mint goes on at most, even after its caller is gone. It is less than walMinAge.
+	mintBudget = client.CallBudget + 10*time.Second
+)
+
+func (b *backend) pathCreds() []*framework.Path {
+	operation := func(summary string, examples ...framework.RequestExample) *framework.PathOperation {
+		return &framework.PathOperation{
+			Callback:                  b.mint,
+			Summary:                   summary,
+			Examples:                  examples,
+			Responses:                 map[int][]framework.Response{http.StatusOK: {{Description: "The credential, as a lease.", Fields: credsResponseFields}}},
+			ForwardPerformanceStandby: true,
+		}
+	}
+	return []*framework.Path{{
+		Pattern: "creds/" + framework.GenericNameRegex(keyRole),
+		DisplayAttrs: &framework.DisplayAttributes{
+			OperationPrefix: "databricks",
+			OperationVerb:   "generate",
+			OperationSuffix: "credentials",
+		},
+		Fields: map[string]*framework.FieldSchema{
+			keyRole: {
+				Type:        framework.TypeString,
+				Description: "Name of the role.",
+				Required:    true,
+			},
+			keyTTL: {
+				Type:        framework.TypeDurationSecond,
+				Description: "Lease duration, instead of the role's. More than max_ttl is capped, with a warning.",
+				Query:       true,
+			},
+			keyScopes: {
+				Type:        framework.TypeCommaStringSlice,
+				Description: "Fewer API scopes than the role's. Where the role names none, any.",
+				Query:       true,
+			},
+			keyComment: {
+				Type:        framework.TypeString,
+				Description: fmt.Sprintf("Added to the role's comment, for example a ticket number; %d bytes at most.", maxCallerComment),
+				Query:       true,
+			},
+		},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.ReadOperation: operation("Mint a credential."),
+			logical.UpdateOperation: operation("Mint a credential, narrower than the role allows.",
+				framework.RequestExample{
+					Description: "A token for five minutes that can only run SQL.",
+					Data:        map[string]any{keyTTL: "5m", keyScopes: "sql", keyComment: "OPS-1234"},
+				}),
+		},
+		HelpSynopsis:    "Mint a credential as a lease.",
+		HelpDescription: strings.TrimSpace(credsHelp),
+	}}
+}
+
+var credsResponseFields = map[string]*framework.FieldSchema{
+	keyHost:         {Type: framework.TypeString, Required: true, Description: "Origin of the workspace."},
+	keyTokenValue:   {Type: framework.TypeString, Required: true, Description: "The token.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
+	keyTokenID:      {Type: framework.TypeString, Required: true, Description: "Its id, by which it can be found at Databricks."},
+	keyComment:      {Type: framework.TypeString, Required: true, Description: "Its comment."},
+	keyCreationTime: {Type: framework.TypeString, Required: true, Description: "When it was made, RFC 3339."},
+	keyExpiryTime:   {Type: framework.TypeString, Required: true, Description: "When it ends at Databricks, RFC 3339. The lease ends earlier."},
+	keyScopes:       {Type: framework.TypeStringSlice, Required: true, Description: "Its API scopes, as Databricks says."},
+}
+
+// credentialSecret is the lease of every credential type.
+func (b *backend) credentialSecret() *framework.Secret {
+	return &framework.Secret{
+		Type:   secretTypeCredential,
+		Fields: credsResponseFields,
+		Renew:  b.renew,
+		Revoke: b.revoke,
+	}
+}
+
+// mint is the life of one credential up to its lease: decide the terms, write the intent down, create, settle the intent,
+// answer. Whatever fails in between leaves either nothing at Databricks or an intent for the rollback.
+func (b *backend) mint(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	roleName := data.Get(keyRole).(string)
+	role, err := b.role(ctx, req.Storage, roleName)
+	if err != nil {
+		return nil, err
+	}
+	if role == nil {
+		return nil, badField(keyRole, "there is no role %q; list them at roles/", roleName)
+	}
+	conn, err := b.connection(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	t, o, err := b.decideOrder(req, data, conn, roleName, role)
+	if err != nil {
+		return nil, err
+	}
+	made, err := conn.origin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+
+	// From here on the caller's cancellation must not come between the create and its record.
+	lasting, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
+	defer cancel()
+	l := &lease{origin: made, CredentialType: role.CredentialType, Role: roleName}
+	open, err := writeIntent(lasting, req.Storage, intent{
+		origin: made, CredentialType: role.CredentialType, Nonce: o.marker.nonce, Role: roleName, Expires: o.marker.until,
+	})
+	if err != nil {
+		return nil, err
+	}
+	start := time.Now()
+	credential := credentialTypes[role.CredentialType]
+	token, err := credential.mint(lasting, conn, o)
+	if err != nil {
+		if hadNoEffect(err) {
+			if settleErr := open.settle(lasting); settleErr != nil {
+				b.Logger().Warn("an entry of the write-ahead log was left behind; the rollback will find nothing to undo", "error", settleErr)
+			}
+		}
+		return nil, err
+	}
+	l.ID = token.id
+	if token.lifetime <= 0 {
+		b.undoMint(lasting, conn, credential, l, open)
+		return nil, logical.CodedError(http.StatusBadGateway, "Databricks made a credential that never ends, although a lifetime was asked for; it was removed again")
+	}
+	l.Expires = start.Add(token.lifetime)
+	if ctx.Err() != nil {
+		b.undoMint(lasting, conn, credential, l, open)
+		return nil, ctx.Err()
+	}
+
+	if token.retried {
+		err = open.keep(lasting, token.id)
+	} else {
+		err = open.settle(lasting)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("a credential was made but could not be accounted for, so it will be removed; try again: %w", err)
+	}
+	if ctx.Err() != nil {
+		b.undoMint(lasting, conn, credential, l, nil)
+		return nil, ctx.Err()
+	}
+
+	t.grant(token.lifetime)
+	l.TTL = int64(t.ttl / time.Second)
+	b.event(lasting, "creds-create", req.Path, "role", roleName, "credential_type", role.CredentialType, "id", token.id, "expiry_time", rfc3339(l.Expires))
+	resp := b.Secret(secretTypeCredential).Response(token.data, l.internalData())
+	resp.Secret.TTL, resp.Secret.MaxTTL = t.ttl, t.maxTTL
+	resp.Warnings = t.warnings
+	return resp, nil
+}
+
+// decideOrder turns the role and what the caller asked for into terms and an order, without any call.
+func (b *backend) decideOrder(req *logical.Request, data *framework.FieldData, conn *connection, roleName string, role *roleEntry) (terms, order, error) {
+	asked := seconds(int64(data.Get(keyTTL).(int)))
+	t, err := decideTerms(b.System(), conn.config, role, asked)
+	if err != nil {
+		return terms{}, order{}, err
+	}
+	scopes, err := narrowScopes(role.Scopes, data.Get(keyScopes).([]string))
+	if err != nil {
+		return terms{}, order{}, err
+	}
+	added := data.Get(keyComment).(string)
+	if len(added) > maxCallerComment {
+		return terms{}, order{}, badField(keyComment, "is %d bytes long; the limit is %d", len(added), maxCallerComment)
+	}
+	text, err := b.commentText(req, roleName, role, added)
+	if err != nil {
+		return terms{}, order{}, err
+	}
+	nonce, err := newNonce()
+	if err != nil {
+		return terms{}, order{}, err
+	}
+	until := time.Now().Add(t.lifetime() + mintBudget)
+	return t, order{
+		marker:   marker{mountID: b.mountID, nonce: nonce, until: until},
+		text:     text,
+		lifetime: t.lifetime(),
+		scopes:   scopes,
+	}, nil
+}
+
+// undoMint removes a credential that nobody will get. An intent that is still open stays open when that fails.
+func (b *backend) undoMint(ctx context.Context, conn *connection, credential credentialType, l *lease, open *openIntent) {
+	err := credential.revoke(ctx, conn, reachOwn, l)
+	if err == nil && open != nil {
+		err = open.settle(ctx)
+	}
+	if err != nil {
+		b.Logger().Warn("a credential that nobody got could not be removed at once; the rollback or its own expiry will end it", "credential_type", l.CredentialType, "id", l.ID, "role", l.Role, "error", err)
+	}
+}
+
+// renew extends a lease without any call: the credential itself can't be extended.
+func (b *backend) renew(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	l, err := leaseOf(req.Secret)
+	if err != nil {
+		return nil, err
+	}
+	role, err := b.role(ctx, req.Storage, l.Role)
+	if err != nil {
+		return nil, err
+	}
+	if role == nil {
+		return nil, badField(keyRole, "%q was deleted, so its leases can't be renewed; this one goes on until it ends", l.Role)
+	}
+	conn, err := b.connection(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	t, err := renewTerms(b.System(), conn.config, role, req.Secret, l, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	resp := &logical.Response{Secret: req.Secret, Warnings: t.warnings}
+	resp.Secret.TTL, resp.Secret.MaxTTL = t.ttl, t.maxTTL
+	return resp, nil
+}
+
+// revoke ends a lease's credential. It needs nothing but the lease and a connection.
+func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	l, err := leaseOf(req.Secret)
+	if err != nil {
+		return nil, err
+	}
+	if time.Now().After(l.Expires) {
+		return &logical.Response{}, nil
+	}
+	credential, ok := credentialTypes[l.CredentialType]
+	if !ok {
+		return nil, fmt.Errorf("the lease has the unknown credential type %q; was it made by a newer version of the plugin?", l.CredentialType)
+	}
+	conn, err := b.connection(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	how, err := conn.reaches(ctx, l.origin)
+	if err != nil {
+		return nil, err
+	}
+	if how == reachNone {
+		return nil, badField(keyHost, "the lease was made at %s, but the mount is now connected to %s; connect it to the first again, or wait until the credential ends by itself at %s", l.Host, conn.config.Host, rfc3339(l.Expires))
+	}
+	if err := credential.revoke(ctx, conn, how, l); err != nil {
+		return nil, fmt.Errorf("revoke %s %s of role %q: %w", l.CredentialType, l.ID, l.Role, err)
+	}
+	b.event(ctx, "creds-revoke", req.Path, "role", l.Role, "credential_type", l.CredentialType, "id", l.ID)
+	return &logical.Response{}, nil
+}
+
+const credsHelp = `
+Mints a credential of the role and answers it once, as a lease. Revoking the
+lease, or letting it end, deletes the credential at Databricks.
+
+  vault read databricks/creds/etl
+  vault write databricks/creds/etl ttl=5m scopes=sql comment=OPS-1234
+  vault lease revoke databricks/creds/etl/…
+  vault lease revoke -prefix databricks/creds/etl
+
+A caller can only narrow what the role allows. The token ends at Databricks one
+minute after the lease's longest duration, whatever happens to Vault.
+`

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/stretchr/testify/require"
+)
+
+func TestRoles(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	resp, err := m.do(logical.ReadOperation, "roles/etl", nil)
+	require.NoError(t, err)
+	require.Nil(t, resp, "an absent role is a 404")
+	resp, err = m.do(logical.PatchOperation, "roles/etl", map[string]any{"ttl": "1m"})
+	m.coded(http.StatusNotFound, resp, err, "etl")
+
+	// A role may be written before the connection.
+	written := m.write("roles/etl", map[string]any{"credential_type": "pat", "scopes": "sql,clusters,sql", "ttl": "10m", "max_ttl": 3600, "comment": "for {{.EntityName}}", "colour": "red"})
+	require.Contains(t, strings.Join(written.Warnings, "\n"), "colour")
+	want := map[string]any{"credential_type": "pat", "scopes": []string{"sql", "clusters"}, "ttl": int64(600), "max_ttl": int64(3600), "comment": "for {{.EntityName}}"}
+	require.Equal(t, want, written.Data)
+	require.Equal(t, want, m.read("roles/etl").Data)
+
+	m.write("roles/etl", map[string]any{"ttl": "20m"})
+	want["ttl"] = int64(1200)
+	require.Equal(t, want, m.read("roles/etl").Data)
+
+	resp, err = m.do(logical.PatchOperation, "roles/etl", map[string]any{"comment": nil, "scopes": nil, "max_ttl": nil})
+	m.requireOK(resp, err)
+	want["comment"], want["scopes"], want["max_ttl"] = "", []string{}, int64(0)
+	require.Equal(t, want, m.read("roles/etl").Data)
+
+	m.write("roles/bi.eu-1", map[string]any{"credential_type": "pat"})
+	resp, err = m.do(logical.ListOperation, "roles", nil)
+	m.requireOK(resp, err)
+	require.Equal(t, []string{"bi.eu-1", "etl"}, resp.Data["keys"])
+
+	for range 2 {
+		resp, err = m.do(logical.DeleteOperation, "roles/etl", nil)
+		m.requireOK(resp, err)
+		resp, err = m.do(logical.ReadOperation, "roles/etl", nil)
+		require.NoError(t, err)
+		require.Nil(t, resp)
+	}
+}
+
+func TestRolesRefuseBadInput(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	for name, row := range map[string]struct {
+		data  map[string]any
+		words []string
+	}{
+		"no type":              {map[string]any{}, []string{"credential_type: is missing", "pat"}},
+		"unknown type":         {map[string]any{"credential_type": "password"}, []string{`credential_type: "password" is unknown`, "pat"}},
+		"ttl over max_ttl":     {map[string]any{"credential_type": "pat", "ttl": "2h", "max_ttl": "1h"}, []string{"ttl: ", "max_ttl"}},
+		"ttl for ever":         {map[string]any{"credential_type": "pat", "ttl": "1000000h"}, []string{"ttl: ", "730 days"}},
+		"max_ttl for ever":     {map[string]any{"credential_type": "pat", "max_ttl": "1000000h"}, []string{"max_ttl: ", "730 days"}},
+		"negative ttl":         {map[string]any{"credential_type": "pat", "ttl": "-1s"}, []string{`"ttl"`}},
+		"scope with a space":   {map[string]any{"credential_type": "pat", "scopes": []string{"sql clusters"}}, []string{"scopes: ", "sql clusters"}},
+		"scope with a newline": {map[string]any{"credential_type": "pat", "scopes": []string{"s\nql"}}, []string{"scopes: "}},
+		"unknown field":        {map[string]any{"credential_type": "pat", "comment": "{{.Password}}"}, []string{"comment: ", ".RoleName"}},
+		"broken template":      {map[string]any{"credential_type": "pat", "comment": "{{.RoleName"}, []string{"comment: "}},
+		"unknown function":     {map[string]any{"credential_type": "pat", "comment": "{{env `HOME`}}"}, []string{"comment: "}},
+		"template that loops":  {map[string]any{"credential_type": "pat", "comment": "{{range 1000000000}}x{{end}}"}, []string{"comment: may not loop"}},
+		"template that swells": {map[string]any{"credential_type": "pat", "comment": "{{random 1000000000}}"}, []string{"comment: ", "1 to 64"}},
+		"long template":        {map[string]any{"credential_type": "pat", "comment": strings.Repeat("x", maxTemplate+1)}, []string{"comment: ", "1024"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			resp, err := m.do(logical.UpdateOperation, "roles/etl", row.data)
+			m.refused(resp, err, row.words...)
+			keys, err := m.storage.List(t.Context(), "")
+			require.NoError(t, err)
+			require.Empty(t, keys, "nothing is stored")
+		})
+	}
+	_, err := m.do(logical.UpdateOperation, "roles/../config", map[string]any{"credential_type": "pat"})
+	require.ErrorIs(t, err, logical.ErrUnsupportedPath)
+}
+
+func TestRoleWarnings(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	role := map[string]any{"credential_type": "pat"}
+	require.Empty(t, m.write("roles/etl", role).Warnings)
+	m.connect()
+	require.Contains(t, strings.Join(m.write("roles/etl", role).Warnings, "\n"), "engine@example.com, who is a workspace admin")
+	require.Contains(t, strings.Join(m.write("roles/etl", map[string]any{"scopes": "authentication"}).Warnings, "\n"), `scope "authentication"`)
+
+	token, _ := m.workspace.AddToken(m.workspace.AddUser("modest@example.com", false), "the engine's own", 0)
+	m.write("config", map[string]any{"token": token})
+	require.Empty(t, m.write("roles/modest", role).Warnings)
+	warnings := strings.Join(m.write("roles/modest", map[string]any{"ttl": "5h", "max_ttl": "6h"}).Warnings, "\n")
+	require.Contains(t, warnings, "ttl of 5h0m0s is more than the mount's maximum of 4h0m0s")
+	require.Contains(t, warnings, "max_ttl of 6h0m0s")
+}
+
+func TestRolesWithBrokenStorage(t *testing.T) {
+	t.Parallel()
+	m := ready(t)
+	m.backend.InvalidateKey(t.Context(), "role/etl")
+	m.storage.onEach(func(op, key string) error { return errors.New("no quorum") })
+	for _, op := range []logical.Operation{logical.ReadOperation, logical.UpdateOperation, logical.PatchOperation, logical.DeleteOperation} {
+		_, err := m.do(op, "roles/etl", map[string]any{"ttl": "1m"})
+		require.ErrorContains(t, err, "no quorum", op)
+	}
+	_, err := m.do(logical.ListOperation, "roles", nil)
+	require.ErrorContains(t, err, "no quorum")
+	_, err = m.do(logical.ReadOperation, "creds/etl", nil)
+	require.ErrorContains(t, err, "no quorum")
+
+	m.storage.onEach(func(op, key string) error {
+		if op == "put" {
+			return errors.New("disk full")
+		}
+		return nil
+	})
+	_, err = m.do(logical.UpdateOperation, "roles/etl", map[string]any{"ttl": "1m"})
+	require.ErrorContains(t, err, "disk full")
+	m.storage.onEach(nil)
+	require.EqualValues(t, 600, m.read("roles/etl").Data["ttl"])
+
+	for _, value := range []string{"{", `{"credential_type":"pat","comment":"{{.Gone}}"}`} {
+		require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: "role/broken", Value: []byte(value)}))
+		_, err = m.do(logical.ReadOperation, "roles/broken", nil)
+		require.ErrorContains(t, err, "broken")
+	}
+}
+
+// TestRolesAtOnce writes and reads one role from many goroutines: no write may be lost or half seen.
+func TestRolesAtOnce(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	m.write("roles/etl", map[string]any{"credential_type": "pat", "ttl": 60, "max_ttl": 60})
+	var wg sync.WaitGroup
+	for i := range 50 {
+		wg.Go(func() {
+			if i%5 == 0 {
+				m.backend.InvalidateKey(t.Context(), "role/etl")
+			}
+			resp, err := m.do(logical.UpdateOperation, "roles/etl", map[string]any{"ttl": i + 1, "max_ttl": i + 1})
+			if err != nil || resp.IsError() {
+				t.Errorf("%v %v", resp, err)
+			}
+			seen, err := m.do(logical.ReadOperation, "roles/etl", nil)
+			if err != nil || seen.Data["ttl"] != seen.Data["max_ttl"] {
+				t.Errorf("%v %v", seen, err)
+			}
+		})
+	}
+	wg.Wait()
+	cached := m.read("roles/etl").Data
+	m.backend.InvalidateKey(t.Context(), "role/etl")
+	require.Equal(t, m.read("roles/etl").Data, cached, "memory and storage agree")
+}
+
+// FuzzNarrowScopes shows that no input widens a role.
+func FuzzNarrowScopes(f *testing.F) {
+	f.Add("sql,clusters", "sql")
+	f.Add("sql", "")
+	f.Add("", "all-apis")
+	f.Add("sql", "SQL")
+	f.Add("sql", "sql ,all-apis")
+	f.Fuzz(func(t *testing.T, roleScopes, askedScopes string) {
+		allowed, err := cleanScopes(strings.FieldsFunc(roleScopes, func(r rune) bool { return r == ',' }))
+		if err != nil {
+			return
+		}
+		got, err := narrowScopes(allowed, strings.Split(askedScopes, ","))
+		if err != nil || len(allowed) == 0 {
+			return
+		}
+		if len(got) == 0 {
+			t.Fatalf("%q asked of %q gives none, which Databricks takes for all", askedScopes, roleScopes)
+		}
+		for _, scope := range got {
+			if !slices.Contains(allowed, scope) {
+				t.Fatalf("%q asked of %q gives %q", askedScopes, roleScopes, scope)
+			}
+		}
+	})
+}

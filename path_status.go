@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+func (b *backend) pathStatus() []*framework.Path {
+	return []*framework.Path{{
+		Pattern: "status",
+		DisplayAttrs: &framework.DisplayAttributes{
+			OperationPrefix: "databricks",
+			OperationSuffix: "status",
+		},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.ReadOperation: &framework.PathOperation{
+				Callback: b.readStatus,
+				Summary:  "Read who the engine is at Databricks and how its calls went, without any call.",
+				Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: map[string]*framework.FieldSchema{
+					"configured":        {Type: framework.TypeBool, Required: true, Description: "Whether the mount has a connection."},
+					"plugin_version":    {Type: framework.TypeString, Required: true, Description: "Version of the plugin."},
+					"mount_id":          {Type: framework.TypeString, Required: true, Description: "What marks the comments of everything that this mount makes."},
+					keyHost:             {Type: framework.TypeString, Description: "Origin of the workspace."},
+					keyAuthType:         {Type: framework.TypeString, Description: "How the engine authenticates."},
+					keyWorkspaceID:      {Type: framework.TypeString, Description: "Id of the workspace, as Databricks says."},
+					"identity":          {Type: framework.TypeMap, Description: "Who the engine is: id, user_name, display_name, service_principal, admin. Null when it was never asked."},
+					"verified_time":     {Type: framework.TypeString, Description: "When the config was last proved by asking Databricks, RFC 3339; empty for never."},
+					"last_success_time": {Type: framework.TypeString, Description: "When Databricks last accepted a call since the connection was made on this node, RFC 3339; empty for never."},
+					keyLastRotation:     {Type: framework.TypeString, Description: "When Vault last replaced the credential; null for never."},
+					keyNextRotation:     {Type: framework.TypeString, Description: "When Vault will next replace it; null for never."},
+					"calls":             {Type: framework.TypeMap, Required: true, Description: "By operation, since the plugin started on this node: calls, errors, retries, throttled, mean_ms and max_ms."},
+				}}}},
+			},
+		},
+		HelpSynopsis:    "Who the engine is at Databricks, and how its calls went.",
+		HelpDescription: strings.TrimSpace(statusHelp),
+	}}
+}
+
+func (b *backend) readStatus(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	calls := map[string]any{}
+	for op, n := range b.counters.Snapshot() {
+		calls[op] = map[string]any{
+			"calls":     n.Calls,
+			"errors":    n.Errors,
+			"retries":   n.Retries,
+			"throttled": n.Throttled,
+			"mean_ms":   milliseconds(n.Mean),
+			"max_ms":    milliseconds(n.Max),
+		}
+	}
+	status := map[string]any{
+		"configured":     false,
+		"plugin_version": Version,
+		"mount_id":       b.mountID,
+		"calls":          calls,
+	}
+	conn, err := b.connection(ctx, req.Storage)
+	if err == errNotConfigured {
+		return &logical.Response{Data: status}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+
+	status["configured"] = true
+	status[keyHost] = conn.config.Host
+	status[keyAuthType] = conn.config.AuthType
+	status[keyWorkspaceID] = conn.config.WorkspaceID
+	status["identity"] = nil
+	if who := conn.knownIdentity(); who != nil {
+		status[keyWorkspaceID] = who.WorkspaceID
+		status["identity"] = map[string]any{
+			"id":                who.ID,
+			"user_name":         who.UserName,
+			"display_name":      who.DisplayName,
+			"service_principal": who.ServicePrincipal,
+			"admin":             who.Admin,
+		}
+	}
+	status["verified_time"] = rfc3339(conn.config.Verified)
+	status["last_success_time"] = rfc3339(conn.client.LastSuccess())
+	status[keyLastRotation] = nil
+	status[keyNextRotation] = nil
+	return &logical.Response{Data: status}, nil
+}
+
+// milliseconds with three decimals, as people read latencies.
+func milliseconds(d time.Duration) float64 {
+	return float64(d.Microseconds()) / 1000
+}
+
+const statusHelp = `
+Tells who the engine is at Databricks, over which auth type, when that was last
+proved, and how its calls went on this node. Reading it makes no call.
+
+  vault read databricks/status
+`

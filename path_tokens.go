@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-databricks/internal/client"
+)
+
+const keyOurs = "issued_by_this_mount"
+
+func (b *backend) pathTokens() []*framework.Path {
+	return []*framework.Path{
+		{
+			Pattern: "tokens/?",
+			DisplayAttrs: &framework.DisplayAttributes{
+				OperationPrefix: "databricks",
+				OperationSuffix: "tokens",
+			},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.ListOperation: &framework.PathOperation{
+					Callback: b.listTokens,
+					Summary:  "List the live personal access tokens of the engine's identity.",
+					Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: map[string]*framework.FieldSchema{
+						"keys":     {Type: framework.TypeStringSlice, Description: "Ids of the tokens."},
+						"key_info": {Type: framework.TypeMap, Description: "What is known of each, by id."},
+					}}}},
+				},
+			},
+			HelpSynopsis:    "The tokens that exist at Databricks.",
+			HelpDescription: strings.TrimSpace(tokensHelp),
+		},
+		{
+			Pattern: "tokens/(?P<" + keyTokenID + ">[^/]+)",
+			DisplayAttrs: &framework.DisplayAttributes{
+				OperationPrefix: "databricks",
+				OperationSuffix: "token",
+			},
+			Fields: map[string]*framework.FieldSchema{
+				keyTokenID: {
+					Type:        framework.TypeString,
+					Description: "Id of the token, as listed.",
+					Required:    true,
+				},
+			},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.ReadOperation: &framework.PathOperation{
+					Callback:  b.readToken,
+					Summary:   "Read what is known of a token. Its value is never shown again.",
+					Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: tokenResponseFields}}},
+				},
+				logical.DeleteOperation: b.writeOperation(b.deleteToken, "Delete a token at Databricks at once, whatever its lease says.",
+					[]framework.Response{{Description: "Deleted, or there was none.", Fields: map[string]*framework.FieldSchema{}}}),
+			},
+			HelpSynopsis:    "A token that exists at Databricks.",
+			HelpDescription: strings.TrimSpace(tokensHelp),
+		},
+	}
+}
+
+var tokenResponseFields = map[string]*framework.FieldSchema{
+	keyTokenID:      {Type: framework.TypeString, Required: true, Description: "Id of the token."},
+	keyComment:      {Type: framework.TypeString, Required: true, Description: "Its comment."},
+	keyCreationTime: {Type: framework.TypeString, Required: true, Description: "When it was made, RFC 3339."},
+	keyExpiryTime:   {Type: framework.TypeString, Required: true, Description: "When it ends, RFC 3339; empty for never."},
+	keyScopes:       {Type: framework.TypeStringSlice, Required: true, Description: "Its API scopes."},
+	keyOurs:         {Type: framework.TypeBool, Required: true, Description: "Whether this mount made it, by the marker in its comment."},
+}
+
+func (b *backend) tokenInfo(token *client.TokenInfo) map[string]any {
+	info := tokenData(token)
+	m, ok := parseMarker(token.Comment)
+	info[keyOurs] = ok && m.mountID == b.mountID
+	return info
+}
+
+func (b *backend) listTokens(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	conn, err := b.connection(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	tokens, err := conn.client.ListTokens(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ids, infos := make([]string, 0, len(tokens)), make(map[string]any, len(tokens))
+	for i := range tokens {
+		info := b.tokenInfo(&tokens[i])
+		delete(info, keyTokenID)
+		ids = append(ids, tokens[i].TokenID)
+		infos[tokens[i].TokenID] = info
+	}
+	return logical.ListResponseWithInfo(ids, infos), nil
+}
+
+func (b *backend) readToken(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	conn, err := b.connection(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	tokens, err := conn.client.ListTokens(ctx)
+	if err != nil {
+		return nil, err
+	}
+	id := data.Get(keyTokenID).(string)
+	for i := range tokens {
+		if tokens[i].TokenID == id {
+			return &logical.Response{Data: b.tokenInfo(&tokens[i])}, nil
+		}
+	}
+	return nil, nil
+}
+
+func (b *backend) deleteToken(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	conn, err := b.connection(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	id := data.Get(keyTokenID).(string)
+	if err := conn.client.DeleteToken(ctx, id); err != nil && !isGone(err) {
+		return nil, err
+	}
+	b.event(ctx, "token-delete", req.Path, "token_id", id)
+	return &logical.Response{}, nil
+}
+
+const tokensHelp = `
+Shows the live personal access tokens of the engine's own identity as Databricks
+lists them, those that Vault did not make included. issued_by_this_mount tells
+them apart.
+
+  vault list -detailed databricks/tokens
+  vault read databricks/tokens/5684c955…
+  vault delete databricks/tokens/5684c955…
+
+A delete takes effect at Databricks at once. The lease of such a token, if it has
+one, can still be revoked: that the token is gone is no error.
+`
