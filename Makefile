@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: MPL-2.0
+#
+# Needs Go, git, make and a shell. A C compiler is used for the race detector where there is one.
+
+NAME    := vault-plugin-secrets-databricks
+VERSION := $(shell git describe --tags --dirty --match 'v[0-9]*' 2>/dev/null || echo v0.1.0)
+
+GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false
+LDFLAGS  := -s -w -X $(NAME).Version=$(VERSION) -X main.version=$(VERSION)
+
+# Go itself switches cgo off where it finds no C compiler, and the race detector needs cgo.
+RACE     := $(if $(filter 1,$(shell go env CGO_ENABLED 2>/dev/null)),-race)
+E2E_TIMEOUT ?= 20m
+E2E_RUN     ?= .
+FUZZTIME    ?= 10s
+BENCH       ?= .
+
+.DEFAULT_GOAL := help
+.PHONY: help build test test-unit test-e2e lint cover bench fuzz vault demo dev clean distclean no-race-note
+
+help: ## show this list
+	@echo "make <command>, where the command is one of"
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r c d; do printf '  %-10s  %s\n' $$c "$$d"; done
+
+build: ## build the plugin and the simulated workspace into bin/
+	@mkdir -p bin
+	$(GO_BUILD) -ldflags '$(LDFLAGS)' -o bin/$(NAME) ./cmd/$(NAME)
+	$(GO_BUILD) -ldflags '$(LDFLAGS)' -o bin/databricks-simulator ./cmd/databricks-simulator
+
+test: lint test-unit test-e2e ## all that must pass: lint, unit tests, and tests on a real Vault
+
+test-unit: no-race-note ## unit tests, with the race detector where there is a C compiler
+	go test $(RACE) ./...
+
+test-e2e: no-race-note ## tests on a real Vault server; E2E_RUN=<regexp> picks some
+	@vault=$$(scripts/find-vault.sh) && echo "VAULT_BIN=$$vault go test -tags e2e ./test/e2e/" && \
+	VAULT_BIN=$$vault go test $(RACE) -tags e2e -count=1 -parallel 16 -timeout $(E2E_TIMEOUT) -run '$(E2E_RUN)' ./test/e2e/
+
+lint: ## gofmt, go vet, staticcheck, shell syntax, tidy modules
+	@scripts/lint.sh
+
+cover: no-race-note ## unit test coverage; fails under 95 %, writes cover.html
+	@RACE=$(RACE) scripts/cover.sh
+
+bench: ## run the benchmarks; BENCH=<regexp> picks some
+	go test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+fuzz: ## run every fuzz target for FUZZTIME (10s) each
+	@FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
+
+vault: ## find Vault, or build it once, and print its path
+	@scripts/find-vault.sh
+
+demo: build ## a guided tour on a Vault of its own; real workspace with DATABRICKS_HOST and DATABRICKS_TOKEN
+	@scripts/demo.sh
+
+dev: build ## set up as the demo does, then leave Vault running until Ctrl-C
+	@scripts/demo.sh --stay
+
+clean: ## remove what the build and the tests wrote
+	rm -rf bin cover.out cover.html
+
+distclean: clean ## also remove the Vault that was built (.cache/)
+	rm -rf .cache
+
+no-race-note:
+ifeq ($(RACE),)
+	@echo "note: no C compiler (go env CGO_ENABLED is 0), so the tests run without the race detector"
+endif

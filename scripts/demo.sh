@@ -1,0 +1,243 @@
+#!/bin/sh
+# SPDX-License-Identifier: MPL-2.0
+#
+# A guided tour of the engine: a Vault dev server of its own, a workspace, and one token from birth to death.
+#
+#   scripts/demo.sh          runs the tour and cleans up
+#   scripts/demo.sh --stay   sets up, then leaves everything running until Ctrl-C
+#
+# The workspace is a simulated one, unless DATABRICKS_HOST is set together with DATABRICKS_TOKEN, or with
+# DATABRICKS_CLIENT_ID and DATABRICKS_CLIENT_SECRET: then it is that real one. 'make demo' builds what this needs first.
+set -eu
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+plugin=vault-plugin-secrets-databricks
+stay=
+case "${1:-}" in
+  '') ;;
+  --stay) stay=1 ;;
+  *) echo "usage: scripts/demo.sh [--stay]" >&2; exit 2 ;;
+esac
+
+# The tour takes what it needs of Databricks' variables and hides the rest, as it hides the user's own Vault.
+host=${DATABRICKS_HOST:-}
+token=${DATABRICKS_TOKEN:-}
+client_id=${DATABRICKS_CLIENT_ID:-}
+client_secret=${DATABRICKS_CLIENT_SECRET:-}
+vault_bin=${VAULT_BIN:-}
+for name in $(env | sed -n -e 's/^\(VAULT_[A-Z0-9_]*\)=.*/\1/p' -e 's/^\(DATABRICKS_[A-Z0-9_]*\)=.*/\1/p'); do unset "$name"; done
+
+if [ -t 1 ]; then bold=$(printf '\033[1m') dim=$(printf '\033[2m') red=$(printf '\033[31m') off=$(printf '\033[0m')
+else bold='' dim='' red='' off=''; fi
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/databricks-demo.XXXXXX")
+vault_pid='' simulator_pid='' mounted='' failed=1
+cleanup() {
+  status=$?
+  trap - EXIT
+  trap '' INT TERM
+  # Disabling the mount revokes its leases: a token minted in a real workspace must not outlive an interrupted tour.
+  [ -z "$mounted" ] || vault secrets disable databricks >/dev/null 2>&1 || true
+  [ -z "$vault_pid" ] || kill "$vault_pid" 2>/dev/null || true
+  [ -z "$vault_pid" ] || wait "$vault_pid" 2>/dev/null || true
+  [ -z "$simulator_pid" ] || kill "$simulator_pid" 2>/dev/null || true
+  [ -z "$simulator_pid" ] || wait "$simulator_pid" 2>/dev/null || true
+  if [ -n "$failed" ]; then
+    [ -f "$work/vault.log" ] || [ -f "$work/simulator.log" ] || rm -rf "$work"
+    printf '\n%s\n' "The demo stopped before its end, and left nothing running." >&2
+    [ ! -f "$work/vault.log" ] || echo "  Vault's log:          $work/vault.log" >&2
+    [ ! -f "$work/simulator.log" ] || echo "  the simulator's log:  $work/simulator.log" >&2
+    [ "$status" -ne 0 ] || status=1
+  else
+    rm -rf "$work"
+  fi
+  exit "$status"
+}
+trap cleanup EXIT
+trap 'failed=; printf "\nInterrupted: cleaning up.\n"; exit 130' INT
+trap 'exit 143' TERM
+
+die() { printf '%s\n' "${red}demo: $*${off}" >&2; exit 1; }
+
+# shorten keeps the beginning of anything that is a token.
+shorten() { sed -e 's/\(dapi[0-9a-f]\{4\}\)[0-9a-f][0-9a-f-]*/\1…/g' -e 's/\(dose[0-9a-z]\{4\}\)[0-9a-z]*/\1…/g' -e 's/\(eyJ[A-Za-z0-9_-]\{5\}\)[A-Za-z0-9_.-]*/\1…/g'; }
+
+steps=0
+step() {
+  steps=$((steps + 1))
+  printf '\n%s\n%s\n' "${bold}$steps. $1${off}" "${dim}   $2${off}"
+}
+
+# show prints a command as a person would type it; quoted where it needs to be.
+show() {
+  line=
+  for word in "$@"; do
+    case $word in
+      *[!A-Za-z0-9_./:=@%+,-]*) word="'$word'" ;;
+    esac
+    line="$line $word"
+  done
+  printf '   %s\n' "${bold}\$${line}${off}" | shorten
+}
+
+# must shows a command, runs it and prints what it said; the tour ends if it fails.
+must() {
+  show "$@"
+  if "$@" >"$work/out" 2>&1; then
+    sed 's/^/   /' "$work/out" | shorten
+  else
+    sed 's/^/   /' "$work/out" | shorten >&2
+    die "that command failed, and was expected to succeed.$hint"
+  fi
+}
+
+# must_fail is its opposite: the refusal is the point.
+must_fail() {
+  show "$@"
+  if "$@" >"$work/out" 2>&1; then
+    sed 's/^/   /' "$work/out" | shorten >&2
+    die "that command succeeded, and was expected to be refused.$hint"
+  fi
+  sed 's/^/   /' "$work/out" | shorten
+}
+
+vault() { "$vault_bin" "$@"; }
+
+# field prints one field of the table that the last command printed.
+field() { sed -n "s/^$1  *//p" "$work/out" | head -n 1; }
+
+sha256() {
+  if command -v sha256sum >/dev/null 2>&1; then sha256sum "$1"; else shasum -a 256 "$1"; fi | sed 's/ .*//'
+}
+
+# free_port_guess gives a port to try. Whether it is free, the server that binds it will say.
+attempt=0
+free_port_guess() { echo $((20000 + ($$ * 7 + $(date +%S | sed 's/^0//') * 131 + attempt * 1009) % 30000)); }
+
+for program in "$plugin" databricks-simulator; do
+  [ -x "$root/bin/$program" ] || die "bin/$program is not there: run 'make build' (or 'make demo', which does)"
+done
+if [ -n "$host" ] && [ -z "$token" ] && { [ -z "$client_id" ] || [ -z "$client_secret" ]; }; then
+  die "DATABRICKS_HOST is set, but neither DATABRICKS_TOKEN nor DATABRICKS_CLIENT_ID and DATABRICKS_CLIENT_SECRET are. Set them, or unset DATABRICKS_HOST for the simulated workspace."
+fi
+vault_bin=$(VAULT_BIN=$vault_bin "$root/scripts/find-vault.sh") || die "no Vault to run; see the message above"
+
+# Everything below has a home of its own: no ~/.vault-token is read or written.
+mkdir -p "$work/home" "$work/plugins"
+cp "$root/bin/$plugin" "$work/plugins/"
+
+hint=" The logs below may say more."
+[ -z "$host" ] || hint=" Check DATABRICKS_HOST, the credential and its right to create tokens; without DATABRICKS_HOST the demo uses a simulated workspace."
+
+# A terminal sends Ctrl-C to everything in the foreground. The servers are kept out of it, so that they live until cleanup.
+apart() { [ ! -t 0 ] || set -m; }
+
+step "A workspace" "Something that answers like Databricks."
+if [ -n "$host" ]; then
+  echo "   the real one at $host"
+else
+  token=dapi$(od -An -N16 -tx1 /dev/urandom | sed 's/[^0-9a-f]//g;' | head -n 1)
+  apart
+  HOME=$work/home DATABRICKS_SIMULATOR_TOKEN=$token "$root/bin/databricks-simulator" -addr 127.0.0.1:0 >"$work/simulator.log" 2>&1 &
+  simulator_pid=$!
+  set +m
+  tries=0
+  until host=$(sed -n 's|.*\(http://127\.0\.0\.1:[1-9][0-9]*\).*|\1|p' "$work/simulator.log" | head -n 1) && [ -n "$host" ]; do
+    tries=$((tries + 1))
+    kill -0 "$simulator_pid" 2>/dev/null && [ "$tries" -lt 100 ] || { cat "$work/simulator.log" >&2; die "the simulator did not start; what it said is above"; }
+    sleep 0.1
+  done
+  echo "   a simulated one at $host"
+fi
+
+step "A Vault server" "In memory, on a port of its own, with the plugin in its plugin directory."
+root_token=demo-$(od -An -N8 -tx1 /dev/urandom | sed 's/[^0-9a-f]//g')
+started=
+while [ -z "$started" ]; do
+  attempt=$((attempt + 1))
+  [ "$attempt" -le 5 ] || die "Vault did not start, on five different ports; its log says why. VAULT_BIN=<path> uses another Vault."
+  port=$(free_port_guess)
+  apart
+  HOME=$work/home "$vault_bin" server -dev -dev-listen-address="127.0.0.1:$port" -dev-root-token-id="$root_token" \
+    -dev-no-store-token -dev-plugin-dir="$work/plugins" -dev-plugin-init=false -log-level=debug >"$work/vault.log" 2>&1 &
+  vault_pid=$!
+  set +m
+  tries=0
+  while kill -0 "$vault_pid" 2>/dev/null && [ "$tries" -lt 300 ]; do
+    # The line is awaited in our server's own log: another server may well answer on that port.
+    if grep -q 'Root Token: ' "$work/vault.log"; then started=1; break; fi
+    tries=$((tries + 1))
+    sleep 0.1
+  done
+  if [ -z "$started" ]; then
+    kill "$vault_pid" 2>/dev/null || true
+    wait "$vault_pid" 2>/dev/null || true
+  fi
+done
+export PATH="$root/bin:$PATH" HOME="$work/home" VAULT_ADDR="http://127.0.0.1:$port" VAULT_TOKEN="$root_token"
+echo "   $(vault version) at $VAULT_ADDR"
+
+step "Register the plugin" "Vault runs a plugin only if its checksum is in the catalogue."
+must vault plugin register -sha256="$(sha256 "$work/plugins/$plugin")" secret "$plugin"
+
+step "Enable it" "One mount is one workspace."
+must vault secrets enable -path=databricks "$plugin"
+mounted=1
+
+step "Tell it where the workspace is, and who it is there" "It asks Databricks whether that is true before it stores anything. The secret comes from stdin (the '-'), so that it is in no process list."
+if [ -n "$token" ]; then
+  printf '%s' "$token" >"$work/secret"
+  set -- vault write databricks/config host="$host" token=-
+else
+  printf '%s' "$client_secret" >"$work/secret"
+  set -- vault write databricks/config host="$host" client_id="$client_id" client_secret=-
+fi
+must "$@" <"$work/secret"
+rm -f "$work/secret"
+
+step "A role" "What may be minted, and for how long."
+must vault write databricks/roles/etl credential_type=pat ttl=15m max_ttl=1h
+
+if [ -n "$stay" ]; then
+  printf '\n%s\n' "${bold}It is all yours. In another terminal:${off}"
+  cat <<EOF
+   export VAULT_ADDR=$VAULT_ADDR VAULT_TOKEN=$VAULT_TOKEN
+   vault read databricks/creds/etl
+   vault path-help databricks
+
+   Vault is $vault_bin; its log is $work/vault.log
+   Ctrl-C ends it all.
+EOF
+  wait "$vault_pid" || true
+  die "Vault ended by itself"
+fi
+
+step "Mint a token" "Every read is a new token with a lease."
+must vault read databricks/creds/etl
+minted=$(field token_value)
+lease=$(field lease_id)
+token_id=$(field token_id)
+[ -n "$minted" ] && [ -n "$lease" ] && [ -n "$token_id" ] || die "the answer lacks token_value, lease_id or token_id"
+
+step "Use it" "Databricks knows the token, and whose it is."
+DATABRICKS_HOST=$host DATABRICKS_TOKEN=$minted
+export DATABRICKS_HOST DATABRICKS_TOKEN
+must databricks-simulator whoami
+
+step "Look at the lease" "Vault knows when it ends. Renewal stays inside what was promised at the start."
+must vault lease lookup "$lease"
+
+step "Look at the token" "What Databricks knows of it. The comment names role and caller; the value is never shown again."
+must vault read "databricks/tokens/$token_id"
+
+step "Revoke it" "One call to Databricks."
+must vault lease revoke -sync "$lease"
+
+step "Try it again" "It is dead, long before its expiry."
+must_fail databricks-simulator whoami
+
+step "How is the engine?" "Who it is upstream, since when that is known, and what it asked for."
+must vault read -format=yaml databricks/status
+
+failed=
+printf '\n%s\n' "${bold}That was it.${off} Everything has been cleaned up. 'make dev' sets up the same and leaves it to you."
