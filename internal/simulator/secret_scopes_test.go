@@ -358,9 +358,12 @@ func TestOneOfManyCreatesOfAScopeWins(t *testing.T) {
 
 func TestScopesByHand(t *testing.T) {
 	t.Parallel()
-	w, alice, _ := withAlice(t)
+	w, alice, token := withAlice(t)
 	w.AddScope("s", alice)
-	w.PutSecret("S", "k", []byte("value"))
+	value := []byte("value")
+	w.PutSecret("S", "k", value)
+	value[0] = 'X'
+	w.PutSecret("s", "empty", nil)
 
 	copied := w.Scopes()[0]
 	copied.Secrets["k"].Value[0] = 'X'
@@ -368,7 +371,9 @@ func TestScopesByHand(t *testing.T) {
 	copied.Secrets["other"] = simulator.Secret{}
 	require.Equal(t, "value", string(w.Scopes()[0].Secrets["k"].Value))
 	require.Len(t, w.Scopes()[0].ACLs, 1)
-	require.Len(t, w.Scopes()[0].Secrets, 1)
+	require.Len(t, w.Scopes()[0].Secrets, 2)
+	require.Empty(t, w.Calls())
+	require.JSONEq(t, `{"key":"empty","value":""}`, send(t, w, "GET", pathGet+"?scope=s&key=empty", token, "").body)
 
 	stranger := start(t).AddUser("stranger@example.com", false)
 	require.Panics(t, func() { w.AddScope("S", alice) })
@@ -378,5 +383,4 @@ func TestScopesByHand(t *testing.T) {
 	require.Panics(t, func() { w.PutACL("s", "nobody", "READ") })
 	require.Panics(t, func() { w.PutACL("s", "users", "read") })
 	require.Len(t, w.Scopes(), 1)
-	require.Empty(t, w.Calls())
 }
