@@ -21,6 +21,7 @@ import (
 	"github.com/databricks/databricks-sdk-go/logger"
 	"github.com/databricks/databricks-sdk-go/service/iam"
 	"github.com/databricks/databricks-sdk-go/service/settings"
+	"github.com/databricks/databricks-sdk-go/service/workspace"
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/clientcredentials"
 	"golang.org/x/time/rate"
@@ -44,6 +45,8 @@ type Client struct {
 	tokens      *settings.TokensAPI
 	managed     *settings.TokenManagementAPI
 	currentUser *iam.CurrentUserAPI
+	secrets     *workspace.SecretsAPI
+	sdk         *sdkclient.DatabricksClient
 	counters    *Counters
 	lastSuccess atomic.Int64 // nanoseconds since 1970, 0 for never
 }
@@ -109,6 +112,8 @@ func New(cfg Config) (*Client, error) {
 	c.tokens = settings.NewTokens(sdk)
 	c.managed = settings.NewTokenManagement(sdk)
 	c.currentUser = iam.NewCurrentUser(sdk)
+	c.secrets = workspace.NewSecrets(sdk)
+	c.sdk = sdk
 	return c, nil
 }
 

@@ -159,6 +159,18 @@ func (e *Error) advice() string {
 // errors are never exposed, since they can hold whole requests and answers.
 func (e *Error) Unwrap() error { return e.cause }
 
+// hide takes what the request carried in private out of the texts that came from elsewhere, before [Error.tidy] changes
+// them. A code that we know stays: it is ours to show, even when the private value is a word of it.
+func (e *Error) hide(private string) {
+	e.Message = conceal(e.Message, private)
+	if _, known := codeKinds[e.ErrorCode]; !known && conceal(e.ErrorCode, private) != e.ErrorCode {
+		e.ErrorCode = ""
+	}
+	if conceal(e.RequestID, private) != e.RequestID {
+		e.RequestID = ""
+	}
+}
+
 // tidy makes the texts that came from elsewhere fit to be shown.
 func (e *Error) tidy(secrets ...string) {
 	e.Message = clean(e.Message, secrets...)

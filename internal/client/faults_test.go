@@ -99,7 +99,7 @@ func TestFaults(t *testing.T) {
 				s := newServer(t, row.fault)
 				cfg := patConfig(s.URL)
 				if strings.Contains(row.name, "slow") {
-					cfg.RequestTimeout = 100 * time.Millisecond
+					cfg.RequestTimeout = 500 * time.Millisecond
 				}
 				return s, newClient(t, cfg)
 			}

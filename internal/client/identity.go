@@ -11,12 +11,13 @@ import (
 
 // Identity is who the connection acts as.
 type Identity struct {
-	ID               string // numeric id, as SCIM has it
-	UserName         string // e-mail address of a user, application id of a service principal
-	DisplayName      string
-	ServicePrincipal bool   // the user name is a UUID, as those of service principals are
-	Admin            bool   // member of the workspace's group "admins"
-	WorkspaceID      string // from the answer's X-Databricks-Org-Id header; "" when it has none
+	ID               string   `json:"id"`        // numeric id, as SCIM has it
+	UserName         string   `json:"user_name"` // e-mail address of a user, application id of a service principal
+	DisplayName      string   `json:"display_name"`
+	ServicePrincipal bool     `json:"service_principal"` // the user name is a UUID, as those of service principals are
+	Admin            bool     `json:"admin"`             // member of the workspace's group "admins"
+	Groups           []string `json:"groups"`            // display names of the groups it is a member of
+	WorkspaceID      string   `json:"workspace_id"`      // from the answer's X-Databricks-Org-Id header; "" when it has none
 }
 
 var uuid = regexp.MustCompile(`^(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
@@ -44,6 +45,7 @@ func (c *Client) Me(ctx context.Context) (*Identity, error) {
 		WorkspaceID:      ca.header.Get("X-Databricks-Org-Id"),
 	}
 	for _, group := range user.Groups {
+		who.Groups = append(who.Groups, group.Display)
 		if group.Display == "admins" {
 			who.Admin = true
 		}

@@ -155,17 +155,35 @@ func TestMe(t *testing.T) {
 	rec := record(t, `{"id":"42","userName":"admin@example.com","displayName":"Admin","groups":[{"display":"users"},{"display":"admins"}]}`, "X-Databricks-Org-Id", "900800700600")
 	who, err := newClient(t, patConfig(rec.URL)).Me(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, &Identity{ID: "42", UserName: "admin@example.com", DisplayName: "Admin", Admin: true, WorkspaceID: "900800700600"}, who)
+	require.Equal(t, &Identity{ID: "42", UserName: "admin@example.com", DisplayName: "Admin", Admin: true, Groups: []string{"users", "admins"}, WorkspaceID: "900800700600"}, who)
 	require.Equal(t, recorded{"GET", "/api/2.0/preview/scim/v2/Me", ""}, rec.last.Load())
 
 	who, err = newClient(t, patConfig(record(t, `{"id":"43","userName":"6F5CCF28-d83a-4957-9bfb-5bbfac551410","groups":[{"display":"not-admins"}]}`).URL)).Me(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, &Identity{ID: "43", UserName: "6F5CCF28-d83a-4957-9bfb-5bbfac551410", ServicePrincipal: true}, who)
+	require.Equal(t, &Identity{ID: "43", UserName: "6F5CCF28-d83a-4957-9bfb-5bbfac551410", ServicePrincipal: true, Groups: []string{"not-admins"}}, who)
 
 	c := newClient(t, patConfig(record(t, emptyObject).URL))
 	_, err = c.Me(t.Context())
 	require.Equal(t, Unavailable, failureOf(t, err).Kind, "an answer without an identity proves nothing")
 	require.True(t, c.LastSuccess().IsZero())
+}
+
+func TestIdentityIsStored(t *testing.T) {
+	t.Parallel()
+	for _, who := range []Identity{
+		{},
+		{ID: "42", UserName: "admin@example.com", DisplayName: "Admin", Admin: true, Groups: []string{"users", "admins", "é <&>"}, WorkspaceID: "900800700600"},
+		{ID: "43", UserName: "6f5ccf28-d83a-4957-9bfb-5bbfac551410", ServicePrincipal: true},
+	} {
+		stored, err := json.Marshal(who)
+		require.NoError(t, err)
+		var read Identity
+		require.NoError(t, json.Unmarshal(stored, &read))
+		require.Equal(t, who, read)
+	}
+	stored, err := json.Marshal(Identity{ID: "1", UserName: "u", DisplayName: "d", ServicePrincipal: true, Admin: true, Groups: []string{"g"}, WorkspaceID: "2"})
+	require.NoError(t, err)
+	require.JSONEq(t, `{"id":"1","user_name":"u","display_name":"d","service_principal":true,"admin":true,"groups":["g"],"workspace_id":"2"}`, string(stored))
 }
 
 func TestCounters(t *testing.T) {

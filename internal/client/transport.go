@@ -27,10 +27,11 @@ const (
 // tells neither what is being done nor whether it may be repeated: Databricks' deletes are POSTs.
 type call struct {
 	op      string
-	creates bool // makes something, so a second attempt might make a second one
-	deletes bool // removes something, so its absence may come as a 400 in words
-	result  bool // must be answered with a JSON object
-	signed  bool // carries our bearer token
+	creates bool   // makes something, so a second attempt might make a second one
+	deletes bool   // removes something, so its absence may come as a 400 in words
+	result  bool   // must be answered with a JSON object
+	signed  bool   // carries our bearer token
+	private Secret // what the request carries and no error may repeat
 
 	trips     int         // how often the SDK asked for the request, which must be once
 	attempts  int         // requests sent, or tried to be
@@ -244,6 +245,7 @@ func (t *transport) attempt(ctx context.Context, req *http.Request, body []byte,
 	if failure == nil {
 		return answer, nil
 	}
+	failure.hide(ca.private.Reveal())
 	failure.tidy(append([]string{bearer}, t.secrets...)...)
 	return nil, failure
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -145,12 +146,20 @@ func judgeAPI(ca *call, req *http.Request, r *reply) *Error {
 	// SCIM answers 500 when it throttles, with the code in its text, and the token bucket has none at all.
 	case strings.Contains(e.Message, "REQUEST_LIMIT_EXCEEDED"), strings.Contains(text, "token bucket limit has been exceeded"):
 		e.Kind = Throttled
-	case ca.deletes && r.status == http.StatusBadRequest && strings.Contains(text, "does not exist"):
+	case ca.deletes && r.status == http.StatusBadRequest && strings.Contains(text, "does not exist") && names(ca.op, text):
 		e.Kind = NotFound
+	case ca.op == opScopeCreate && e.ErrorCode == "CUSTOMER_UNAUTHORIZED":
+		// Here it is said of a reserved name, not of our credential (Databricks REST reference, create scope).
+		e.Kind = Refused
 	case known:
 		e.Kind = kind
+	case r.status == http.StatusNotFound && enveloped && (numeric || strings.HasPrefix(e.ErrorCode, "SCIM_") ||
+		e.ErrorCode == "" && names(ca.op, text)):
+		// Only Databricks knows that the object is gone: a gateway on the way there, or a workspace that is not the one we
+		// mean, answers 404 as well.
+		e.Kind = NotFound
 	default:
-		e.Kind = kindOfStatus(r, numeric, enveloped, text)
+		e.Kind = kindOfStatus(r, numeric, text)
 	}
 	if r.status == http.StatusNotFound && e.Kind == Refused {
 		e.hint = hintHost
@@ -158,9 +167,18 @@ func judgeAPI(ca *call, req *http.Request, r *reply) *Error {
 	return e
 }
 
+// names tells whether a message, in lower case, speaks of what the operation is about.
+func names(op, text string) bool {
+	nouns := []string{"token"}
+	if strings.HasPrefix(op, "secrets/") {
+		nouns = []string{"secret", "scope", "acl", "principal"}
+	}
+	return slices.ContainsFunc(nouns, func(noun string) bool { return strings.Contains(text, noun) })
+}
+
 // kindOfStatus judges an answer whose code says nothing. A token that Databricks does not accept is a 403 with a numeric
 // code, seen with an unknown one; a 403 in words is about permission, or about the network we come from.
-func kindOfStatus(r *reply, numeric, enveloped bool, text string) Kind {
+func kindOfStatus(r *reply, numeric bool, text string) Kind {
 	switch {
 	case r.status == http.StatusUnauthorized:
 		return Unauthenticated
@@ -171,9 +189,6 @@ func kindOfStatus(r *reply, numeric, enveloped bool, text string) Kind {
 			return Unauthenticated
 		}
 		return PermissionDenied
-	case r.status == http.StatusNotFound && enveloped:
-		// Only an envelope proves that Databricks, and not something on the way there, misses the object.
-		return NotFound
 	case r.status == http.StatusTooManyRequests:
 		return Throttled
 	case r.status == http.StatusRequestTimeout:
