@@ -48,6 +48,13 @@ type backend struct {
 	// configWrite and roleWrite make read-modify-write on storage atomic. They are never held over a remote call.
 	configWrite sync.Mutex
 	roleWrite   sync.Mutex
+
+	// underway has the nonces of the undertakings of this process, which no rollback may undo; complaints has what was
+	// complained of already.
+	underway, complaints sync.Map
+
+	// grantTurns orders changes of the same permission.
+	grantTurns turns
 }
 
 // Factory makes the backend of one mount. It does no I/O and writes nothing: Vault refuses writes while it sets up mounts.
@@ -80,9 +87,12 @@ func newBackend(mountID string) *backend {
 			b.pathRoles(),
 			b.pathCreds(),
 			b.pathTokens(),
+			b.pathScopes(),
+			b.pathSecrets(),
+			b.pathACLs(),
 			b.pathStatus(),
 		),
-		Secrets:           []*framework.Secret{b.credentialSecret()},
+		Secrets:           []*framework.Secret{b.credentialSecret(), b.secretSecret(), b.grantSecret()},
 		Invalidate:        b.invalidate,
 		Clean:             b.clean,
 		WALRollback:       b.rollback,
@@ -166,6 +176,7 @@ leases and revokes them when the lease ends. One mount is one workspace.
   vault write databricks/config host=https://… token=…
   vault write databricks/roles/etl credential_type=pat ttl=15m max_ttl=1h
   vault read databricks/creds/etl
+  vault write databricks/secrets/etl/api-key string_value=…
 
 Times are RFC 3339 in UTC, durations in answers are whole seconds.
 `

@@ -40,6 +40,7 @@ type mount struct {
 	storage *hookedStorage
 	system  *logical.StaticSystemView
 	events  *logical.MockEventSender
+	onEvent func(kind string)
 	log     *bytesLog
 
 	workspace *simulator.Workspace
@@ -112,9 +113,17 @@ func (m *mount) config() *logical.BackendConfig {
 		Logger:       m.log.logger,
 		System:       m.system,
 		BackendUUID:  testMountID,
-		EventsSender: m.events,
+		EventsSender: m,
 		Config:       map[string]string{},
 	}
+}
+
+// SendEvent is Vault's event bus.
+func (m *mount) SendEvent(ctx context.Context, kind logical.EventType, event *logical.EventData) error {
+	if m.onEvent != nil {
+		m.onEvent(string(kind))
+	}
+	return m.events.SendEvent(ctx, kind, event)
 }
 
 // secrets are the values that may never be seen in the open: the engine's own token, and all that was answered.
@@ -302,6 +311,24 @@ type hookedStorage struct {
 	logical.Storage
 	mu   sync.Mutex
 	hook func(op, key string) error
+	// after runs when an operation has been done; its error is answered all the same, as when a leader steps down.
+	after func(op, key string) error
+}
+
+func (s *hookedStorage) afterEach(after func(op, key string) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.after = after
+}
+
+func (s *hookedStorage) done(op, key string, err error) error {
+	s.mu.Lock()
+	after := s.after
+	s.mu.Unlock()
+	if err != nil || after == nil {
+		return err
+	}
+	return after(op, key)
 }
 
 func (s *hookedStorage) onEach(hook func(op, key string) error) {
@@ -331,14 +358,14 @@ func (s *hookedStorage) Put(ctx context.Context, entry *logical.StorageEntry) er
 	if err := s.run("put", entry.Key); err != nil {
 		return err
 	}
-	return s.Storage.Put(ctx, entry)
+	return s.done("put", entry.Key, s.Storage.Put(ctx, entry))
 }
 
 func (s *hookedStorage) Delete(ctx context.Context, key string) error {
 	if err := s.run("delete", key); err != nil {
 		return err
 	}
-	return s.Storage.Delete(ctx, key)
+	return s.done("delete", key, s.Storage.Delete(ctx, key))
 }
 
 func (s *hookedStorage) List(ctx context.Context, prefix string) ([]string, error) {
@@ -509,7 +536,7 @@ func TestWritesAreForwarded(t *testing.T) {
 	require.Empty(t, m.workspace.Calls())
 
 	// A standby leaves the write-ahead log to the active node.
-	_, err := writeIntent(context.Background(), m.storage, intent{CredentialType: credentialPAT, Expires: time.Now().Add(time.Hour)})
+	_, err := framework.PutWAL(context.Background(), m.storage, walKind, intent{Nonce: "x", Credential: &credentialIntent{Type: credentialPAT}, Expires: time.Now().Add(time.Hour)})
 	require.NoError(t, err)
 	resp, err := m.rollback()
 	require.NoError(t, err)

@@ -48,7 +48,13 @@ func parseComment(text string) (*template.StringTemplate, error) {
 	if loops.MatchString(text) {
 		return nil, fmt.Errorf("may not loop; use plain fields, functions and if")
 	}
-	compiled, err := template.NewTemplate(template.Template(text), template.Function("random", boundedRandom))
+	options := []template.Opt{template.Template(text), template.Function("random", boundedRandom), template.Function("replace", boundedReplace)}
+	for _, name := range []string{"printf", "print", "println", "html", "js", "urlquery"} {
+		options = append(options, template.Function(name, func(...any) (string, error) {
+			return "", fmt.Errorf("%s is not available in comments", name)
+		}))
+	}
+	compiled, err := template.NewTemplate(options...)
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +65,8 @@ func parseComment(text string) (*template.StringTemplate, error) {
 	return &compiled, nil
 }
 
-// loops finds what could make a template run for ever or fill the memory of every mount.
+// loops finds what could make a template run for ever. What could fill the memory of every mount are functions that are
+// called on each other's results, so those that multiply are bounded or not there.
 var loops = regexp.MustCompile(`\{\{-?\s*(range|define|template|block)\b`)
 
 func boundedRandom(length int) (string, error) {
@@ -71,6 +78,15 @@ func boundedRandom(length int) (string, error) {
 		text.WriteString(rand.Text())
 	}
 	return text.String()[:length], nil
+}
+
+// boundedReplace replaces as the template library's function does, but never makes much out of little.
+func boundedReplace(find, replacement, text string) (string, error) {
+	const limit = 4 * maxTemplate
+	if n := strings.Count(text, find); len(text)+n*(len(replacement)-len(find)) > limit {
+		return "", fmt.Errorf("replace would make a text of more than %d bytes", limit)
+	}
+	return strings.ReplaceAll(text, find, replacement), nil
 }
 
 // commentText fills the role's template for a request and adds what the caller wants to say.

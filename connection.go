@@ -3,6 +3,7 @@
 package databricks
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"runtime"
@@ -28,12 +29,18 @@ type connection struct {
 }
 
 // whoami answers who the engine is at Databricks. It costs a call only where the config was stored without verification,
-// and only once, however many requests want to know: the call goes on when the one that made it gives up.
+// and only once, however many requests want to know: the call goes on when one of them gives up.
 func (c *connection) whoami(ctx context.Context) (*client.Identity, error) {
 	if known := c.knownIdentity(); known != nil {
 		return known, nil
 	}
-	answer, err, _ := c.asking.Do("", func() (any, error) {
+	answered := c.asking.DoChan("", func() (answer any, err error) {
+		// A panic of this goroutine would end every mount of the process.
+		defer func() {
+			if v := recover(); v != nil {
+				err = fmt.Errorf("asking Databricks who the engine is failed: %T", v)
+			}
+		}()
 		if known := c.knownIdentity(); known != nil {
 			return known, nil
 		}
@@ -46,10 +53,15 @@ func (c *connection) whoami(ctx context.Context) (*client.Identity, error) {
 		c.identity = identity
 		return identity, nil
 	})
-	if err != nil {
-		return nil, err
+	select {
+	case answer := <-answered:
+		if answer.Err != nil {
+			return nil, answer.Err
+		}
+		return answer.Val.(*client.Identity), nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
-	return answer.(*client.Identity), nil
 }
 
 // knownIdentity is the identity if it was established already, else nil.
@@ -73,18 +85,18 @@ const (
 
 // reaches tells how the connection can get at what origin made.
 func (c *connection) reaches(ctx context.Context, made origin) (reach, error) {
-	identity, err := c.whoami(ctx)
+	now, err := c.origin(ctx)
 	if err != nil {
 		return reachNone, err
 	}
-	sameWorkspace := made.Host == c.config.Host
-	if made.WorkspaceID != "" && identity.WorkspaceID != "" {
-		sameWorkspace = made.WorkspaceID == identity.WorkspaceID
+	sameWorkspace := made.Host == now.Host
+	if made.WorkspaceID != "" && now.WorkspaceID != "" {
+		sameWorkspace = made.WorkspaceID == now.WorkspaceID
 	}
 	switch {
 	case !sameWorkspace:
 		return reachNone, nil
-	case made.OwnerID != identity.ID:
+	case made.OwnerID != now.OwnerID:
 		return reachAdmin, nil
 	default:
 		return reachOwn, nil
@@ -99,13 +111,14 @@ type origin struct {
 	OwnerID     string `json:"owner_id"`
 }
 
-// origin of what the connection makes.
+// origin of what the connection makes. The workspace is the one that Databricks names, or else the one that the config
+// routes to.
 func (c *connection) origin(ctx context.Context) (origin, error) {
 	identity, err := c.whoami(ctx)
 	if err != nil {
 		return origin{}, err
 	}
-	return origin{Host: c.config.Host, WorkspaceID: identity.WorkspaceID, OwnerID: identity.ID}, nil
+	return origin{Host: c.config.Host, WorkspaceID: cmp.Or(identity.WorkspaceID, c.config.WorkspaceID), OwnerID: identity.ID}, nil
 }
 
 // connection answers with the mount's connection, making it from storage when needed, or with errNotConfigured.

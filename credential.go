@@ -18,8 +18,9 @@ type credentialType interface {
 	// hadNoEffect is true says that nothing was created; after any other, there may be something with the nonce.
 	mint(ctx context.Context, conn *connection, o order) (*minted, error)
 
-	// undo removes every bearer of the intent's nonce but the one to keep, and answers the ids of what it removed.
-	undo(ctx context.Context, conn *connection, how reach, in intent) (removed []string, err error)
+	// undo removes every bearer of the intent's nonce but the one to keep, and answers the ids of what it removed. It is
+	// called within a pass.
+	undo(ctx context.Context, conn *connection, how reach, in *intent) (removed []string, err error)
 
 	// revoke ends the lease's credential at Databricks. That it is gone already is success.
 	revoke(ctx context.Context, conn *connection, how reach, l *lease) error
@@ -49,4 +50,5 @@ type minted struct {
 	lifetime time.Duration  // as granted by Databricks, by its own clock; 0 or less means that it never ends
 	retried  bool           // the create was repeated, so that a twin may exist
 	data     map[string]any // the answer to the caller, secret included
+	secret   string         // which field of data is the secret
 }

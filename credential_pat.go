@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"vault-plugin-secrets-databricks/internal/client"
 )
@@ -29,8 +30,12 @@ func (patCredential) mint(ctx context.Context, conn *connection, o order) (*mint
 	if err != nil {
 		return nil, explainTokenQuota(ctx, conn, o.marker.mountID, err)
 	}
-	token := &minted{id: created.Info.TokenID, retried: created.Retried, data: tokenData(&created.Info)}
-	if !created.Info.ExpiryTime.IsZero() {
+	token := &minted{id: created.Info.TokenID, retried: created.Retried, data: tokenData(&created.Info), secret: keyTokenValue}
+	switch {
+	case created.Info.ExpiryTime.IsZero(): // it never ends
+	case created.Info.CreationTime.IsZero():
+		token.lifetime = time.Until(created.Info.ExpiryTime)
+	default:
 		token.lifetime = created.Info.ExpiryTime.Sub(created.Info.CreationTime)
 	}
 	token.data[keyHost] = conn.config.Host
@@ -38,13 +43,13 @@ func (patCredential) mint(ctx context.Context, conn *connection, o order) (*mint
 	return token, nil
 }
 
-func (patCredential) undo(ctx context.Context, conn *connection, how reach, in intent) (removed []string, err error) {
-	tokens, err := conn.tokens(ctx, how)
+func (patCredential) undo(ctx context.Context, conn *connection, how reach, in *intent) (removed []string, err error) {
+	tokens, err := passOf(ctx).tokens(ctx, conn, how)
 	if err != nil {
 		return nil, err
 	}
 	for _, token := range tokens {
-		if m, ok := parseMarker(token.Comment); !ok || m.nonce != in.Nonce || token.TokenID == in.Keep {
+		if m, ok := parseMarker(token.Comment); !ok || m.nonce != in.Nonce || token.TokenID == in.Credential.Keep {
 			continue
 		}
 		if err := deletePAT(ctx, conn, how, token.TokenID); err != nil {

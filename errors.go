@@ -3,6 +3,7 @@
 package databricks
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -41,6 +42,9 @@ func answer(resp *logical.Response, err error) (*logical.Response, error) {
 	}
 	var remote *client.Error
 	if !errors.As(err, &remote) {
+		if errors.Is(err, context.DeadlineExceeded) {
+			return nil, logical.CodedError(http.StatusGatewayTimeout, err.Error())
+		}
 		return resp, err
 	}
 	switch remote.Kind {
@@ -55,10 +59,19 @@ func answer(resp *logical.Response, err error) (*logical.Response, error) {
 	}
 }
 
-// isGone tells whether the error says that the thing does not exist at Databricks.
-func isGone(err error) bool {
+// isKind tells whether Databricks failed the request in this way.
+func isKind(err error, kind client.Kind) bool {
 	var remote *client.Error
-	return errors.As(err, &remote) && remote.Kind == client.NotFound
+	return errors.As(err, &remote) && remote.Kind == kind
+}
+
+// isGone tells whether the error says that the thing does not exist at Databricks.
+func isGone(err error) bool { return isKind(err, client.NotFound) }
+
+// hasCode tells whether Databricks answered with this error_code.
+func hasCode(err error, code string) bool {
+	var remote *client.Error
+	return errors.As(err, &remote) && remote.ErrorCode == code
 }
 
 // hadNoEffect tells whether a failed create is known to have left nothing behind at Databricks.

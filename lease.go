@@ -4,6 +4,7 @@ package databricks
 
 import (
 	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -68,15 +69,25 @@ func effectiveMaxTTL(sys logical.SystemView, config *configEntry, role *roleEntr
 	return longest
 }
 
-// grant holds the terms against the life that Databricks gave the credential, and shortens them where it is too short.
-func (t *terms) grant(lifetime time.Duration) {
-	if lifetime >= t.maxTTL {
-		return
+// grant holds the terms against the life that Databricks gave the credential, of which left is still to come, and shortens
+// them where it is too short. It refuses a credential that no lease could be true of.
+func (t *terms) grant(token *minted, asked, left time.Duration) error {
+	left = left.Truncate(time.Second)
+	switch {
+	case token.lifetime <= 0:
+		return logical.CodedError(http.StatusBadGateway, "Databricks made a credential that never ends, although a lifetime was asked for, so it is removed again")
+	case left < time.Second:
+		return logical.CodedError(http.StatusBadGateway, fmt.Sprintf("Databricks made a credential that has ended by now: %s were asked for, %s were given; check the clocks, and the maximum that the workspace allows", asked, token.lifetime))
+	case token.lifetime > asked+lifetimeSkew:
+		t.warnings = append(t.warnings, fmt.Sprintf("Databricks gave the credential a life of %s although %s were asked for; the lease revokes it earlier.", token.lifetime.Truncate(time.Second), asked))
 	}
-	t.warnings = append(t.warnings, fmt.Sprintf("Databricks gave the credential a life of %s, so the lease can last no longer, and max_ttl of %s can't be reached.",
-		lifetime.Truncate(time.Second), t.maxTTL))
-	t.maxTTL = lifetime.Truncate(time.Second)
-	t.ttl = min(t.ttl, t.maxTTL)
+	if left < t.maxTTL {
+		t.warnings = append(t.warnings, fmt.Sprintf("Databricks gave the credential a life of %s, so the lease can last no longer, and max_ttl of %s can't be reached.",
+			token.lifetime.Truncate(time.Second), t.maxTTL))
+		t.maxTTL = left
+		t.ttl = min(t.ttl, left)
+	}
+	return nil
 }
 
 // renewTerms decides a renewal. The credential itself can't be extended, so no promise goes past its end, whatever the role
@@ -110,24 +121,19 @@ func renewTerms(sys logical.SystemView, config *configEntry, role *roleEntry, se
 type lease struct {
 	origin
 	CredentialType string    `json:"credential_type"`
-	ID             string    `json:"id"`   // what the credential type revokes by
-	Role           string    `json:"role"` // for renewals and messages; revoking never needs it
-	TTL            int64     `json:"ttl"`  // seconds, as decided when minted
-	Expires        time.Time `json:"expires"`
+	ID             string    `json:"id"`      // what the credential type revokes by
+	Role           string    `json:"role"`    // for renewals and messages; revoking never needs it
+	TTL            int64     `json:"ttl"`     // seconds, as decided when minted
+	Expires        time.Time `json:"expires"` // the latest that a renewal may promise
+	Dead           time.Time `json:"dead"`    // from here on there is nothing to revoke; later than Expires by what the create took
+
+	Delivered *writtenSecret `json:"delivered,omitempty"` // the secret that holds the credential, if any
 }
 
 // internalData is the lease in the form that Vault keeps.
-func (l *lease) internalData() map[string]any {
-	return map[string]any{
-		"credential_type": l.CredentialType,
-		"id":              l.ID,
-		"role":            l.Role,
-		"ttl":             l.TTL,
-		"expires":         l.Expires.UTC().Format(time.RFC3339Nano),
-		"host":            l.Host,
-		"workspace_id":    l.WorkspaceID,
-		"owner_id":        l.OwnerID,
-	}
+func (l *lease) internalData() (map[string]any, error) {
+	data := map[string]any{}
+	return data, decodeMap(l, &data)
 }
 
 // leaseOf is the reverse of internalData, after Vault has stored it.
@@ -136,10 +142,32 @@ func leaseOf(secret *logical.Secret) (*lease, error) {
 	if err := decodeMap(secret.InternalData, l); err != nil {
 		return nil, fmt.Errorf("the lease's internal data cannot be read: %w", err)
 	}
-	if l.CredentialType == "" || l.ID == "" || l.Expires.IsZero() {
-		return nil, fmt.Errorf("the lease's internal data lacks credential_type, id or expires")
+	if l.CredentialType == "" || l.ID == "" || l.Expires.IsZero() || l.Dead.IsZero() {
+		return nil, fmt.Errorf("the lease's internal data lacks credential_type, id, expires or dead")
 	}
 	return l, nil
+}
+
+// askedTTL is the ttl of a request, 0 for none.
+func askedTTL(data *framework.FieldData) (time.Duration, error) {
+	if err := checkWholeSeconds(data); err != nil {
+		return 0, err
+	}
+	return seconds(int64(data.Get(keyTTL).(int))), nil
+}
+
+// checkWholeSeconds refuses durations with fractions of a second, which the framework would cut off, down to 0 for "unset".
+func checkWholeSeconds(data *framework.FieldData) error {
+	for field, schema := range data.Schema {
+		text, ok := data.Raw[field].(string)
+		if !ok || schema.Type != framework.TypeDurationSecond {
+			continue
+		}
+		if d, err := time.ParseDuration(text); err == nil && d%time.Second != 0 {
+			return badField(field, "%q is not a whole number of seconds", text)
+		}
+	}
+	return nil
 }
 
 func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }

@@ -80,27 +80,51 @@ func TestTermsWithoutRoom(t *testing.T) {
 	require.Error(t, err)
 }
 
-func TestGrant(t *testing.T) {
+func TestGrantedLife(t *testing.T) {
 	t.Parallel()
-	given := terms{ttl: time.Minute, maxTTL: time.Hour}
-	given.grant(time.Hour + lifetimeSkew)
-	require.Equal(t, terms{ttl: time.Minute, maxTTL: time.Hour}, given)
-	given.grant(10*time.Minute + 500*time.Millisecond)
-	require.Equal(t, time.Minute, given.ttl)
-	require.Equal(t, 10*time.Minute, given.maxTTL)
-	require.Len(t, given.warnings, 1)
+	asked := time.Hour + lifetimeSkew
+	for name, row := range map[string]struct {
+		granted, left time.Duration
+		ttl, maxTTL   time.Duration
+		warnings      int
+		refused       string
+	}{
+		"as asked":          {asked, asked - time.Second, time.Minute, time.Hour, 0, ""},
+		"a slow create":     {asked, time.Hour - 5*time.Second, time.Minute, time.Hour - 5*time.Second, 1, ""},
+		"less":              {10*time.Minute + 500*time.Millisecond, 10*time.Minute + 400*time.Millisecond, time.Minute, 10 * time.Minute, 1, ""},
+		"less than the ttl": {30 * time.Second, 30 * time.Second, 30 * time.Second, 30 * time.Second, 1, ""},
+		"much more":         {maxLifetime, maxLifetime, time.Minute, time.Hour, 1, ""},
+		"for ever":          {0, 0, 0, 0, 0, "never ends"},
+		"next to nothing":   {900 * time.Millisecond, 900 * time.Millisecond, 0, 0, 0, "has ended by now"},
+		"ended in the past": {time.Second, -time.Minute, 0, 0, 0, "has ended by now"},
+		"a negative life":   {-time.Second, -time.Second, 0, 0, 0, "never ends"},
+	} {
+		given := terms{ttl: time.Minute, maxTTL: time.Hour}
+		err := given.grant(&minted{lifetime: row.granted}, asked, row.left)
+		if row.refused != "" {
+			require.ErrorContains(t, err, row.refused, name)
+			continue
+		}
+		require.NoError(t, err, name)
+		require.Equal(t, row.ttl, given.ttl, name)
+		require.Equal(t, row.maxTTL, given.maxTTL, name)
+		require.Len(t, given.warnings, row.warnings, name)
+	}
 }
 
 func TestLeaseSurvivesStorage(t *testing.T) {
 	t.Parallel()
 	want := &lease{
 		origin: origin{Host: "https://example.com", WorkspaceID: "1", OwnerID: "2"}, CredentialType: "pat", ID: "abc", Role: "etl", TTL: 600,
-		Expires: time.Now().UTC(),
+		Expires: time.Now().UTC(), Dead: time.Now().UTC(), Delivered: &writtenSecret{secretPlace: secretPlace{Scope: "s", Key: "k"}, Updated: time.UnixMilli(1).UTC()},
 	}
-	got, err := leaseOf(&logical.Secret{InternalData: want.internalData()})
+	internal, err := want.internalData()
+	require.NoError(t, err)
+	got, err := leaseOf(&logical.Secret{InternalData: internal})
 	require.NoError(t, err)
 	require.True(t, want.Expires.Equal(got.Expires))
-	got.Expires = want.Expires
+	require.True(t, want.Dead.Equal(got.Dead))
+	got.Expires, got.Dead = want.Expires, want.Dead
 	require.Equal(t, want, got)
 }
 

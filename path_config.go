@@ -324,6 +324,7 @@ func (b *backend) swapConfig(ctx context.Context, s logical.Storage, before *log
 		return err
 	}
 	if err := s.Put(ctx, entry); err != nil {
+		b.dropConnection() // it may have been stored all the same
 		return err
 	}
 	if old, ok := b.connections.put(configStorageKey, conn); ok {
@@ -400,6 +401,10 @@ func (c *configEntry) settleAuth(data *framework.FieldData) error {
 			return badField(keyAuthType, "is missing, and credentials of both %s were sent; send one of them, or name the one to use", strings.Join(sent, " and "))
 		case len(sent) == 1:
 			c.AuthType = sent[0]
+		case c.AuthType == "" && c.Token != "":
+			c.AuthType = client.AuthPAT
+		case c.AuthType == "" && c.ClientSecret != "":
+			c.AuthType = client.AuthOAuthM2M
 		case c.AuthType == "":
 			return badField(keyAuthType, "can't be inferred; send token for pat, or client_id and client_secret for oauth-m2m")
 		}
@@ -473,10 +478,11 @@ func addConfigWarnings(resp *logical.Response, old, config *configEntry) {
 func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	b.configWrite.Lock()
 	defer b.configWrite.Unlock()
-	if err := req.Storage.Delete(ctx, configStorageKey); err != nil {
+	err := req.Storage.Delete(ctx, configStorageKey)
+	b.dropConnection() // even after an error it may be gone
+	if err != nil {
 		return nil, err
 	}
-	b.dropConnection()
 	b.event(ctx, "config-delete", req.Path)
 	return &logical.Response{}, nil
 }
@@ -490,6 +496,9 @@ func given(data *framework.FieldData, field string) bool {
 // mergeFields lays the fields that the request names over current (RFC 7396: null resets), and decodes the outcome into
 // result, which holds the defaults. Names in leaveOut are not merged.
 func mergeFields(data *framework.FieldData, current, result any, leaveOut ...string) error {
+	if err := checkWholeSeconds(data); err != nil {
+		return err
+	}
 	marshalled, err := json.Marshal(current)
 	if err != nil {
 		return err

@@ -46,6 +46,10 @@ func TestConfig(t *testing.T) {
 	want["ttl"], want["rate_limit"], want["max_retries"] = int64(0), 0.0, 2
 	require.Equal(t, want, m.read("config").Data)
 
+	resp, err = m.do(logical.PatchOperation, "config", map[string]any{"auth_type": nil})
+	m.requireOK(resp, err)
+	require.Equal(t, want, m.read("config").Data, "only pat fits what is stored")
+
 	// The stored entry is under the seal-wrapped prefix, and has the only copy of the secret.
 	keys, err := m.storage.List(t.Context(), configStoragePrefix)
 	require.NoError(t, err)

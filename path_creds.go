@@ -21,6 +21,8 @@ const (
 	keyTokenID      = "token_id"
 	keyCreationTime = "creation_time"
 	keyExpiryTime   = "expiry_time"
+	keyDeliverScope = "deliver_scope"
+	keyDeliverKey   = "deliver_key"
 
 	secretTypeCredential = "databricks_credential"
 
@@ -66,6 +68,16 @@ func (b *backend) pathCreds() []*framework.Path {
 				Description: fmt.Sprintf("Added to the role's comment, for example a ticket number; %d bytes at most.", maxCallerComment),
 				Query:       true,
 			},
+			keyDeliverScope: {
+				Type:        framework.TypeString,
+				Description: "Secret scope to put the secret part of the credential into, as a text, instead of answering it. Revoking removes it again. Needs deliver_key.",
+				Query:       true,
+			},
+			keyDeliverKey: {
+				Type:        framework.TypeString,
+				Description: "Key in deliver_scope. What is there is overwritten.",
+				Query:       true,
+			},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: operation("Mint a credential."),
@@ -82,12 +94,14 @@ func (b *backend) pathCreds() []*framework.Path {
 
 var credsResponseFields = map[string]*framework.FieldSchema{
 	keyHost:         {Type: framework.TypeString, Required: true, Description: "Origin of the workspace."},
-	keyTokenValue:   {Type: framework.TypeString, Required: true, Description: "The token.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
+	keyTokenValue:   {Type: framework.TypeString, Description: "The token, unless it was delivered.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
 	keyTokenID:      {Type: framework.TypeString, Required: true, Description: "Its id, by which it can be found at Databricks."},
 	keyComment:      {Type: framework.TypeString, Required: true, Description: "Its comment."},
 	keyCreationTime: {Type: framework.TypeString, Required: true, Description: "When it was made, RFC 3339."},
 	keyExpiryTime:   {Type: framework.TypeString, Required: true, Description: "When it ends at Databricks, RFC 3339. The lease ends earlier."},
 	keyScopes:       {Type: framework.TypeStringSlice, Required: true, Description: "Its API scopes, as Databricks says."},
+	keyDeliverScope: {Type: framework.TypeString, Description: "Secret scope that it was delivered to."},
+	keyDeliverKey:   {Type: framework.TypeString, Description: "Key that it was delivered to."},
 }
 
 // credentialSecret is the lease of every credential type.
@@ -101,7 +115,7 @@ func (b *backend) credentialSecret() *framework.Secret {
 }
 
 // mint is the life of one credential up to its lease: decide the terms, write the intent down, create, settle the intent,
-// answer. Whatever fails in between leaves either nothing at Databricks or an intent for the rollback.
+// hand over. Whatever fails in between leaves either nothing at Databricks or an intent for the rollback.
 func (b *backend) mint(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	roleName := data.Get(keyRole).(string)
 	role, err := b.role(ctx, req.Storage, roleName)
@@ -119,8 +133,12 @@ func (b *backend) mint(ctx context.Context, req *logical.Request, data *framewor
 	if err != nil {
 		return nil, err
 	}
-	made, err := conn.origin(ctx)
+	in, err := newIntent(ctx, conn)
 	if err != nil {
+		return nil, err
+	}
+	in.Credential = &credentialIntent{Type: role.CredentialType, Role: roleName}
+	if in.Secret, err = deliveryOf(ctx, data, conn); err != nil {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
@@ -130,60 +148,84 @@ func (b *backend) mint(ctx context.Context, req *logical.Request, data *framewor
 	// From here on the caller's cancellation must not come between the create and its record.
 	lasting, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
 	defer cancel()
-	l := &lease{origin: made, CredentialType: role.CredentialType, Role: roleName}
-	open, err := writeIntent(lasting, req.Storage, intent{
-		origin: made, CredentialType: role.CredentialType, Nonce: o.marker.nonce, Role: roleName, Expires: o.marker.until,
-	})
+	in.Expires = time.Now().Add(o.lifetime + mintBudget).UTC()
+	o.marker = marker{mountID: b.mountID, nonce: in.Nonce, until: in.Expires}
+	u, err := b.undertake(lasting, req.Storage, in)
 	if err != nil {
 		return nil, err
 	}
-	start := time.Now()
-	credential := credentialTypes[role.CredentialType]
-	token, err := credential.mint(lasting, conn, o)
+	defer u.end(lasting)
+	l := &lease{origin: in.origin, CredentialType: role.CredentialType, Role: roleName}
+	token, err := b.create(lasting, conn, u, l, o)
 	if err != nil {
-		if hadNoEffect(err) {
-			if settleErr := open.settle(lasting); settleErr != nil {
-				b.Logger().Warn("an entry of the write-ahead log was left behind; the rollback will find nothing to undo", "error", settleErr)
-			}
-		}
 		return nil, err
 	}
-	l.ID = token.id
-	if token.lifetime <= 0 {
-		b.undoMint(lasting, conn, credential, l, open)
-		return nil, logical.CodedError(http.StatusBadGateway, "Databricks made a credential that never ends, although a lifetime was asked for; it was removed again")
+	if err := t.grant(token, o.lifetime, time.Until(l.Expires)); err != nil {
+		return nil, err
 	}
-	l.Expires = start.Add(token.lifetime)
-	if ctx.Err() != nil {
-		b.undoMint(lasting, conn, credential, l, open)
-		return nil, ctx.Err()
+	l.TTL = int64(t.ttl / time.Second)
+	internal, err := l.internalData()
+	if err != nil {
+		return nil, err
 	}
 
 	if token.retried {
-		err = open.keep(lasting, token.id)
+		err = u.keep(lasting, token.id)
 	} else {
-		err = open.settle(lasting)
+		err = u.settle(lasting)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("a credential was made but could not be accounted for, so it will be removed; try again: %w", err)
+		return nil, fmt.Errorf("a credential was made but could not be accounted for, so it is removed again; try again: %w", err)
 	}
-	if ctx.Err() != nil {
-		b.undoMint(lasting, conn, credential, l, nil)
-		return nil, ctx.Err()
-	}
-
-	t.grant(token.lifetime)
-	l.TTL = int64(t.ttl / time.Second)
 	b.event(lasting, "creds-create", req.Path, "role", roleName, "credential_type", role.CredentialType, "id", token.id, "expiry_time", rfc3339(l.Expires))
-	resp := b.Secret(secretTypeCredential).Response(token.data, l.internalData())
+	resp := b.Secret(secretTypeCredential).Response(token.data, internal)
 	resp.Secret.TTL, resp.Secret.MaxTTL = t.ttl, t.maxTTL
 	resp.Warnings = t.warnings
+	if err := u.handOver(ctx); err != nil {
+		return nil, err
+	}
 	return resp, nil
+}
+
+// create makes the credential of an undertaking, delivers it where that was asked for, and completes the lease.
+func (b *backend) create(ctx context.Context, conn *connection, u *undertaking, l *lease, o order) (*minted, error) {
+	credential := credentialTypes[l.CredentialType]
+	start := time.Now()
+	token, err := credential.mint(ctx, conn, o)
+	if err != nil {
+		u.failed(ctx, err)
+		return nil, err
+	}
+	l.ID, l.Expires, l.Dead = token.id, start.Add(token.lifetime), time.Now().Add(token.lifetime)
+	if token.lifetime <= 0 {
+		u.intent.Expires = start.Add(maxLifetime).UTC() // it takes more than waiting
+	}
+	deliver := u.intent.Secret
+	u.undo = func(ctx context.Context) error {
+		err := credential.revoke(ctx, conn, reachOwn, l)
+		if err == nil && deliver != nil {
+			err = b.rollbackSecret(ctx, conn, &u.intent)
+		}
+		return err
+	}
+	if deliver == nil {
+		return token, nil
+	}
+	value := secretValue{text: client.Secret(token.data[token.secret].(string))}
+	if l.Delivered, err = writeStamped(ctx, conn, deliver, value); err != nil {
+		return nil, fmt.Errorf("the credential could not be delivered to %s, so it is revoked: %w", deliver.secretPlace, err)
+	}
+	delete(token.data, token.secret)
+	token.data[keyDeliverScope], token.data[keyDeliverKey] = deliver.Scope, deliver.Key
+	return token, nil
 }
 
 // decideOrder turns the role and what the caller asked for into terms and an order, without any call.
 func (b *backend) decideOrder(req *logical.Request, data *framework.FieldData, conn *connection, roleName string, role *roleEntry) (terms, order, error) {
-	asked := seconds(int64(data.Get(keyTTL).(int)))
+	asked, err := askedTTL(data)
+	if err != nil {
+		return terms{}, order{}, err
+	}
 	t, err := decideTerms(b.System(), conn.config, role, asked)
 	if err != nil {
 		return terms{}, order{}, err
@@ -200,28 +242,31 @@ func (b *backend) decideOrder(req *logical.Request, data *framework.FieldData, c
 	if err != nil {
 		return terms{}, order{}, err
 	}
-	nonce, err := newNonce()
-	if err != nil {
-		return terms{}, order{}, err
-	}
-	until := time.Now().Add(t.lifetime() + mintBudget)
-	return t, order{
-		marker:   marker{mountID: b.mountID, nonce: nonce, until: until},
-		text:     text,
-		lifetime: t.lifetime(),
-		scopes:   scopes,
-	}, nil
+	return t, order{text: text, lifetime: t.lifetime(), scopes: scopes}, nil
 }
 
-// undoMint removes a credential that nobody will get. An intent that is still open stays open when that fails.
-func (b *backend) undoMint(ctx context.Context, conn *connection, credential credentialType, l *lease, open *openIntent) {
-	err := credential.revoke(ctx, conn, reachOwn, l)
-	if err == nil && open != nil {
-		err = open.settle(ctx)
+// deliveryOf reads where the credential is to be put besides the lease; nil for nowhere.
+func deliveryOf(ctx context.Context, data *framework.FieldData, conn *connection) (*secretIntent, error) {
+	place := secretPlace{Scope: data.Get(keyDeliverScope).(string), Key: data.Get(keyDeliverKey).(string)}
+	switch {
+	case place == secretPlace{}:
+		return nil, nil
+	case place.Scope == "":
+		return nil, badField(keyDeliverScope, "is missing; %s needs it", keyDeliverKey)
+	case place.Key == "":
+		return nil, badField(keyDeliverKey, "is missing; %s needs it", keyDeliverScope)
 	}
+	if err := checkName(keyDeliverScope, place.Scope); err != nil {
+		return nil, err
+	}
+	if err := checkName(keyDeliverKey, place.Key); err != nil {
+		return nil, err
+	}
+	before, err := secretUpdated(ctx, conn, place)
 	if err != nil {
-		b.Logger().Warn("a credential that nobody got could not be removed at once; the rollback or its own expiry will end it", "credential_type", l.CredentialType, "id", l.ID, "role", l.Role, "error", err)
+		return nil, explainSecrets(err, place.Scope, permissionRead)
 	}
+	return &secretIntent{secretPlace: place, Before: before}, nil
 }
 
 // renew extends a lease without any call: the credential itself can't be extended.
@@ -256,7 +301,8 @@ func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework
 	if err != nil {
 		return nil, err
 	}
-	if time.Now().After(l.Expires) {
+	ended := time.Now().After(l.Dead)
+	if ended && l.Delivered == nil {
 		return &logical.Response{}, nil
 	}
 	credential, ok := credentialTypes[l.CredentialType]
@@ -274,8 +320,15 @@ func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework
 	if how == reachNone {
 		return nil, badField(keyHost, "the lease was made at %s, but the mount is now connected to %s; connect it to the first again, or wait until the credential ends by itself at %s", l.Host, conn.config.Host, rfc3339(l.Expires))
 	}
-	if err := credential.revoke(ctx, conn, how, l); err != nil {
-		return nil, fmt.Errorf("revoke %s %s of role %q: %w", l.CredentialType, l.ID, l.Role, err)
+	if !ended {
+		if err := credential.revoke(ctx, conn, how, l); err != nil {
+			return nil, fmt.Errorf("revoke %s %s of role %q: %w", l.CredentialType, l.ID, l.Role, err)
+		}
+	}
+	if l.Delivered != nil {
+		if err := b.removeWritten(ctx, conn, l.Delivered); err != nil {
+			return nil, fmt.Errorf("the credential was revoked, but not its copy in %s: %w", l.Delivered.secretPlace, err)
+		}
 	}
 	b.event(ctx, "creds-revoke", req.Path, "role", l.Role, "credential_type", l.CredentialType, "id", l.ID)
 	return &logical.Response{}, nil
@@ -287,6 +340,7 @@ lease, or letting it end, deletes the credential at Databricks.
 
   vault read databricks/creds/etl
   vault write databricks/creds/etl ttl=5m scopes=sql comment=OPS-1234
+  vault write databricks/creds/etl deliver_scope=etl deliver_key=token
   vault lease revoke databricks/creds/etl/…
   vault lease revoke -prefix databricks/creds/etl
 

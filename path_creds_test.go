@@ -252,8 +252,8 @@ func TestMintStorageFaults(t *testing.T) {
 		message string
 	}{
 		"intent not written":        {nil, "put", 1, 0, 0, "write-ahead log"},
-		"intent not settled":        {nil, "delete", 1, 1, 1, "try again"},
-		"intent not kept":           {&simulator.Fault{Path: createPath, Status: 429, Times: 1}, "put", 2, 2, 1, "try again"},
+		"intent not settled":        {nil, "delete", 1, 1, 0, "try again"},
+		"intent not kept":           {&simulator.Fault{Path: createPath, Status: 429, Times: 1}, "put", 2, 2, 0, "try again"},
 		"refused, and not settled":  {&simulator.Fault{Path: createPath, Status: 400, ErrorCode: "BAD_REQUEST"}, "delete", 1, 1, 1, "BAD_REQUEST"},
 		"for ever, and not settled": {&simulator.Fault{Path: createPath, Status: 200, Body: `{"token_value":"dapi","token_info":{"token_id":"x","expiry_time":-1}}`}, "delete", 1, 1, 1, "never ends"},
 	} {
@@ -287,6 +287,128 @@ func TestMintStorageFaults(t *testing.T) {
 			require.Empty(t, m.minted(), "nothing is left of a request that failed")
 		})
 	}
+}
+
+// TestMintUncertainStorage lets storage do as it is told and fail all the same, and Databricks refuse to undo at once.
+func TestMintUncertainStorage(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		twin    bool
+		undone  bool // at once
+		failing string
+	}{
+		"settled, undone at once": {false, true, "delete"},
+		"settled, undone later":   {false, false, "delete"},
+		"kept, undone at once":    {true, true, "put"},
+		"kept, undone later":      {true, false, "put"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := ready(t)
+			m.write("config", map[string]any{"max_retries": 1})
+			if row.twin {
+				m.workspace.Inject(simulator.Fault{Path: createPath, Status: 429, Times: 1})
+			}
+			if !row.undone {
+				m.workspace.Inject(simulator.Fault{Path: deletePath, Status: 503})
+			}
+			puts, failed := 0, false
+			m.storage.afterEach(func(op, key string) error {
+				if op == "put" && strings.HasPrefix(key, "wal/") {
+					puts++
+				}
+				if op == row.failing && (op == "delete" || puts == 2) && !failed {
+					failed = true
+					return errors.New("leadership lost while committing log")
+				}
+				return nil
+			})
+			_, err := m.do(logical.ReadOperation, "creds/etl", nil)
+			require.ErrorContains(t, err, "leadership lost")
+			require.Equal(t, row.undone, len(m.minted()) == 0)
+			m.workspace.ClearFaults()
+			resp, err := m.rollback()
+			m.requireOK(resp, err)
+			require.Empty(t, m.minted())
+			require.Empty(t, m.walEntries())
+		})
+	}
+
+	t.Run("and the intent can't be put back", func(t *testing.T) {
+		t.Parallel()
+		m := ready(t)
+		m.write("config", map[string]any{"max_retries": 0})
+		m.workspace.Inject(simulator.Fault{Path: deletePath, Status: 503})
+		settled := false
+		m.storage.onEach(func(op, key string) error {
+			settled = settled || op == "delete"
+			if settled {
+				return errors.New("no quorum")
+			}
+			return nil
+		})
+		_, err := m.do(logical.ReadOperation, "creds/etl", nil)
+		require.ErrorContains(t, err, "no quorum")
+		mark, _ := parseMarker(m.minted()[0].Comment)
+		require.Contains(t, m.log.String(), mark.nonce, "at least the log says what to clean")
+	})
+}
+
+// TestMintBetweenSettlingAndAnswering lets the caller go, or the engine break, in the last moments.
+func TestMintBetweenSettlingAndAnswering(t *testing.T) {
+	t.Parallel()
+	for name, undone := range map[string]bool{"undone at once": true, "undone later": false} {
+		for what := range map[string]bool{"cancel": true, "panic": true} {
+			t.Run(what+", "+name, func(t *testing.T) {
+				t.Parallel()
+				m := ready(t)
+				m.write("config", map[string]any{"max_retries": 0})
+				if !undone {
+					m.workspace.Inject(simulator.Fault{Path: deletePath, Status: 503})
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				m.onEvent = func(kind string) {
+					if kind != "databricks/creds-create" {
+						return
+					}
+					if what == "panic" {
+						panic("in the event bus")
+					}
+					cancel()
+				}
+				_, err := m.send(ctx, logical.ReadOperation, "creds/etl", nil)
+				require.Error(t, err)
+				require.Equal(t, undone, len(m.minted()) == 0)
+				m.onEvent = nil
+				m.workspace.ClearFaults()
+				resp, err := m.rollback()
+				m.requireOK(resp, err)
+				require.Empty(t, m.minted())
+				require.Empty(t, m.walEntries())
+			})
+		}
+	}
+}
+
+// TestRollbackLeavesWhatIsUnderWay shows that no clock and no disabling of the mount makes a rollback undo a mint that is
+// still going on.
+func TestRollbackLeavesWhatIsUnderWay(t *testing.T) {
+	t.Parallel()
+	m := ready(t)
+	m.storage.onEach(func(op, key string) error {
+		if op == "delete" && strings.HasPrefix(key, "wal/") {
+			m.storage.onEach(nil)
+			resp, err := m.rollback()
+			if err != nil || !resp.IsError() {
+				t.Errorf("%v %v", resp, err)
+			}
+		}
+		return nil
+	})
+	creds := m.mint("etl")
+	require.Equal(t, http.StatusOK, m.whoami(creds.Data["token_value"].(string)))
+	require.Empty(t, m.walEntries())
 }
 
 // TestMintCancelled lets the caller go away at each moment of a mint.
@@ -431,8 +553,9 @@ func TestMintGrantedLess(t *testing.T) {
 	}
 	fault := m.workspace.Inject(simulator.Fault{Path: createPath, Status: 200, Body: body(5 * time.Minute)})
 	creds := m.mint("etl")
-	require.Equal(t, 5*time.Minute, creds.Secret.TTL)
-	require.Equal(t, 5*time.Minute, creds.Secret.MaxTTL)
+	require.InDelta(t, 5*time.Minute, creds.Secret.TTL, float64(5*time.Second))
+	require.LessOrEqual(t, creds.Secret.TTL, 5*time.Minute)
+	require.Equal(t, creds.Secret.TTL, creds.Secret.MaxTTL)
 	require.Contains(t, strings.Join(creds.Warnings, "\n"), "Databricks gave the credential a life of 5m0s")
 	fault.Clear()
 
@@ -569,6 +692,11 @@ func TestRevoke(t *testing.T) {
 		"broken":      {simulator.Fault{Status: 500, ErrorCode: "INTERNAL_ERROR"}, 502, "INTERNAL_ERROR"},
 		"unreachable": {simulator.Fault{Reset: true}, 502, ""},
 		"forbidden":   {simulator.Fault{Status: 403, ErrorCode: "PERMISSION_DENIED"}, 400, "PERMISSION_DENIED"},
+
+		"a gateway's 404":           {simulator.Fault{Status: 404, Body: `{"message":"no Route matched with those values"}`}, 400, "check that host"},
+		"a 404 that says nothing":   {simulator.Fault{Status: 404, Body: `{}`}, 400, "check that host"},
+		"a workspace that is gone":  {simulator.Fault{Status: 404, ErrorCode: "WORKSPACE_NOT_FOUND"}, 400, "WORKSPACE_NOT_FOUND"},
+		"something else that isn't": {simulator.Fault{Status: 400, ErrorCode: "INVALID_PARAMETER_VALUE", Message: "Organization 1 does not exist"}, 400, "Organization"},
 	} {
 		t.Run("no false success: "+name, func(t *testing.T) {
 			t.Parallel()
@@ -622,7 +750,7 @@ func TestRevoke(t *testing.T) {
 		t.Parallel()
 		m := ready(t)
 		secret := m.mint("etl").Secret
-		secret.InternalData["expires"] = time.Now().Add(-time.Second).Format(time.RFC3339Nano)
+		secret.InternalData["dead"] = time.Now().Add(-time.Second).Format(time.RFC3339Nano)
 		m.workspace.ResetCalls()
 		resp, err := m.do(logical.DeleteOperation, "config", nil)
 		m.requireOK(resp, err)
@@ -693,6 +821,25 @@ func TestRevokeOverAnotherConnection(t *testing.T) {
 		resp, err := m.revoke(creds.Secret)
 		m.refused(resp, err, "host: ", m.workspace.URL(), elsewhere.URL())
 		require.Zero(t, elsewhere.Count("", deletePath))
+	})
+
+	t.Run("another workspace behind the same host", func(t *testing.T) {
+		t.Parallel()
+		m := newMount(t)
+		m.connect(map[string]any{"workspace_id": m.workspace.ID()})
+		m.write("roles/etl", map[string]any{"credential_type": "pat"})
+		creds := m.mint("etl")
+		conn, err := m.backend.(*backend).connection(t.Context(), m.storage)
+		require.NoError(t, err)
+		// A host that does not say which workspace answered: then the config has to tell.
+		silent := *conn.identity
+		silent.WorkspaceID = ""
+		routed := &connection{config: &configEntry{Host: m.workspace.URL(), WorkspaceID: "222"}, identity: &silent}
+		l, err := leaseOf(creds.Secret)
+		require.NoError(t, err)
+		how, err := routed.reaches(t.Context(), l.origin)
+		require.NoError(t, err)
+		require.Equal(t, reachNone, how)
 	})
 
 	t.Run("the same workspace under another name", func(t *testing.T) {

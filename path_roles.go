@@ -98,7 +98,7 @@ func (b *backend) pathRoles() []*framework.Path {
 						Data:        map[string]any{keyCredentialType: credentialPAT, keyTTL: "15m", keyMaxTTL: "1h"},
 					}),
 				logical.UpdateOperation: b.writeOperation(b.writeRole, "Change a role; fields that are not named keep their values.", write),
-				logical.PatchOperation:  b.writeOperation(b.patchRole, "Change a role; null resets a field.", write),
+				logical.PatchOperation:  b.writeOperation(b.writeRole, "Change a role; null resets a field.", write),
 				logical.DeleteOperation: b.writeOperation(b.deleteRole, "Delete a role. Its leases can't be renewed any more, but go on until they end and can be revoked.",
 					[]framework.Response{{Description: "Deleted.", Fields: map[string]*framework.FieldSchema{}}}),
 				logical.ReadOperation: &framework.PathOperation{
@@ -174,18 +174,6 @@ func (b *backend) listRoles(ctx context.Context, req *logical.Request, _ *framew
 	return logical.ListResponse(names), nil
 }
 
-func (b *backend) patchRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	name := data.Get(keyName).(string)
-	role, err := b.role(ctx, req.Storage, name)
-	if err != nil {
-		return nil, err
-	}
-	if role == nil {
-		return nil, logical.CodedError(http.StatusNotFound, fmt.Sprintf("there is no role %q; write it first", name))
-	}
-	return b.writeRole(ctx, req, data)
-}
-
 func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name := data.Get(keyName).(string)
 	key := roleStoragePrefix + name
@@ -197,6 +185,9 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 		return nil, err
 	}
 	if old == nil {
+		if req.Operation == logical.PatchOperation {
+			return nil, logical.CodedError(http.StatusNotFound, fmt.Sprintf("there is no role %q; write it first", name))
+		}
 		old = new(roleEntry)
 	}
 	role := new(roleEntry)
@@ -211,6 +202,7 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 		return nil, err
 	}
 	if err := req.Storage.Put(ctx, entry); err != nil {
+		b.roles.drop(key) // it may have been stored all the same
 		return nil, err
 	}
 	b.roles.put(key, role)
@@ -264,10 +256,11 @@ func (b *backend) deleteRole(ctx context.Context, req *logical.Request, data *fr
 	key := roleStoragePrefix + name
 	b.roleWrite.Lock()
 	defer b.roleWrite.Unlock()
-	if err := req.Storage.Delete(ctx, key); err != nil {
+	err := req.Storage.Delete(ctx, key)
+	b.roles.drop(key) // even after an error it may be gone
+	if err != nil {
 		return nil, err
 	}
-	b.roles.drop(key)
 	b.event(ctx, "role-delete", req.Path, "name", name)
 	return &logical.Response{}, nil
 }

@@ -73,6 +73,9 @@ func TestRolesRefuseBadInput(t *testing.T) {
 		"unknown function":     {map[string]any{"credential_type": "pat", "comment": "{{env `HOME`}}"}, []string{"comment: "}},
 		"template that loops":  {map[string]any{"credential_type": "pat", "comment": "{{range 1000000000}}x{{end}}"}, []string{"comment: may not loop"}},
 		"template that swells": {map[string]any{"credential_type": "pat", "comment": "{{random 1000000000}}"}, []string{"comment: ", "1 to 64"}},
+		"fraction of a second": {map[string]any{"credential_type": "pat", "ttl": "0.9s"}, []string{"ttl: ", "whole number of seconds"}},
+		"template that grows":  {map[string]any{"credential_type": "pat", "comment": `{{.RoleName` + strings.Repeat(` | replace "e" "eeeeeeeeee"`, 12) + `}}`}, []string{"comment: ", "4096"}},
+		"template that prints": {map[string]any{"credential_type": "pat", "comment": `{{printf "%1000000d" 1}}`}, []string{"comment: ", "printf is not available"}},
 		"long template":        {map[string]any{"credential_type": "pat", "comment": strings.Repeat("x", maxTemplate+1)}, []string{"comment: ", "1024"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -128,6 +131,18 @@ func TestRolesWithBrokenStorage(t *testing.T) {
 	require.ErrorContains(t, err, "disk full")
 	m.storage.onEach(nil)
 	require.EqualValues(t, 600, m.read("roles/etl").Data["ttl"])
+
+	// A write that fails after it was carried out counts.
+	m.storage.afterEach(func(op, key string) error { return errors.New("leadership lost") })
+	_, err = m.do(logical.UpdateOperation, "roles/etl", map[string]any{"ttl": "1m"})
+	require.ErrorContains(t, err, "leadership lost")
+	_, err = m.do(logical.UpdateOperation, "config", map[string]any{"ttl": "3m"})
+	require.ErrorContains(t, err, "leadership lost")
+	m.storage.afterEach(nil)
+	require.EqualValues(t, 60, m.read("roles/etl").Data["ttl"])
+	conn, err := m.backend.(*backend).connection(t.Context(), m.storage)
+	require.NoError(t, err)
+	require.EqualValues(t, 180, conn.config.TTL)
 
 	for _, value := range []string{"{", `{"credential_type":"pat","comment":"{{.Gone}}"}`} {
 		require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: "role/broken", Value: []byte(value)}))

@@ -13,7 +13,19 @@ import (
 	"vault-plugin-secrets-databricks/internal/client"
 )
 
-const keyOurs = "issued_by_this_mount"
+const (
+	keyOurs              = "issued_by_this_mount"
+	keyAll               = "all"
+	keyOwnerID           = "owner_id"
+	keyCreatedByUsername = "created_by_username"
+	keyLastUsedDay       = "last_used_day"
+)
+
+var allField = &framework.FieldSchema{
+	Type:        framework.TypeBool,
+	Description: "Not only the tokens of the engine's identity, but those of everybody in the workspace. Needs a workspace admin.",
+	Query:       true,
+}
 
 func (b *backend) pathTokens() []*framework.Path {
 	return []*framework.Path{
@@ -23,6 +35,7 @@ func (b *backend) pathTokens() []*framework.Path {
 				OperationPrefix: "databricks",
 				OperationSuffix: "tokens",
 			},
+			Fields: map[string]*framework.FieldSchema{keyAll: allField},
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.ListOperation: &framework.PathOperation{
 					Callback: b.listTokens,
@@ -48,6 +61,7 @@ func (b *backend) pathTokens() []*framework.Path {
 					Description: "Id of the token, as listed.",
 					Required:    true,
 				},
+				keyAll: allField,
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.ReadOperation: &framework.PathOperation{
@@ -71,27 +85,41 @@ var tokenResponseFields = map[string]*framework.FieldSchema{
 	keyExpiryTime:   {Type: framework.TypeString, Required: true, Description: "When it ends, RFC 3339; empty for never."},
 	keyScopes:       {Type: framework.TypeStringSlice, Required: true, Description: "Its API scopes."},
 	keyOurs:         {Type: framework.TypeBool, Required: true, Description: "Whether this mount made it, by the marker in its comment."},
+
+	keyOwnerID:           {Type: framework.TypeInt64, Description: "Id of the user or service principal that it acts for. With all=true."},
+	keyCreatedByUsername: {Type: framework.TypeString, Description: "Who made it. With all=true."},
+	keyLastUsedDay:       {Type: framework.TypeString, Description: "The day it was last used, RFC 3339; empty for never. With all=true."},
 }
 
-func (b *backend) tokenInfo(token *client.TokenInfo) map[string]any {
+func (b *backend) tokenInfo(token *client.TokenInfo, all bool) map[string]any {
 	info := tokenData(token)
 	m, ok := parseMarker(token.Comment)
 	info[keyOurs] = ok && m.mountID == b.mountID
+	if all {
+		info[keyOwnerID] = token.OwnerID
+		info[keyCreatedByUsername] = token.CreatedByUsername
+		info[keyLastUsedDay] = rfc3339(token.LastUsedDay)
+	}
 	return info
 }
 
-func (b *backend) listTokens(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+func (b *backend) listTokens(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	conn, err := b.connection(ctx, req.Storage)
 	if err != nil {
 		return nil, err
 	}
-	tokens, err := conn.client.ListTokens(ctx)
+	all := data.Get(keyAll).(bool)
+	list := conn.client.ListTokens
+	if all {
+		list = conn.client.ListManagedTokens
+	}
+	tokens, err := list(ctx)
 	if err != nil {
 		return nil, err
 	}
 	ids, infos := make([]string, 0, len(tokens)), make(map[string]any, len(tokens))
 	for i := range tokens {
-		info := b.tokenInfo(&tokens[i])
+		info := b.tokenInfo(&tokens[i], all)
 		delete(info, keyTokenID)
 		ids = append(ids, tokens[i].TokenID)
 		infos[tokens[i].TokenID] = info
@@ -104,14 +132,25 @@ func (b *backend) readToken(ctx context.Context, req *logical.Request, data *fra
 	if err != nil {
 		return nil, err
 	}
+	id := data.Get(keyTokenID).(string)
+	if data.Get(keyAll).(bool) {
+		token, err := conn.client.GetManagedToken(ctx, id)
+		if isGone(err) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		return &logical.Response{Data: b.tokenInfo(token, true)}, nil
+	}
+	// The Token API has no get.
 	tokens, err := conn.client.ListTokens(ctx)
 	if err != nil {
 		return nil, err
 	}
-	id := data.Get(keyTokenID).(string)
 	for i := range tokens {
 		if tokens[i].TokenID == id {
-			return &logical.Response{Data: b.tokenInfo(&tokens[i])}, nil
+			return &logical.Response{Data: b.tokenInfo(&tokens[i], false)}, nil
 		}
 	}
 	return nil, nil
@@ -122,8 +161,12 @@ func (b *backend) deleteToken(ctx context.Context, req *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
+	how := reachOwn
+	if data.Get(keyAll).(bool) {
+		how = reachAdmin
+	}
 	id := data.Get(keyTokenID).(string)
-	if err := conn.client.DeleteToken(ctx, id); err != nil && !isGone(err) {
+	if err := deletePAT(ctx, conn, how, id); err != nil {
 		return nil, err
 	}
 	b.event(ctx, "token-delete", req.Path, "token_id", id)
@@ -138,6 +181,9 @@ them apart.
   vault list -detailed databricks/tokens
   vault read databricks/tokens/5684c955…
   vault delete databricks/tokens/5684c955…
+
+With all=true the three work on the tokens of everybody in the workspace, which
+needs a workspace admin.
 
 A delete takes effect at Databricks at once. The lease of such a token, if it has
 one, can still be revoked: that the token is gone is no error.

@@ -3,6 +3,7 @@
 package databricks
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -51,6 +52,42 @@ func TestTokens(t *testing.T) {
 	}
 	resp, err = m.revoke(creds.Secret)
 	m.requireOK(resp, err)
+}
+
+func TestTokensOfEverybody(t *testing.T) {
+	t.Parallel()
+	m := ready(t)
+	creds := m.mint("etl")
+	other := m.workspace.AddUser("somebody@example.com", false)
+	_, foreign := m.workspace.AddToken(other, "not the engine's", 0)
+	all := map[string]any{"all": true}
+
+	resp, err := m.do(logical.ListOperation, "tokens/", all)
+	m.requireOK(resp, err)
+	require.Contains(t, resp.Data["keys"], foreign)
+	require.Contains(t, resp.Data["keys"], creds.Data["token_id"])
+	info := resp.Data["key_info"].(map[string]any)[foreign].(map[string]any)
+	require.Equal(t, other.ID, fmt.Sprint(info["owner_id"]))
+	require.Equal(t, "somebody@example.com", info["created_by_username"])
+	require.Equal(t, false, info["issued_by_this_mount"])
+
+	resp, err = m.do(logical.ReadOperation, "tokens/"+foreign, all)
+	m.requireOK(resp, err)
+	require.Equal(t, "not the engine's", resp.Data["comment"])
+	for range 2 {
+		resp, err = m.do(logical.DeleteOperation, "tokens/"+foreign, all)
+		m.requireOK(resp, err)
+		resp, err = m.do(logical.ReadOperation, "tokens/"+foreign, all)
+		require.NoError(t, err)
+		require.Nil(t, resp)
+	}
+
+	modest, _ := m.workspace.AddToken(other, "the engine's own", 0)
+	m.write("config", map[string]any{"token": modest})
+	for op, path := range map[logical.Operation]string{logical.ListOperation: "tokens", logical.ReadOperation: "tokens/x", logical.DeleteOperation: "tokens/x"} {
+		resp, err = m.do(op, path, all)
+		m.refused(resp, err, "PERMISSION_DENIED")
+	}
 }
 
 // whoamiLive is the ids of the live tokens that this answer handed out.

@@ -19,64 +19,54 @@ import (
 )
 
 const (
-	walKindCreate = "create"
+	walKind = "intent"
 
 	// walMinAge is how old an entry must be before a rollback touches it: more than the longest create, so that no
 	// rollback undoes one that is under way. Vault ticks once a minute, so an orphan is gone within about 4 minutes.
 	walMinAge = 2 * time.Minute
+
+	// undoBudget is how long a request that failed may take to undo at once what it did.
+	undoBudget = 25 * time.Second
+
+	// intentLife is how long a rollback tries to undo what has no end of its own.
+	intentLife = 24 * time.Hour
 )
 
-// intent is what is written down before a credential is created, and all that undoing it needs. It holds no secret.
+// intent is what is written down before something is done at Databricks for which a lease is to answer, and all that
+// undoing it needs. It holds no secret.
 type intent struct {
 	origin
-	CredentialType string    `json:"credential_type"`
-	Nonce          string    `json:"nonce"`
-	Role           string    `json:"role"`
-	Expires        time.Time `json:"expires"` // after this moment there can be nothing left to undo
+	Nonce   string    `json:"nonce"`
+	Started time.Time `json:"started"` // by Vault's clock
+	Expires time.Time `json:"expires"` // after this moment there can be nothing left to undo, or it is no use to go on trying
+
+	Credential *credentialIntent `json:"credential,omitempty"`
+	Secret     *secretIntent     `json:"secret,omitempty"` // alone, or where the credential is delivered to
+	Grant      *grantID          `json:"grant,omitempty"`
+}
+
+// credentialIntent is a credential to be made, which will bear the intent's nonce.
+type credentialIntent struct {
+	Type string `json:"credential_type"`
+	Role string `json:"role"`
 
 	// Keep is set when the create was repeated: the bearer of the nonce that has this id belongs to a lease, and any other
 	// is a twin.
 	Keep string `json:"keep,omitempty"`
 }
 
-// openIntent is an intent in storage. Whoever wrote it ends it with settle or keep, or leaves it for the rollback. How
-// intents are stored, and whether concurrent ones share an entry, is nobody's business but this file's.
-type openIntent struct {
-	storage logical.Storage
-	id      string
-	intent  intent
-}
-
-// writeIntent writes down what is about to be created.
-func writeIntent(ctx context.Context, s logical.Storage, in intent) (*openIntent, error) {
-	id, err := framework.PutWAL(ctx, s, walKindCreate, in)
+// newIntent begins an intent over the connection. The caller adds what is to be done, and when it will be over.
+func newIntent(ctx context.Context, conn *connection) (intent, error) {
+	made, err := conn.origin(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("write to the write-ahead log: %w", err)
+		return intent{}, err
 	}
-	return &openIntent{storage: s, id: id, intent: in}, nil
-}
-
-// settle says that there is nothing to undo: either nothing was created, or a lease will answer for it. When it fails, the
-// request must fail too, since the rollback will undo what was created.
-func (o *openIntent) settle(ctx context.Context) error {
-	if err := framework.DeleteWAL(ctx, o.storage, o.id); err != nil {
-		return fmt.Errorf("delete from the write-ahead log: %w", err)
-	}
-	return nil
-}
-
-// keep says that a lease will answer for the bearer of the nonce with this id, but that there may be a twin of it.
-// It replaces the entry in one write, so that no crash can leave one that condemns the lease's credential.
-func (o *openIntent) keep(ctx context.Context, id string) error {
-	o.intent.Keep = id
-	value, err := json.Marshal(&framework.WALEntry{Kind: walKindCreate, Data: o.intent, CreatedAt: time.Now().UTC().Unix()})
+	nonce, err := newNonce()
 	if err != nil {
-		return err
+		return intent{}, err
 	}
-	if err := o.storage.Put(ctx, &logical.StorageEntry{Key: framework.WALPrefix + o.id, Value: value}); err != nil {
-		return fmt.Errorf("write to the write-ahead log: %w", err)
-	}
-	return nil
+	now := time.Now().UTC()
+	return intent{origin: made, Nonce: nonce, Started: now, Expires: now.Add(intentLife)}, nil
 }
 
 // newNonce answers 128 random bits in hex.
@@ -88,55 +78,197 @@ func newNonce() (string, error) {
 	return hex.EncodeToString(raw[:]), nil
 }
 
-// rollback undoes an intent that nobody ended. Vault calls it about once a minute for every entry older than walMinAge; an
-// error keeps the entry for the next time.
+// undertaking is an intent being carried out. It begins with the entry in the write-ahead log and ends with handOver, when
+// a lease answers for what was done. However else the request ends, by an error, by the caller's leaving or by a panic, end
+// undoes what was done, or sees to it that the entry is there for the rollback.
+//
+// How entries are stored, and whether concurrent undertakings share one, is nobody's business but this type's.
+type undertaking struct {
+	b       *backend
+	storage logical.Storage
+	id      string // of the entry
+	intent  intent // as the rollback is to find it if the undertaking fails
+
+	// undo is set as soon as it is known what was done. It is called at most once, by end.
+	undo       func(ctx context.Context) error
+	handedOver bool
+}
+
+// undertake writes the intent down. The context must not end with the caller's.
+func (b *backend) undertake(ctx context.Context, s logical.Storage, in intent) (*undertaking, error) {
+	b.underway.Store(in.Nonce, true)
+	id, err := framework.PutWAL(ctx, s, walKind, in)
+	if err != nil {
+		b.underway.Delete(in.Nonce)
+		return nil, fmt.Errorf("write to the write-ahead log: %w", err)
+	}
+	return &undertaking{b: b, storage: s, id: id, intent: in}, nil
+}
+
+// failed takes note of why nothing is known to have been done. If it is certain that nothing was, there is nothing for the
+// rollback to do.
+func (u *undertaking) failed(ctx context.Context, why error) {
+	if !hadNoEffect(why) {
+		return
+	}
+	if err := u.settle(ctx); err != nil {
+		u.b.Logger().Warn("an entry of the write-ahead log was left behind; the rollback will find nothing to undo", "error", err)
+	}
+}
+
+// settle says that there is nothing to undo: either nothing happened, or a lease will answer for it.
+func (u *undertaking) settle(ctx context.Context) error {
+	if err := framework.DeleteWAL(ctx, u.storage, u.id); err != nil {
+		return fmt.Errorf("delete from the write-ahead log: %w", err)
+	}
+	return nil
+}
+
+// keep says that a lease will answer for the credential with this id, but that there may be a twin of it, which the rollback
+// must look for. It replaces the entry in one write, so that no crash can leave one that condemns the lease's credential.
+func (u *undertaking) keep(ctx context.Context, id string) error {
+	kept := u.intent
+	credential := *kept.Credential
+	credential.Keep = id
+	kept.Credential, kept.Secret = &credential, nil
+	return u.put(ctx, kept)
+}
+
+func (u *undertaking) put(ctx context.Context, in intent) error {
+	value, err := json.Marshal(&framework.WALEntry{Kind: walKind, Data: in, CreatedAt: time.Now().UTC().Unix()})
+	if err != nil {
+		return err
+	}
+	if err := u.storage.Put(ctx, &logical.StorageEntry{Key: framework.WALPrefix + u.id, Value: value}); err != nil {
+		return fmt.Errorf("write to the write-ahead log: %w", err)
+	}
+	return nil
+}
+
+// handOver is the last step of a request: the lease is the caller's, if the caller is still there.
+func (u *undertaking) handOver(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	u.handedOver = true
+	return nil
+}
+
+// end must be deferred. It does nothing when the undertaking was handed over or nothing is known to have been done.
+func (u *undertaking) end(ctx context.Context) {
+	defer u.b.underway.Delete(u.intent.Nonce)
+	if u.handedOver || u.undo == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
+	defer cancel()
+	err := u.undo(ctx)
+	if err == nil {
+		// A failure leaves an entry by which the rollback finds nothing to undo.
+		_ = u.settle(ctx)
+		return
+	}
+	// The entry may have been deleted, or changed to keep what nobody got.
+	if putErr := u.put(ctx, u.intent); putErr != nil {
+		u.b.complain(u.intent, errors.Join(err, putErr))
+		return
+	}
+	u.b.Logger().Warn("what a failed request did at Databricks could not be undone at once; the rollback will", append(u.intent.fields(), "error", err)...)
+}
+
+// rollback undoes an intent that was not handed over. Vault calls it about once a minute for every entry older than
+// walMinAge. An error keeps the entry for the next time, until the intent's end.
 func (b *backend) rollback(ctx context.Context, req *logical.Request, kind string, data any) error {
 	if !b.mayWrite() {
 		return logical.ErrReadOnly
 	}
-	if kind != walKindCreate {
-		return fmt.Errorf("unknown kind %q of write-ahead log entry; was it written by a newer version of the plugin?", kind)
-	}
 	var in intent
-	if err := decodeMap(data, &in); err != nil {
-		return fmt.Errorf("the write-ahead log entry cannot be read: %w", err)
+	if err := decodeMap(data, &in); err != nil || kind != walKind {
+		err = errors.Join(err, fmt.Errorf("an entry of kind %q of the write-ahead log can't be read; was it written by another version of the plugin?", kind))
+		b.complain(in, err)
+		return err
 	}
-	credential, ok := credentialTypes[in.CredentialType]
-	if !ok {
-		return fmt.Errorf("unknown credential type %q in the write-ahead log; was it written by a newer version of the plugin?", in.CredentialType)
+	if _, busy := b.underway.Load(in.Nonce); busy {
+		return errors.New("the request that wrote the entry is still under way")
 	}
 	if time.Now().After(in.Expires) {
 		return nil
 	}
-
-	conn, err := b.connection(ctx, req.Storage)
+	err := b.rollbackIntent(ctx, req, &in)
 	if err != nil {
-		return err
-	}
-	how, err := conn.reaches(ctx, in.origin)
-	if err != nil {
-		return err
-	}
-	if how == reachNone {
-		b.giveUp(in, fmt.Sprintf("the mount is now connected to another workspace, %s", conn.config.Host))
-		return nil
-	}
-	removed, err := credential.undo(ctx, conn, how, in)
-	if how == reachAdmin && isDenied(err) {
-		b.giveUp(in, "the mount now has another identity, which is no workspace admin")
-		return nil
-	}
-	for _, id := range removed {
-		b.Logger().Warn("removed a credential whose creation was not completed", "credential_type", in.CredentialType, "id", id, "role", in.Role)
-		b.event(ctx, "creds-rollback", req.Path, "credential_type", in.CredentialType, "id", id)
+		// The framework gives errors of rollbacks to Vault in a form that is never logged.
+		b.complain(in, err)
 	}
 	return err
 }
 
-// pass is one run of Vault's rollback over all entries of the write-ahead log. It lists Databricks' tokens once however
-// many entries there are, so that a run after an outage stays within its time.
+func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, in *intent) error {
+	conn, err := b.connection(ctx, req.Storage)
+	if err != nil {
+		return err
+	}
+	how, err := passOf(ctx).reaches(ctx, conn, in.origin)
+	if err != nil {
+		return err
+	}
+	if how == reachNone {
+		return fmt.Errorf("it was done at %s, but the mount is now connected to another workspace, %s", in.Host, conn.config.Host)
+	}
+	if in.Credential != nil {
+		credential, ok := credentialTypes[in.Credential.Type]
+		if !ok {
+			return fmt.Errorf("unknown credential type %q; was the entry written by a newer version of the plugin?", in.Credential.Type)
+		}
+		removed, err := credential.undo(ctx, conn, how, in)
+		for _, id := range removed {
+			b.Logger().Warn("removed a credential whose creation was not completed", append(in.fields(), "id", id)...)
+			b.event(ctx, "creds-rollback", req.Path, "credential_type", in.Credential.Type, "id", id)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if in.Secret != nil {
+		if err := b.rollbackSecret(ctx, conn, in); err != nil {
+			return err
+		}
+	}
+	if in.Grant != nil {
+		return b.endGrant(ctx, req.Storage, conn, in.origin, *in.Grant)
+	}
+	return nil
+}
+
+// complain says, loudly and once for each intent and reason, what could not be undone, so that it can be cleaned by hand if
+// the reason stays.
+func (b *backend) complain(in intent, why error) {
+	if _, said := b.complaints.LoadOrStore(in.Nonce+" "+requestID.ReplaceAllString(why.Error(), ""), true); said {
+		return
+	}
+	b.Logger().Error("something may be left at Databricks that could not be undone yet: a credential bears the nonce in its comment, a secret or permission is named here; it is tried again until the time given, then remove it by hand",
+		append(in.fields(), "until", rfc3339(in.Expires), "error", why)...)
+}
+
+// fields is the intent as a log shows it.
+func (in *intent) fields() []any {
+	fields := []any{"host", in.Host, "nonce", in.Nonce}
+	if in.Credential != nil {
+		fields = append(fields, "credential_type", in.Credential.Type, "role", in.Credential.Role, "keep", in.Credential.Keep)
+	}
+	if in.Secret != nil {
+		fields = append(fields, "scope", in.Secret.Scope, "key", in.Secret.Key)
+	}
+	if in.Grant != nil {
+		fields = append(fields, "scope", in.Grant.Scope, "principal", in.Grant.Principal)
+	}
+	return fields
+}
+
+// pass is one run of Vault's rollback over all entries of the write-ahead log. It lists Databricks' tokens once, and asks
+// once who the engine is, however many entries there are, so that a run after an outage stays within its time.
 type pass struct {
 	listings map[reach]func() ([]client.TokenInfo, error)
+	unknown  error // why it is not known who the engine is
 }
 
 type passKey struct{}
@@ -146,37 +278,34 @@ func withPass(ctx context.Context) context.Context {
 	return context.WithValue(ctx, passKey{}, &pass{listings: make(map[reach]func() ([]client.TokenInfo, error))})
 }
 
-// tokens lists what the connection can reach: as it was at the first call of this pass, or now where there is no pass.
-func (c *connection) tokens(ctx context.Context, how reach) ([]client.TokenInfo, error) {
-	list := func() ([]client.TokenInfo, error) {
-		if how == reachAdmin {
-			return c.client.ListManagedTokens(ctx)
-		}
-		return c.client.ListTokens(ctx)
+func passOf(ctx context.Context) *pass {
+	p, _ := ctx.Value(passKey{}).(*pass)
+	return p
+}
+
+func (p *pass) reaches(ctx context.Context, conn *connection, made origin) (reach, error) {
+	if p.unknown != nil {
+		return reachNone, p.unknown
 	}
-	p, ok := ctx.Value(passKey{}).(*pass)
-	if !ok {
-		return list()
-	}
+	how, err := conn.reaches(ctx, made)
+	p.unknown = err
+	return how, err
+}
+
+// tokens lists what the connection can reach, as it was at the first call of the pass.
+func (p *pass) tokens(ctx context.Context, conn *connection, how reach) ([]client.TokenInfo, error) {
 	if p.listings[how] == nil {
-		p.listings[how] = sync.OnceValues(list)
+		p.listings[how] = sync.OnceValues(func() ([]client.TokenInfo, error) {
+			if how == reachAdmin {
+				return conn.client.ListManagedTokens(ctx)
+			}
+			return conn.client.ListTokens(ctx)
+		})
 	}
 	return p.listings[how]()
 }
 
-// giveUp says, loudly and once, what has to be cleaned by hand.
-func (b *backend) giveUp(in intent, why string) {
-	b.Logger().Error("a credential may be left at Databricks and can't be removed from here: look for the nonce in the comments of its tokens, and delete the one that bears it",
-		"why", why, "credential_type", in.CredentialType, "host", in.Host, "nonce", in.Nonce, "keep", in.Keep, "role", in.Role, "ends_by_itself", rfc3339(in.Expires))
-}
-
-// isDenied tells whether Databricks refused because of who is asking.
-func isDenied(err error) bool {
-	var remote *client.Error
-	return errors.As(err, &remote) && remote.Kind == client.PermissionDenied
-}
-
-// decodeMap decodes what Vault kept as a map back into the struct that it was made from.
+// decodeMap decodes what Vault kept as a map back into the struct that it was made from, or a struct into such a map.
 func decodeMap(from, to any) error {
 	raw, err := json.Marshal(from)
 	if err != nil {

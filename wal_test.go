@@ -45,13 +45,13 @@ func TestIntentHoldsNoSecret(t *testing.T) {
 		Data intent `json:"data"`
 	}
 	require.NoError(t, json.Unmarshal(entry.Value, &kept))
-	require.Equal(t, walKindCreate, kept.Type)
+	require.Equal(t, walKind, kept.Type)
 	require.Equal(t, origin{Host: m.workspace.URL(), WorkspaceID: m.workspace.ID(), OwnerID: m.admin.ID}, kept.Data.origin)
-	require.Equal(t, "etl", kept.Data.Role)
+	require.Equal(t, "etl", kept.Data.Credential.Role)
 	mark, ok := parseMarker(m.minted()[0].Comment)
 	require.True(t, ok)
 	require.Equal(t, mark.nonce, kept.Data.Nonce)
-	require.Empty(t, kept.Data.Keep)
+	require.Empty(t, kept.Data.Credential.Keep)
 }
 
 // TestRollbackLeavesTheYoung shows that Vault's own tick does not undo a create that may be under way.
@@ -156,6 +156,8 @@ func TestRollbackFailsAndIsRepeated(t *testing.T) {
 
 	m.workspace.Inject(simulator.Fault{Path: listPath, Status: 500, ErrorCode: "INTERNAL_ERROR"})
 	tryAndFail("INTERNAL_ERROR")
+	tryAndFail("INTERNAL_ERROR")
+	require.Equal(t, 1, strings.Count(m.log.String(), "[ERROR]"), "Vault does not log such a failure, so the engine does, once")
 	m.workspace.ClearFaults()
 	m.workspace.Inject(simulator.Fault{Path: deletePath, Status: 403, ErrorCode: "PERMISSION_DENIED"})
 	tryAndFail("PERMISSION_DENIED")
@@ -207,7 +209,7 @@ func TestRollbackOverAnotherIdentity(t *testing.T) {
 	})
 
 	for name, elsewhere := range map[string]bool{"no admin": false, "another workspace": true} {
-		t.Run(name+": it gives up, once and loudly", func(t *testing.T) {
+		t.Run(name+": it complains, once and loudly, and goes on trying", func(t *testing.T) {
 			t.Parallel()
 			m := ready(t)
 			m.loseReply()
@@ -223,13 +225,19 @@ func TestRollbackOverAnotherIdentity(t *testing.T) {
 			}
 			for range 2 {
 				resp, err := m.rollback()
-				m.requireOK(resp, err)
+				require.NoError(t, err)
+				require.True(t, resp.IsError())
 			}
-			require.Empty(t, m.walEntries())
 			log := m.log.String()
-			require.Equal(t, 1, strings.Count(log, "can't be removed from here"))
+			require.Equal(t, 1, strings.Count(log, "could not be undone yet"))
 			require.Contains(t, log, "nonce="+mark.nonce)
 			require.Contains(t, log, "[ERROR]")
+
+			m.write("config", map[string]any{"host": m.workspace.URL(), "token": m.token})
+			resp, err := m.rollback()
+			m.requireOK(resp, err)
+			require.Empty(t, m.walEntries())
+			require.Empty(t, m.minted())
 		})
 	}
 }
@@ -237,9 +245,10 @@ func TestRollbackOverAnotherIdentity(t *testing.T) {
 func TestRollbackOfOtherEntries(t *testing.T) {
 	t.Parallel()
 	m := ready(t)
+	here := origin{Host: m.workspace.URL(), WorkspaceID: m.workspace.ID(), OwnerID: m.admin.ID}
 
 	t.Run("past its expiry", func(t *testing.T) {
-		_, err := writeIntent(t.Context(), m.storage, intent{CredentialType: credentialPAT, Nonce: "x", Expires: time.Now().Add(-time.Second)})
+		_, err := framework.PutWAL(t.Context(), m.storage, walKind, intent{Credential: &credentialIntent{Type: credentialPAT}, Nonce: "x", Expires: time.Now().Add(-time.Second)})
 		require.NoError(t, err)
 		m.workspace.ResetCalls()
 		resp, err := m.rollback()
@@ -254,8 +263,8 @@ func TestRollbackOfOtherEntries(t *testing.T) {
 		word string
 	}{
 		"an unknown kind":            {"teleport", map[string]any{}, `"teleport"`},
-		"an unknown credential type": {walKindCreate, intent{CredentialType: "hologram"}, `"hologram"`},
-		"a broken entry":             {walKindCreate, map[string]any{"expires": 7}, "cannot be read"},
+		"an unknown credential type": {walKind, intent{origin: here, Credential: &credentialIntent{Type: "hologram"}, Expires: time.Now().Add(time.Hour)}, `"hologram"`},
+		"a broken entry":             {walKind, map[string]any{"expires": 7}, "can't be read"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			id, err := framework.PutWAL(t.Context(), m.storage, row.kind, row.data)

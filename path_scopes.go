@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"regexp"
+	"strings"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-databricks/internal/client"
+)
+
+const (
+	keyScope                  = "scope"
+	keyInitialManagePrincipal = "initial_manage_principal"
+	keyScopeBackendType       = "scope_backend_type"
+	keyBackendType            = "backend_type"
+	keyKeyvaultResourceID     = "keyvault_resource_id"
+	keyKeyvaultDNSName        = "keyvault_dns_name"
+	keyKeyvaultTenantID       = "keyvault_tenant_id"
+
+	principalUsers = "users"
+)
+
+func (b *backend) pathScopes() []*framework.Path {
+	write := []framework.Response{{Description: "The scope.", Fields: scopeResponseFields}}
+	return []*framework.Path{
+		{
+			Pattern: "scopes/?",
+			DisplayAttrs: &framework.DisplayAttributes{
+				OperationPrefix: "databricks",
+				OperationSuffix: "scopes",
+			},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.ListOperation: &framework.PathOperation{
+					Callback:  b.listScopes,
+					Summary:   "List the secret scopes of the workspace.",
+					Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: listResponseFields}}},
+				},
+			},
+			HelpSynopsis:    "List the secret scopes of the workspace.",
+			HelpDescription: strings.TrimSpace(scopesHelp),
+		},
+		{
+			Pattern: "scopes/(?P<" + keyScope + ">[^/]+)",
+			DisplayAttrs: &framework.DisplayAttributes{
+				OperationPrefix: "databricks",
+				OperationSuffix: "scope",
+			},
+			Fields: map[string]*framework.FieldSchema{
+				keyScope: {
+					Type:        framework.TypeString,
+					Description: "Name of the scope.",
+					Required:    true,
+				},
+				keyInitialManagePrincipal: {
+					Type:          framework.TypeString,
+					Description:   `Who manages the scope at first: "users", all users of the workspace, or, when empty, the engine's identity.`,
+					AllowedValues: []any{"", principalUsers},
+				},
+				keyScopeBackendType: {
+					Type:          framework.TypeString,
+					Description:   `"DATABRICKS", or "AZURE_KEYVAULT" for a read-only mirror of an Azure Key Vault.`,
+					Default:       client.BackendDatabricks,
+					AllowedValues: []any{client.BackendDatabricks, client.BackendAzureKeyVault},
+				},
+				keyKeyvaultResourceID: {
+					Type:        framework.TypeString,
+					Description: "Azure resource id of the Key Vault, for AZURE_KEYVAULT.",
+				},
+				keyKeyvaultDNSName: {
+					Type:        framework.TypeString,
+					Description: "DNS name of the Key Vault, for AZURE_KEYVAULT.",
+				},
+				keyKeyvaultTenantID: {
+					Type:        framework.TypeString,
+					Description: "Entra tenant of the Key Vault, for AZURE_KEYVAULT, where Databricks wants it.",
+				},
+			},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.CreateOperation: b.writeOperation(b.writeScope, "Create a secret scope.", write,
+					framework.RequestExample{Description: "A scope that the engine manages.", Data: map[string]any{}},
+					framework.RequestExample{Description: "A scope that everybody manages.", Data: map[string]any{keyInitialManagePrincipal: principalUsers}},
+				),
+				logical.UpdateOperation: b.writeOperation(b.writeScope, "Succeeds when the scope exists in this form; scopes can't be changed.", write),
+				logical.DeleteOperation: b.writeOperation(b.deleteScope, "Delete a scope with its secrets and permissions.",
+					[]framework.Response{{Description: "Deleted, or there was none.", Fields: map[string]*framework.FieldSchema{}}}),
+				logical.ReadOperation: &framework.PathOperation{
+					Callback:  b.readScope,
+					Summary:   "Read a scope.",
+					Responses: map[int][]framework.Response{http.StatusOK: write},
+				},
+			},
+			ExistenceCheck: func(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
+				scope, err := b.findScope(ctx, req, data)
+				return scope != nil, remoteCheck(err)
+			},
+			HelpSynopsis:    "A secret scope.",
+			HelpDescription: strings.TrimSpace(scopesHelp),
+		},
+	}
+}
+
+var listResponseFields = map[string]*framework.FieldSchema{
+	"keys":     {Type: framework.TypeStringSlice, Description: "Names."},
+	"key_info": {Type: framework.TypeMap, Description: "What is known of each, by name."},
+}
+
+var scopeResponseFields = map[string]*framework.FieldSchema{
+	keyName:               {Type: framework.TypeString, Required: true, Description: "Name of the scope."},
+	keyBackendType:        {Type: framework.TypeString, Required: true, Description: "DATABRICKS or AZURE_KEYVAULT."},
+	keyKeyvaultResourceID: {Type: framework.TypeString, Description: "Azure resource id of the Key Vault."},
+	keyKeyvaultDNSName:    {Type: framework.TypeString, Description: "DNS name of the Key Vault."},
+}
+
+func scopeData(scope *client.Scope) map[string]any {
+	data := map[string]any{keyName: scope.Name, keyBackendType: scope.BackendType}
+	if scope.BackendType == client.BackendAzureKeyVault {
+		data[keyKeyvaultResourceID], data[keyKeyvaultDNSName] = scope.KeyvaultResourceID, scope.KeyvaultDNSName
+	}
+	return data
+}
+
+// findScope answers nil when there is no scope of the name, which Databricks compares without regard to case.
+func (b *backend) findScope(ctx context.Context, req *logical.Request, data *framework.FieldData) (*client.Scope, error) {
+	name := data.Get(keyScope).(string)
+	if err := checkName(keyScope, name); err != nil {
+		return nil, err
+	}
+	conn, err := b.connection(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	scopes, err := conn.client.ListScopes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i := range scopes {
+		if strings.EqualFold(scopes[i].Name, name) {
+			return &scopes[i], nil
+		}
+	}
+	return nil, nil
+}
+
+func (b *backend) listScopes(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	conn, err := b.connection(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	scopes, err := conn.client.ListScopes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	names, infos := make([]string, 0, len(scopes)), make(map[string]any, len(scopes))
+	for i := range scopes {
+		info := scopeData(&scopes[i])
+		delete(info, keyName)
+		names = append(names, scopes[i].Name)
+		infos[scopes[i].Name] = info
+	}
+	return logical.ListResponseWithInfo(names, infos), nil
+}
+
+func (b *backend) readScope(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	scope, err := b.findScope(ctx, req, data)
+	if err != nil || scope == nil {
+		return nil, err
+	}
+	return &logical.Response{Data: scopeData(scope)}, nil
+}
+
+// writeScope creates a scope. One that exists in the same form is left as it is; one in another form is refused, since
+// Databricks can't change scopes.
+func (b *backend) writeScope(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	want, err := wantedScope(data)
+	if err != nil {
+		return nil, err
+	}
+	manager := data.Get(keyInitialManagePrincipal).(string)
+	if manager != "" && manager != principalUsers {
+		return nil, badField(keyInitialManagePrincipal, "%q can't manage a new scope; Databricks allows %q only, or leave it out and write acls/%s/<principal>", manager, principalUsers, want.Name)
+	}
+	conn, err := b.connection(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	existing, err := b.findScope(ctx, req, data)
+	if err != nil {
+		return nil, err
+	}
+	if existing == nil {
+		err = conn.client.CreateScope(ctx, *want, manager)
+		if err == nil {
+			b.event(ctx, "scope-write", req.Path, "scope", want.Name)
+			return &logical.Response{Data: scopeData(want)}, nil
+		}
+		if !hasCode(err, "RESOURCE_ALREADY_EXISTS") {
+			return nil, explainScope(err, want)
+		}
+		// Somebody else was faster, or an attempt of ours whose answer was lost.
+		exists := err
+		if existing, err = b.findScope(ctx, req, data); err != nil {
+			return nil, err
+		}
+		if existing == nil {
+			return nil, exists
+		}
+	}
+	if err := sameScope(existing, want); err != nil {
+		return nil, err
+	}
+	if manager == principalUsers {
+		acl, err := conn.client.GetACL(ctx, existing.Name, principalUsers)
+		if err != nil && !isGone(err) {
+			return nil, explainSecrets(err, want.Name, permissionManage)
+		}
+		if err != nil || acl.Permission != permissionManage {
+			return nil, badField(keyInitialManagePrincipal, "scope %q exists, and %s doesn't have MANAGE on it; write acls/%s/%s permission=MANAGE to change that", existing.Name, principalUsers, existing.Name, principalUsers)
+		}
+	}
+	return &logical.Response{Data: scopeData(existing)}, nil
+}
+
+// wantedScope reads and checks the form of a scope from a request.
+func wantedScope(data *framework.FieldData) (*client.Scope, error) {
+	want := &client.Scope{
+		Name:               data.Get(keyScope).(string),
+		BackendType:        strings.ToUpper(data.Get(keyScopeBackendType).(string)),
+		KeyvaultResourceID: data.Get(keyKeyvaultResourceID).(string),
+		KeyvaultDNSName:    data.Get(keyKeyvaultDNSName).(string),
+		KeyvaultTenantID:   data.Get(keyKeyvaultTenantID).(string),
+	}
+	if err := checkName(keyScope, want.Name); err != nil {
+		return nil, err
+	}
+	switch want.BackendType {
+	case client.BackendDatabricks:
+		for _, field := range []string{keyKeyvaultResourceID, keyKeyvaultDNSName, keyKeyvaultTenantID} {
+			if data.Get(field).(string) != "" {
+				return nil, badField(field, "belongs to %s=%s", keyScopeBackendType, client.BackendAzureKeyVault)
+			}
+		}
+	case client.BackendAzureKeyVault:
+		for _, field := range []string{keyKeyvaultResourceID, keyKeyvaultDNSName} {
+			if data.Get(field).(string) == "" {
+				return nil, badField(field, "is missing; %s needs %s and %s", client.BackendAzureKeyVault, keyKeyvaultResourceID, keyKeyvaultDNSName)
+			}
+		}
+	default:
+		return nil, badField(keyScopeBackendType, "%q is unknown; use %s or %s", want.BackendType, client.BackendDatabricks, client.BackendAzureKeyVault)
+	}
+	return want, nil
+}
+
+// sameScope refuses a scope that exists in another form. Databricks never tells the tenant, so that isn't compared.
+func sameScope(existing, want *client.Scope) error {
+	for _, f := range []struct{ field, has, wants string }{
+		{keyScopeBackendType, existing.BackendType, want.BackendType},
+		{keyKeyvaultResourceID, existing.KeyvaultResourceID, want.KeyvaultResourceID},
+		{keyKeyvaultDNSName, existing.KeyvaultDNSName, want.KeyvaultDNSName},
+	} {
+		if !strings.EqualFold(f.has, f.wants) {
+			return badField(f.field, "scope %q exists with %q instead of %q, and scopes can't be changed; delete it first, or use another name", existing.Name, f.has, f.wants)
+		}
+	}
+	return nil
+}
+
+func (b *backend) deleteScope(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name := data.Get(keyScope).(string)
+	if err := checkName(keyScope, name); err != nil {
+		return nil, err
+	}
+	conn, err := b.connection(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.client.DeleteScope(ctx, name); err != nil && !isGone(err) {
+		return nil, explainSecrets(err, name, permissionManage)
+	}
+	b.event(ctx, "scope-delete", req.Path, "scope", name)
+	return &logical.Response{}, nil
+}
+
+// explainScope adds to the errors of creating a scope what to do about them (Databricks REST reference, create scope).
+func explainScope(err error, want *client.Scope) error {
+	var remote *client.Error
+	if !errors.As(err, &remote) {
+		return err
+	}
+	switch {
+	case remote.Kind == client.QuotaExceeded:
+		return fmt.Errorf("the workspace has no room for another scope (1,000 unless support raised it); delete one that is no longer needed: %w", err)
+	case want.BackendType == client.BackendAzureKeyVault && (remote.ErrorCode == "INVALID_PARAMETER_VALUE" || remote.ErrorCode == "UNAUTHENTICATED"):
+		return fmt.Errorf("only an Entra ID identity that may use the Key Vault can create a scope backed by it, not a personal access token: %w", err)
+	case remote.ErrorCode == "CUSTOMER_UNAUTHORIZED":
+		return fmt.Errorf("the name %q may be reserved by Databricks; choose another: %w", want.Name, err)
+	case remote.ErrorCode == "BAD_REQUEST" && strings.Contains(remote.Message, "Premium"):
+		return fmt.Errorf("on a workspace without the Premium plan a scope needs %s=%s: %w", keyInitialManagePrincipal, principalUsers, err)
+	default:
+		return explainSecrets(err, want.Name, permissionManage)
+	}
+}
+
+// nameForm is what names of scopes and keys may look like (Databricks guide "Secret scopes").
+var nameForm = regexp.MustCompile(`^[A-Za-z0-9_.@-]{1,128}$`)
+
+func checkName(field, name string) error {
+	if !nameForm.MatchString(name) {
+		return badField(field, "%q is no valid name; use 1 to 128 letters, digits, dashes, underscores, periods and @", name)
+	}
+	return nil
+}
+
+// remoteCheck keeps an existence check from failing a request for a reason that the operation itself will give in full.
+func remoteCheck(err error) error {
+	var mistake *fieldError
+	var remote *client.Error
+	if errors.As(err, &mistake) || errors.As(err, &remote) {
+		return nil
+	}
+	return err
+}
+
+const scopesHelp = `
+Secret scopes hold the secrets that notebooks and jobs read. Writing a scope that
+exists in the same form succeeds; scopes can't be changed.
+
+  vault write -f databricks/scopes/etl
+  vault list -detailed databricks/scopes
+  vault write databricks/scopes/mirror scope_backend_type=AZURE_KEYVAULT \
+      keyvault_resource_id=/subscriptions/… keyvault_dns_name=https://….vault.azure.net/
+  vault delete databricks/scopes/etl
+
+Deleting a scope deletes its secrets and permissions.
+`

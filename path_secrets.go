@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-databricks/internal/client"
+)
+
+const (
+	keyKey            = "key"
+	keyStringValue    = "string_value"
+	keyBytesValue     = "bytes_value"
+	keyPasswordPolicy = "password_policy"
+	keyLastUpdated    = "last_updated_timestamp"
+)
+
+func (b *backend) pathSecrets() []*framework.Path {
+	write := []framework.Response{{Description: "Where the secret is. With a ttl it is a lease.", Fields: secretWriteFields}}
+	return []*framework.Path{
+		{
+			Pattern: "secrets/?",
+			DisplayAttrs: &framework.DisplayAttributes{
+				OperationPrefix: "databricks",
+				OperationSuffix: "secret-scopes",
+			},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.ListOperation: &framework.PathOperation{
+					Callback:  b.listScopes,
+					Summary:   "List the secret scopes of the workspace.",
+					Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: listResponseFields}}},
+				},
+			},
+			HelpSynopsis:    "List the secret scopes of the workspace.",
+			HelpDescription: "Lists the scopes, as scopes/ does:\n\n  vault list databricks/secrets",
+		},
+		b.pathSecretsBulk(),
+		{
+			Pattern: "secrets/(?P<" + keyScope + ">[^/]+)/(?P<" + keyKey + ">[^/]+)",
+			DisplayAttrs: &framework.DisplayAttributes{
+				OperationPrefix: "databricks",
+				OperationSuffix: "secret",
+			},
+			Fields: map[string]*framework.FieldSchema{
+				keyScope: {
+					Type:        framework.TypeString,
+					Description: "Name of the scope.",
+					Required:    true,
+				},
+				keyKey: {
+					Type:        framework.TypeString,
+					Description: "Key of the secret.",
+					Required:    true,
+				},
+				keyStringValue: {
+					Type:         framework.TypeString,
+					Description:  "The value as a text, 128 KB at most. Exactly one of string_value, bytes_value and password_policy must be sent.",
+					DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
+				},
+				keyBytesValue: {
+					Type:         framework.TypeString,
+					Description:  "The value as bytes, in base64.",
+					DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
+				},
+				keyPasswordPolicy: {
+					Type:        framework.TypeString,
+					Description: "Name of a password policy by which Vault makes the value. Nobody gets to see it.",
+				},
+				keyTTL: {
+					Type:        framework.TypeDurationSecond,
+					Description: "Makes the secret a lease, deleted when it ends unless somebody has overwritten it since. More than the mount's maximum is capped, with a warning.",
+				},
+			},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.CreateOperation: b.writeOperation(b.writeSecret, "Store a secret.", write,
+					framework.RequestExample{Description: "A text.", Data: map[string]any{keyStringValue: "s3cr3t"}},
+					framework.RequestExample{Description: "A generated value, for a day.", Data: map[string]any{keyPasswordPolicy: "strong", keyTTL: "24h"}},
+				),
+				logical.UpdateOperation: b.writeOperation(b.writeSecret, "Overwrite a secret.", write),
+				logical.DeleteOperation: b.writeOperation(b.deleteSecret, "Delete a secret.",
+					[]framework.Response{{Description: "Deleted, or there was none.", Fields: map[string]*framework.FieldSchema{}}}),
+				logical.ReadOperation: &framework.PathOperation{
+					Callback:  b.readSecret,
+					Summary:   "Read a secret, where the workspace gives values to REST clients.",
+					Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: secretReadFields}}},
+				},
+			},
+			ExistenceCheck:  b.secretExists,
+			HelpSynopsis:    "A secret in a scope.",
+			HelpDescription: strings.TrimSpace(secretsHelp),
+		},
+	}
+}
+
+var secretWriteFields = map[string]*framework.FieldSchema{
+	keyScope:       {Type: framework.TypeString, Required: true, Description: "Name of the scope."},
+	keyKey:         {Type: framework.TypeString, Required: true, Description: "Key of the secret."},
+	keyLastUpdated: {Type: framework.TypeString, Description: "When it was written, RFC 3339, as Databricks says. Only for a lease."},
+}
+
+var secretReadFields = map[string]*framework.FieldSchema{
+	keyKey:         {Type: framework.TypeString, Required: true, Description: "Key of the secret."},
+	keyBytesValue:  {Type: framework.TypeString, Required: true, Description: "The value in base64.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
+	keyStringValue: {Type: framework.TypeString, Description: "The value as a text, where the bytes are UTF-8.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
+	keyLastUpdated: {Type: framework.TypeString, Required: true, Description: "When it was last written, RFC 3339."},
+}
+
+// secretPlace is where a secret is.
+type secretPlace struct {
+	Scope string `json:"scope"`
+	Key   string `json:"key"`
+}
+
+func (p secretPlace) String() string { return p.Scope + "/" + p.Key }
+
+func placeOf(data *framework.FieldData) (secretPlace, error) {
+	place := secretPlace{Scope: data.Get(keyScope).(string), Key: data.Get(keyKey).(string)}
+	if err := checkName(keyScope, place.Scope); err != nil {
+		return place, err
+	}
+	return place, checkName(keyKey, place.Key)
+}
+
+// secretExists tells create from update, so that a policy can allow a team to add secrets but not to overwrite any.
+func (b *backend) secretExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
+	place, err := placeOf(data)
+	if err != nil {
+		return false, nil
+	}
+	conn, err := b.connection(ctx, req.Storage)
+	if err != nil {
+		return false, remoteCheck(err)
+	}
+	updated, err := secretUpdated(ctx, conn, place)
+	if err != nil {
+		// Who may only create must not overwrite because Databricks could not be asked.
+		return true, remoteCheck(err)
+	}
+	return !updated.IsZero(), nil
+}
+
+// secretUpdated answers when the secret was last written, the zero time when it or its scope does not exist.
+func secretUpdated(ctx context.Context, conn *connection, place secretPlace) (time.Time, error) {
+	secrets, err := conn.client.ListSecrets(ctx, place.Scope)
+	if isGone(err) {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	for _, secret := range secrets {
+		if secret.Key == place.Key {
+			return secret.Updated, nil
+		}
+	}
+	return time.Time{}, nil
+}
+
+// secretValue is a value on its way to Databricks.
+type secretValue struct {
+	text   client.Secret
+	bytes  []byte // used when binary
+	binary bool
+}
+
+func (v secretValue) put(ctx context.Context, conn *connection, place secretPlace) error {
+	var err error
+	if v.binary {
+		err = conn.client.PutSecretBytes(ctx, place.Scope, place.Key, v.bytes)
+	} else {
+		err = conn.client.PutSecretString(ctx, place.Scope, place.Key, v.text)
+	}
+	return explainSecrets(err, place.Scope, permissionWrite)
+}
+
+// valueOf reads and checks the value of a request, or makes one.
+func (b *backend) valueOf(ctx context.Context, data *framework.FieldData) (secretValue, error) {
+	var sent []string
+	for _, field := range []string{keyStringValue, keyBytesValue, keyPasswordPolicy} {
+		if raw, ok := data.Raw[field]; ok && raw != nil {
+			sent = append(sent, field)
+		}
+	}
+	if len(sent) == 0 {
+		return secretValue{}, badField(keyStringValue, "is missing; send exactly one of %s, %s and %s", keyStringValue, keyBytesValue, keyPasswordPolicy)
+	}
+	if len(sent) > 1 {
+		return secretValue{}, badField(sent[1], "can't be sent together with %s; send exactly one of %s, %s and %s", sent[0], keyStringValue, keyBytesValue, keyPasswordPolicy)
+	}
+	text := data.Get(sent[0]).(string)
+	switch sent[0] {
+	case keyBytesValue:
+		return bytesValue(keyBytesValue, text)
+	case keyPasswordPolicy:
+		made, err := b.System().GeneratePasswordFromPolicy(ctx, text)
+		if err != nil {
+			return secretValue{}, badField(keyPasswordPolicy, "Vault can't make a value by the policy %q: %s; see sys/policies/password", text, err)
+		}
+		text = made
+	}
+	return stringValue(sent[0], text)
+}
+
+func stringValue(field, text string) (secretValue, error) {
+	if !utf8.ValidString(text) {
+		return secretValue{}, badField(field, "is not UTF-8; send such bytes in base64 as %s", keyBytesValue)
+	}
+	if len(text) > client.MaxSecretValue {
+		return secretValue{}, badField(field, "has %d bytes; a secret has at most %d (128 KB)", len(text), client.MaxSecretValue)
+	}
+	return secretValue{text: client.Secret(text)}, nil
+}
+
+func bytesValue(field, text string) (secretValue, error) {
+	raw, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return secretValue{}, badField(field, "is not base64 of the standard alphabet with padding")
+	}
+	if len(raw) > client.MaxSecretValue {
+		return secretValue{}, badField(field, "has %d bytes; a secret has at most %d (128 KB)", len(raw), client.MaxSecretValue)
+	}
+	return secretValue{bytes: raw, binary: true}, nil
+}
+
+func (b *backend) writeSecret(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	place, err := placeOf(data)
+	if err != nil {
+		return nil, err
+	}
+	value, err := b.valueOf(ctx, data)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := b.connection(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	asked, err := askedTTL(data)
+	if err != nil {
+		return nil, err
+	}
+	if asked > 0 {
+		return b.leaseSecret(ctx, req, conn, place, value, asked)
+	}
+	if err := value.put(ctx, conn, place); err != nil {
+		return nil, err
+	}
+	b.event(ctx, "secret-write", req.Path, "scope", place.Scope, "key", place.Key)
+	return &logical.Response{Data: map[string]any{keyScope: place.Scope, keyKey: place.Key}}, nil
+}
+
+func (b *backend) readSecret(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	place, err := placeOf(data)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := b.connection(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	value, err := conn.client.GetSecret(ctx, place.Scope, place.Key)
+	if isGone(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, explainSecrets(err, place.Scope, permissionRead)
+	}
+	updated, err := secretUpdated(ctx, conn, place)
+	if err != nil {
+		return nil, explainSecrets(err, place.Scope, permissionRead)
+	}
+	answer := map[string]any{
+		keyKey:         place.Key,
+		keyBytesValue:  base64.StdEncoding.EncodeToString(value),
+		keyLastUpdated: rfc3339(updated),
+	}
+	if utf8.Valid(value) {
+		answer[keyStringValue] = string(value)
+	}
+	return &logical.Response{Data: answer}, nil
+}
+
+func (b *backend) deleteSecret(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	place, err := placeOf(data)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := b.connection(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.client.DeleteSecret(ctx, place.Scope, place.Key); err != nil && !isGone(err) {
+		return nil, explainSecrets(err, place.Scope, permissionWrite)
+	}
+	b.event(ctx, "secret-delete", req.Path, "scope", place.Scope, "key", place.Key)
+	return &logical.Response{}, nil
+}
+
+// explainSecrets adds to an error of the Secrets API what to do about it; need is the permission that the call takes. The
+// nil error stays nil.
+func explainSecrets(err error, scope, need string) error {
+	var remote *client.Error
+	if !errors.As(err, &remote) {
+		return err
+	}
+	akv := remote.ErrorCode == "BAD_REQUEST"
+	switch {
+	case remote.Kind == client.PermissionDenied:
+		return fmt.Errorf("the engine's identity needs %s on scope %q; whoever manages the scope can grant it: %w", need, scope, err)
+	case remote.Kind == client.NotFound:
+		return fmt.Errorf("there is no scope %q, or nothing of that name in it; write scopes/%s to create the scope: %w", scope, scope, err)
+	case remote.Kind == client.QuotaExceeded && remote.Op == "secrets/put":
+		return fmt.Errorf("scope %q has as many secrets as a scope can have (%d); delete some, or use another scope: %w", scope, client.MaxSecretsPerScope, err)
+	case akv && remote.Op == "secrets/get":
+		return fmt.Errorf("this workspace gives the values of secrets to notebooks and jobs only, not over REST, so they can't be read through Vault; the secret itself is as it was: %w", err)
+	case akv && (remote.Op == "secrets/put" || remote.Op == "secrets/delete"):
+		return fmt.Errorf("a scope that mirrors an Azure Key Vault is read-only; if scope %q is one, change the secret in the Key Vault: %w", scope, err)
+	case remote.ErrorCode == "INVALID_PARAMETER_VALUE" && remote.Op == "secrets/acls/put":
+		return fmt.Errorf("a principal is the user name of a user, the display name of a group or the application id of a service principal, and must exist: %w", err)
+	default:
+		return err
+	}
+}
+
+const secretsHelp = `
+A secret in a scope, as notebooks and jobs read it. Values have 128 KB at most;
+names have letters, digits, dashes, underscores, periods and @.
+
+  vault write databricks/secrets/etl/api-key string_value=-
+  vault write databricks/secrets/etl/keystore bytes_value=@keystore.b64
+  vault write databricks/secrets/etl/db password_policy=strong ttl=24h
+  vault list -detailed databricks/secrets/etl
+  vault read databricks/secrets/etl/api-key
+  vault delete databricks/secrets/etl/api-key
+
+With a ttl the secret is a lease: when it ends, the secret is deleted, unless
+somebody has overwritten it since. Many workspaces don't give values to REST
+clients; reading then fails and says so.
+`

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+const (
+	secretTypeSecret = "databricks_secret"
+
+	// stampPatience is how long we look for the timestamp of a secret that was just written: lists may lag behind.
+	stampPatience = 10 * time.Second
+
+	// stampSlack is how far the clocks of Vault and Databricks may be apart when a rollback decides whether a secret was
+	// written by the write that it undoes.
+	stampSlack = time.Minute
+)
+
+// writtenSecret is a secret that we wrote and are to delete, unless somebody has overwritten it since: Databricks has no
+// versions, so the timestamp must tell.
+type writtenSecret struct {
+	secretPlace
+	Updated time.Time `json:"updated"` // as Databricks says, to the millisecond
+}
+
+// secretIntent is a secret that is to be written, and to be deleted again in the end. It holds no value.
+type secretIntent struct {
+	secretPlace
+	Before time.Time `json:"before"` // when it was last written before, zero for never
+}
+
+// writeStamped stores a value and answers what it takes to delete it again. An error for which hadNoEffect is true says
+// that nothing was stored.
+func writeStamped(ctx context.Context, conn *connection, in *secretIntent, value secretValue) (*writtenSecret, error) {
+	place := in.secretPlace
+	if err := value.put(ctx, conn, place); err != nil {
+		return nil, err
+	}
+	deadline := time.Now().Add(stampPatience)
+	for wait := 100 * time.Millisecond; ; wait *= 2 {
+		updated, err := secretUpdated(ctx, conn, place)
+		if err != nil {
+			return nil, explainSecrets(err, place.Scope, permissionRead)
+		}
+		if !updated.IsZero() && !updated.Equal(in.Before) {
+			return &writtenSecret{secretPlace: place, Updated: updated}, nil
+		}
+		if time.Now().Add(wait).After(deadline) {
+			return nil, fmt.Errorf("secret %s was stored, but Databricks does not list it, so it could not be told apart from what others write there; it will be removed again", place)
+		}
+		if err := sleep(ctx, wait); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// removeWritten deletes a secret if it is still the one that we wrote.
+func (b *backend) removeWritten(ctx context.Context, conn *connection, secret *writtenSecret) error {
+	updated, err := secretUpdated(ctx, conn, secret.secretPlace)
+	if err != nil {
+		return explainSecrets(err, secret.Scope, permissionRead)
+	}
+	if updated.IsZero() {
+		return nil
+	}
+	if !updated.Equal(secret.Updated) {
+		b.Logger().Warn("a leased secret was overwritten since, so it is left alone", "scope", secret.Scope, "key", secret.Key, "written", rfc3339(secret.Updated), "overwritten", rfc3339(updated))
+		return nil
+	}
+	if err := conn.client.DeleteSecret(ctx, secret.Scope, secret.Key); err != nil && !isGone(err) {
+		return explainSecrets(err, secret.Scope, permissionWrite)
+	}
+	return nil
+}
+
+// secretSecret is the lease of a secret.
+func (b *backend) secretSecret() *framework.Secret {
+	return &framework.Secret{Type: secretTypeSecret, Fields: secretWriteFields, Renew: b.renewWrite, Revoke: b.revokeSecret}
+}
+
+// writeLease is what is kept with the lease of a secret or a grant.
+type writeLease struct {
+	origin
+	writtenSecret
+	Grant *grantID `json:"grant,omitempty"`
+	TTL   int64    `json:"lease_ttl"` // seconds
+}
+
+func (l *writeLease) internalData() (map[string]any, error) {
+	data := map[string]any{}
+	return data, decodeMap(l, &data)
+}
+
+// leaseSecret stores a secret that is deleted when its lease ends. As in a mint, the intent comes first, and the caller's
+// cancellation does not come between the write and its record.
+func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *connection, place secretPlace, value secretValue, asked time.Duration) (*logical.Response, error) {
+	t, err := decideTerms(b.System(), conn.config, &roleEntry{}, asked)
+	if err != nil {
+		return nil, err
+	}
+	in, err := newIntent(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	before, err := secretUpdated(ctx, conn, place)
+	if err != nil {
+		return nil, explainSecrets(err, place.Scope, permissionRead)
+	}
+	in.Secret = &secretIntent{secretPlace: place, Before: before}
+
+	lasting, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
+	defer cancel()
+	u, err := b.undertake(lasting, req.Storage, in)
+	if err != nil {
+		return nil, err
+	}
+	defer u.end(lasting)
+	written, err := writeStamped(lasting, conn, in.Secret, value)
+	if err != nil {
+		u.failed(lasting, err)
+		return nil, err
+	}
+	u.undo = func(ctx context.Context) error { return b.removeWritten(ctx, conn, written) }
+	internal, err := (&writeLease{origin: in.origin, writtenSecret: *written, TTL: int64(t.ttl / time.Second)}).internalData()
+	if err != nil {
+		return nil, err
+	}
+	if err := u.settle(lasting); err != nil {
+		return nil, fmt.Errorf("a secret was stored but could not be accounted for, so it is removed again; try again: %w", err)
+	}
+	b.event(lasting, "secret-write", req.Path, "scope", place.Scope, "key", place.Key)
+
+	resp := b.Secret(secretTypeSecret).Response(map[string]any{
+		keyScope: place.Scope, keyKey: place.Key, keyLastUpdated: rfc3339(written.Updated),
+	}, internal)
+	resp.Secret.TTL, resp.Secret.MaxTTL, resp.Warnings = t.ttl, t.maxTTL, t.warnings
+	if err := u.handOver(ctx); err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
+
+// renewWrite extends the lease of a secret or a grant up to the mount's maximum.
+func (b *backend) renewWrite(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	var l writeLease
+	if err := decodeMap(req.Secret.InternalData, &l); err != nil {
+		return nil, fmt.Errorf("the lease's internal data cannot be read: %w", err)
+	}
+	conn, err := b.connection(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	longest := effectiveMaxTTL(b.System(), conn.config, &roleEntry{})
+	ttl, _, err := framework.CalculateTTL(b.System(), req.Secret.Increment, seconds(l.TTL), 0, longest, 0, req.Secret.IssueTime)
+	if err != nil {
+		return nil, badField("lease", "%s; write it again", err)
+	}
+	resp := &logical.Response{Secret: req.Secret}
+	resp.Secret.TTL, resp.Secret.MaxTTL = ttl, longest
+	return resp, nil
+}
+
+// leaseConnection decodes a lease of a secret or a grant and answers the connection over which it was made. Identities may
+// have changed since: permissions on scopes decide what the present one may do.
+func (b *backend) leaseConnection(ctx context.Context, req *logical.Request) (*writeLease, *connection, error) {
+	l := new(writeLease)
+	if err := decodeMap(req.Secret.InternalData, l); err != nil {
+		return nil, nil, fmt.Errorf("the lease's internal data cannot be read: %w", err)
+	}
+	if l.Grant == nil && (l.Scope == "" || l.Key == "" || l.Updated.IsZero()) {
+		return nil, nil, errors.New("the lease's internal data lacks scope, key or updated")
+	}
+	conn, err := b.connection(ctx, req.Storage)
+	if err != nil {
+		return nil, nil, err
+	}
+	how, err := conn.reaches(ctx, l.origin)
+	if err != nil {
+		return nil, nil, err
+	}
+	if how == reachNone {
+		return nil, nil, badField(keyHost, "the lease was made at %s, but the mount is now connected to %s; connect it to the first again", l.Host, conn.config.Host)
+	}
+	return l, conn, nil
+}
+
+func (b *backend) revokeSecret(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	l, conn, err := b.leaseConnection(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.removeWritten(ctx, conn, &l.writtenSecret); err != nil {
+		return nil, fmt.Errorf("remove the leased secret %s: %w", l.secretPlace, err)
+	}
+	b.event(ctx, "secret-revoke", req.Path, "scope", l.Scope, "key", l.Key)
+	return &logical.Response{}, nil
+}
+
+// rollbackSecret deletes a secret whose write was not completed. It is ours if its timestamp changed, and changed about
+// when we wrote; a later one is somebody else's.
+func (b *backend) rollbackSecret(ctx context.Context, conn *connection, in *intent) error {
+	updated, err := secretUpdated(ctx, conn, in.Secret.secretPlace)
+	if err != nil {
+		return err
+	}
+	if updated.IsZero() || updated.Equal(in.Secret.Before) {
+		return nil
+	}
+	if updated.Before(in.Started.Add(-stampSlack)) || updated.After(in.Started.Add(mintBudget+stampSlack)) {
+		b.Logger().Warn("a secret whose write was not completed was written by somebody else since, so it is left alone", "scope", in.Secret.Scope, "key", in.Secret.Key)
+		return nil
+	}
+	return b.removeWritten(ctx, conn, &writtenSecret{secretPlace: in.Secret.secretPlace, Updated: updated})
+}
+
+// sleep waits, or returns the context's error as soon as it ends.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
