@@ -53,8 +53,11 @@ type backend struct {
 	// complained of already.
 	underway, complaints sync.Map
 
-	// grantTurns orders changes of the same permission.
-	grantTurns turns
+	// grantTurns orders changes of the same permission, secretTurns writes of the same secret.
+	grantTurns, secretTurns turns
+
+	// ownPuts remembers the permissions that were put lately.
+	ownPuts ownPuts
 }
 
 // Factory makes the backend of one mount. It does no I/O and writes nothing: Vault refuses writes while it sets up mounts.

@@ -5,9 +5,13 @@ package databricks
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"maps"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -46,6 +50,63 @@ type mount struct {
 	workspace *simulator.Workspace
 	admin     simulator.Principal
 	token     string // the engine's own, of admin
+
+	canaries canaries
+}
+
+// canaries are values of secrets, which may be seen nowhere but in a secret scope and in the answer to whoever reads it.
+type canaries struct {
+	mu     sync.Mutex
+	values map[string]bool
+}
+
+// add ignores values so short that they turn up by chance.
+func (c *canaries) add(values ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.values == nil {
+		c.values = make(map[string]bool)
+	}
+	for _, value := range values {
+		if text, ok := value.(string); ok && len(text) >= 8 {
+			c.values[text] = true
+		}
+	}
+}
+
+// in answers a value that the text holds, "" for none.
+func (c *canaries) in(text string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for value := range c.values {
+		if strings.Contains(text, value) {
+			return value
+		}
+	}
+	return ""
+}
+
+// sent takes note of the values in a request to the engine.
+func (c *canaries) sent(data map[string]any) {
+	for _, field := range []string{"string_value", "bytes_value", "secrets", "bytes"} {
+		switch value := data[field].(type) {
+		case map[string]any:
+			c.add(slices.Collect(maps.Values(value))...)
+		default:
+			c.add(value)
+		}
+	}
+}
+
+// stored takes note of the values in a request to Databricks, generated ones and delivered tokens among them.
+func (c *canaries) stored(call simulator.Call) {
+	if call.Path != "/api/2.0/secrets/put" {
+		return
+	}
+	var body map[string]any
+	if json.Unmarshal(call.Body, &body) == nil {
+		c.sent(body)
+	}
 }
 
 // newMount makes a mount without config.
@@ -77,8 +138,6 @@ func newGRPCMount(t *testing.T) *mount {
 
 func bareMount(t *testing.T, opts ...simulator.Option) *mount {
 	t.Helper()
-	w := simulator.New(opts...)
-	t.Cleanup(w.Close)
 	m := &mount{
 		t:       t,
 		routes:  newBackend(testMountID),
@@ -89,10 +148,13 @@ func bareMount(t *testing.T, opts ...simulator.Option) *mount {
 			PluginEnvironment:  &logical.PluginEnvironment{VaultVersion: "1.21.1"},
 			EntityVal:          &logical.Entity{ID: "entity-1", Name: "alice"},
 		},
-		events:    logical.NewMockEventSender(),
-		log:       newLog(),
-		workspace: w,
+		events: logical.NewMockEventSender(),
+		log:    newLog(),
 	}
+	w := simulator.New(append(opts, simulator.WithObserver(m.canaries.stored))...)
+	t.Cleanup(w.Close)
+	m.workspace = w
+	m.storage.canaries = &m.canaries
 	m.admin = w.AddUser("engine@example.com", true)
 	m.token, _ = w.AddToken(m.admin, "the engine's own", 0)
 	t.Cleanup(func() {
@@ -101,6 +163,8 @@ func bareMount(t *testing.T, opts ...simulator.Option) *mount {
 		for _, secret := range m.secrets() {
 			require.NotContains(t, text, secret, "a secret reached the log")
 		}
+		require.Empty(t, m.canaries.in(text), "a secret reached the log")
+		require.Empty(t, m.storage.leaked, "a secret reached the storage")
 		if t.Failed() {
 			t.Log(text)
 		}
@@ -145,6 +209,7 @@ func (m *mount) do(op logical.Operation, path string, data map[string]any) (*log
 
 func (m *mount) send(ctx context.Context, op logical.Operation, path string, data map[string]any) (*logical.Response, error) {
 	m.t.Helper()
+	m.canaries.sent(data)
 	req := &logical.Request{
 		ID: "11111111-2222-3333-4444-555555555555", Operation: op, Path: path, Data: data, Storage: m.storage,
 		MountPoint: "databricks/", DisplayName: "token-ci", EntityID: "entity-1",
@@ -162,12 +227,28 @@ func (m *mount) send(ctx context.Context, op logical.Operation, path string, dat
 		}
 	}
 	resp, err := m.backend.HandleRequest(ctx, req)
+	m.requireDiscreet(resp, err)
 	if err == nil && resp != nil && !resp.IsError() && op != logical.HelpOperation {
 		route := m.routes.Route(path)
 		require.NotNil(m.t, route, path)
 		schema.ValidateResponse(m.t, schema.GetResponseSchema(m.t, route, req.Operation), resp, true)
 	}
 	return resp, err
+}
+
+// requireDiscreet requires that no secret is in an error, a warning or what Vault keeps with a lease.
+func (m *mount) requireDiscreet(resp *logical.Response, err error) {
+	m.t.Helper()
+	text := fmt.Sprint(err)
+	if resp != nil {
+		text += fmt.Sprint(resp.Warnings, resp.Error())
+		if resp.Secret != nil {
+			internal, err := json.Marshal(resp.Secret.InternalData)
+			require.NoError(m.t, err)
+			text += string(internal)
+		}
+	}
+	require.Empty(m.t, m.canaries.in(text), "a secret in the open")
 }
 
 func (m *mount) read(path string) *logical.Response {
@@ -313,6 +394,9 @@ type hookedStorage struct {
 	hook func(op, key string) error
 	// after runs when an operation has been done; its error is answered all the same, as when a leader steps down.
 	after func(op, key string) error
+
+	canaries *canaries
+	leaked   []string // keys of entries with a secret in them
 }
 
 func (s *hookedStorage) afterEach(after func(op, key string) error) {
@@ -355,6 +439,11 @@ func (s *hookedStorage) Get(ctx context.Context, key string) (*logical.StorageEn
 }
 
 func (s *hookedStorage) Put(ctx context.Context, entry *logical.StorageEntry) error {
+	if s.canaries != nil && s.canaries.in(string(entry.Value)) != "" {
+		s.mu.Lock()
+		s.leaked = append(s.leaked, entry.Key)
+		s.mu.Unlock()
+	}
 	if err := s.run("put", entry.Key); err != nil {
 		return err
 	}

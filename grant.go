@@ -7,7 +7,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -58,13 +60,14 @@ func (g *grants) overruled(has string) bool {
 	return has != g.Base && !slices.Contains(g.Past, has)
 }
 
-// grantsKey is where the leases of a principal on a scope are kept, by workspace: a mount may be connected to another.
+// grantsKey is where the leases of a principal on a scope are kept, by workspace: a mount may be connected to another. Names
+// of scopes ignore case.
 func grantsKey(made origin, place aclPlace) string {
 	workspace := made.WorkspaceID
 	if workspace == "" {
 		workspace = made.Host
 	}
-	sum := sha256.Sum256([]byte(workspace + "\x00" + place.Scope + "\x00" + place.Principal))
+	sum := sha256.Sum256([]byte(workspace + "\x00" + strings.ToLower(place.Scope) + "\x00" + place.Principal))
 	return grantStoragePrefix + hex.EncodeToString(sum[:])
 }
 
@@ -92,11 +95,12 @@ func (g *grants) save(ctx context.Context, s logical.Storage, key string) error 
 	return s.Put(ctx, entry)
 }
 
-// turns lets one request at a time change the permission of a principal on a scope. It is held over calls to Databricks,
-// which knows no compare-and-set; it holds up nobody but those who change the very same permission, and they can give up.
+// turns lets one request at a time change the same thing at Databricks, such as the permission of a principal on a scope. A
+// turn is held over calls to Databricks, which knows no compare-and-set; it holds up nobody but those who change the very
+// same thing, and they can give up.
 type turns struct {
 	mu      sync.Mutex
-	waiting map[aclPlace]*turn
+	waiting map[string]*turn
 }
 
 type turn struct {
@@ -105,16 +109,16 @@ type turn struct {
 }
 
 // take waits for the turn and answers how to leave it.
-func (t *turns) take(ctx context.Context, place aclPlace) (leave func(), err error) {
+func (t *turns) take(ctx context.Context, what string) (leave func(), err error) {
 	t.mu.Lock()
 	if t.waiting == nil {
-		t.waiting = make(map[aclPlace]*turn)
+		t.waiting = make(map[string]*turn)
 	}
-	mine := t.waiting[place]
+	mine := t.waiting[what]
 	if mine == nil {
 		mine = &turn{free: make(chan struct{}, 1)}
 		mine.free <- struct{}{}
-		t.waiting[place] = mine
+		t.waiting[what] = mine
 	}
 	mine.n++
 	t.mu.Unlock()
@@ -123,7 +127,7 @@ func (t *turns) take(ctx context.Context, place aclPlace) (leave func(), err err
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		if mine.n--; mine.n == 0 {
-			delete(t.waiting, place)
+			delete(t.waiting, what)
 		}
 	}
 	select {
@@ -153,7 +157,8 @@ func (b *backend) leaseGrant(ctx context.Context, req *logical.Request, conn *co
 	}
 	id := grantID{aclPlace: place, ID: in.Nonce}
 	in.Grant = &id
-	leave, err := b.grantTurns.take(ctx, place)
+	key := grantsKey(in.origin, place)
+	leave, err := b.grantTurns.take(ctx, key)
 	if err != nil {
 		return nil, err
 	}
@@ -165,13 +170,16 @@ func (b *backend) leaseGrant(ctx context.Context, req *logical.Request, conn *co
 
 	lasting, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
 	defer cancel()
-	key := grantsKey(in.origin, place)
 	g, err := readGrants(lasting, req.Storage, key, place)
 	if err != nil {
 		return nil, err
 	}
-	if g == nil || g.overruled(has) {
+	switch {
+	case g == nil:
+		g = b.ownPuts.begin(key, place, has)
+	case g.overruled(has):
 		// Leases that somebody has overruled have nothing left to take back.
+		b.ownPuts.forget(key)
 		g = &grants{aclPlace: place, Base: has}
 	}
 	before := *g
@@ -193,7 +201,9 @@ func (b *backend) leaseGrant(ctx context.Context, req *logical.Request, conn *co
 		return nil, err
 	}
 	if err := setPermission(lasting, conn, place, permission); err != nil {
-		if hadNoEffect(err) && before.save(lasting, req.Storage, key) == nil {
+		if !hadNoEffect(err) {
+			u.undo = nil // it may take effect only now, so it is left to the rollback to take it back
+		} else if before.save(lasting, req.Storage, key) == nil {
 			u.undo = nil
 			u.failed(lasting, err)
 		}
@@ -213,19 +223,22 @@ func (b *backend) leaseGrant(ctx context.Context, req *logical.Request, conn *co
 
 // changeForGood sets a permission, "" for none, that no lease takes back.
 func (b *backend) changeForGood(ctx context.Context, s logical.Storage, conn *connection, place aclPlace, permission string) error {
-	leave, err := b.grantTurns.take(ctx, place)
-	if err != nil {
-		return err
-	}
-	defer leave()
 	made, err := conn.origin(ctx)
 	if err != nil {
 		return err
 	}
+	key := grantsKey(made, place)
+	leave, err := b.grantTurns.take(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	b.ownPuts.forget(key)
 	if err := setPermission(ctx, conn, place, permission); err != nil {
 		return err
 	}
-	return s.Delete(context.WithoutCancel(ctx), grantsKey(made, place))
+	b.ownPuts.note(key, permission, nil)
+	return s.Delete(context.WithoutCancel(ctx), key)
 }
 
 func (b *backend) revokeGrant(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
@@ -246,12 +259,13 @@ func (b *backend) revokeGrant(ctx context.Context, req *logical.Request, _ *fram
 // endGrant takes a leased permission back: what should be there without it is put there, unless somebody else has put
 // something else. It may be repeated after a failure at any point.
 func (b *backend) endGrant(ctx context.Context, s logical.Storage, conn *connection, made origin, id grantID) error {
-	leave, err := b.grantTurns.take(ctx, id.aclPlace)
+	key := grantsKey(made, id.aclPlace)
+	leave, err := b.grantTurns.take(ctx, key)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	return b.takeBack(ctx, s, conn, grantsKey(made, id.aclPlace), id)
+	return b.takeBack(ctx, s, conn, key, id)
 }
 
 // takeBack is endGrant for who has the turn.
@@ -272,6 +286,7 @@ func (b *backend) takeBack(ctx context.Context, s logical.Storage, conn *connect
 	}
 	if g.overruled(has) {
 		b.Logger().Warn("a leased permission was changed since, so it is left alone", "scope", id.Scope, "principal", id.Principal, "given", before, "now", permissionWord(has))
+		b.ownPuts.forget(key)
 		return s.Delete(ctx, key)
 	}
 	// Written even where Databricks seems to have it already, since its answer may be old. A scope that is gone, or a
@@ -280,7 +295,58 @@ func (b *backend) takeBack(ctx context.Context, s logical.Storage, conn *connect
 	if err != nil && !isGone(err) && !hasCode(err, "INVALID_PARAMETER_VALUE") {
 		return err
 	}
+	if len(g.Leases) == 0 {
+		b.ownPuts.note(key, g.Base, append([]string{g.Base}, g.Past...))
+	}
 	return g.save(ctx, s, key)
+}
+
+// aclStale is how long Databricks may go on answering with a permission that was changed since (Terraform provider for
+// Databricks, which waits as long).
+const aclStale = 5 * time.Minute
+
+// ownPuts remembers what was put by us and is not in a record of leases any more, for as long as Databricks may answer with
+// what was there before: taken for true, that would become the base of the next lease, and be put back for good by its end.
+type ownPuts struct {
+	mu   sync.Mutex
+	last map[string]ownPut // by grantsKey
+}
+
+type ownPut struct {
+	permission string
+	past       []string // what an old answer may show; nil for anything
+	at         time.Time
+}
+
+func (o *ownPuts) note(key, permission string, past []string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.last == nil {
+		o.last = make(map[string]ownPut)
+	}
+	maps.DeleteFunc(o.last, func(_ string, put ownPut) bool { return time.Since(put.at) > aclStale })
+	o.last[key] = ownPut{permission: permission, past: past, at: time.Now()}
+}
+
+func (o *ownPuts) forget(key string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.last, key)
+}
+
+// begin makes the record of a first lease. has is what Databricks answers, which is the base unless we know better.
+func (o *ownPuts) begin(key string, place aclPlace, has string) *grants {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	put, known := o.last[key]
+	if !known || time.Since(put.at) > aclStale || put.past != nil && !slices.Contains(put.past, has) {
+		return &grants{aclPlace: place, Base: has}
+	}
+	g := &grants{aclPlace: place, Base: put.permission, Past: slices.Clone(put.past)}
+	if !slices.Contains(g.Past, has) {
+		g.Past = append(g.Past, has)
+	}
+	return g
 }
 
 func permissionWord(permission string) string {

@@ -175,6 +175,12 @@ func setPermission(ctx context.Context, conn *connection, place aclPlace, want s
 		}
 	} else {
 		err = conn.client.PutACL(ctx, place.Scope, client.ACL{Principal: place.Principal, Permission: want})
+		if hasCode(err, "RESOURCE_ALREADY_EXISTS") {
+			// Documented, although Databricks was only ever seen to overwrite.
+			if has, readErr := permissionOf(ctx, conn, place); readErr == nil && has == want {
+				err = nil
+			}
+		}
 	}
 	return explainSecrets(err, place.Scope, permissionManage)
 }
@@ -290,8 +296,11 @@ func guardManage(ctx context.Context, conn *connection, place aclPlace, permissi
 	if err != nil {
 		return err
 	}
+	named := func(name string) func(string) bool {
+		return func(other string) bool { return strings.EqualFold(name, other) }
+	}
 	own := strings.EqualFold(place.Principal, identity.UserName)
-	if !own && !slices.Contains(identity.Groups, place.Principal) {
+	if !own && !slices.ContainsFunc(identity.Groups, named(place.Principal)) {
 		return nil
 	}
 	acls, err := conn.client.ListACLs(ctx, place.Scope)
@@ -307,9 +316,9 @@ func guardManage(ctx context.Context, conn *connection, place aclPlace, permissi
 			continue
 		}
 		switch {
-		case acl.Principal == place.Principal:
+		case strings.EqualFold(acl.Principal, place.Principal):
 			manages = true
-		case strings.EqualFold(acl.Principal, identity.UserName), slices.Contains(identity.Groups, acl.Principal):
+		case strings.EqualFold(acl.Principal, identity.UserName), slices.ContainsFunc(identity.Groups, named(acl.Principal)):
 			others = true
 		}
 	}

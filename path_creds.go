@@ -71,12 +71,10 @@ func (b *backend) pathCreds() []*framework.Path {
 			keyDeliverScope: {
 				Type:        framework.TypeString,
 				Description: "Secret scope to put the secret part of the credential into, as a text, instead of answering it. Revoking removes it again. Needs deliver_key.",
-				Query:       true,
 			},
 			keyDeliverKey: {
 				Type:        framework.TypeString,
 				Description: "Key in deliver_scope. What is there is overwritten.",
-				Query:       true,
 			},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
@@ -138,8 +136,20 @@ func (b *backend) mint(ctx context.Context, req *logical.Request, data *framewor
 		return nil, err
 	}
 	in.Credential = &credentialIntent{Type: role.CredentialType, Role: roleName}
-	if in.Secret, err = deliveryOf(ctx, data, conn); err != nil {
+	deliver, err := deliveryOf(req, data)
+	if err != nil {
 		return nil, err
+	}
+	if deliver != nil {
+		leave, err := b.secretTurns.take(ctx, deliver.folded())
+		if err != nil {
+			return nil, err
+		}
+		defer leave()
+		if deliver.Before, err = secretUpdated(ctx, conn, deliver.secretPlace); err != nil {
+			return nil, explainSecrets(err, deliver.Scope, permissionRead)
+		}
+		in.Secret = deliver
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -201,23 +211,40 @@ func (b *backend) create(ctx context.Context, conn *connection, u *undertaking, 
 		u.intent.Expires = start.Add(maxLifetime).UTC() // it takes more than waiting
 	}
 	deliver := u.intent.Secret
-	u.undo = func(ctx context.Context) error {
-		err := credential.revoke(ctx, conn, reachOwn, l)
-		if err == nil && deliver != nil {
-			err = b.rollbackSecret(ctx, conn, &u.intent)
-		}
-		return err
-	}
+	u.undo = func(ctx context.Context) error { return credential.revoke(ctx, conn, reachOwn, l) }
 	if deliver == nil {
 		return token, nil
 	}
 	value := secretValue{text: client.Secret(token.data[token.secret].(string))}
-	if l.Delivered, err = writeStamped(ctx, conn, deliver, value); err != nil {
-		return nil, fmt.Errorf("the credential could not be delivered to %s, so it is revoked: %w", deliver.secretPlace, err)
+	err = value.put(ctx, conn, deliver.secretPlace)
+	if err != nil && hadNoEffect(err) {
+		return nil, undelivered(deliver, err)
+	}
+	u.undo = func(ctx context.Context) error {
+		if err := credential.revoke(ctx, conn, reachOwn, l); err != nil {
+			return err
+		}
+		if l.Delivered != nil {
+			return b.removeWritten(ctx, conn, l.Delivered)
+		}
+		return b.removeAtOnce(ctx, conn, deliver)
+	}
+	if err == nil {
+		l.Delivered, err = stamped(ctx, conn, deliver)
+	}
+	if err == nil {
+		err = b.supersede(ctx, u.storage, conn, deliver.secretPlace)
+	}
+	if err != nil {
+		return nil, undelivered(deliver, err)
 	}
 	delete(token.data, token.secret)
 	token.data[keyDeliverScope], token.data[keyDeliverKey] = deliver.Scope, deliver.Key
 	return token, nil
+}
+
+func undelivered(deliver *secretIntent, err error) error {
+	return fmt.Errorf("the credential could not be delivered to %s, so it is revoked: %w", deliver.secretPlace, err)
 }
 
 // decideOrder turns the role and what the caller asked for into terms and an order, without any call.
@@ -246,11 +273,14 @@ func (b *backend) decideOrder(req *logical.Request, data *framework.FieldData, c
 }
 
 // deliveryOf reads where the credential is to be put besides the lease; nil for nowhere.
-func deliveryOf(ctx context.Context, data *framework.FieldData, conn *connection) (*secretIntent, error) {
+func deliveryOf(req *logical.Request, data *framework.FieldData) (*secretIntent, error) {
 	place := secretPlace{Scope: data.Get(keyDeliverScope).(string), Key: data.Get(keyDeliverKey).(string)}
 	switch {
 	case place == secretPlace{}:
 		return nil, nil
+	case req.Operation != logical.UpdateOperation:
+		// Who may only read must not write secrets.
+		return nil, badField(keyDeliverScope, "can't be used with a read; write to creds/<role> instead")
 	case place.Scope == "":
 		return nil, badField(keyDeliverScope, "is missing; %s needs it", keyDeliverKey)
 	case place.Key == "":
@@ -259,14 +289,7 @@ func deliveryOf(ctx context.Context, data *framework.FieldData, conn *connection
 	if err := checkName(keyDeliverScope, place.Scope); err != nil {
 		return nil, err
 	}
-	if err := checkName(keyDeliverKey, place.Key); err != nil {
-		return nil, err
-	}
-	before, err := secretUpdated(ctx, conn, place)
-	if err != nil {
-		return nil, explainSecrets(err, place.Scope, permissionRead)
-	}
-	return &secretIntent{secretPlace: place, Before: before}, nil
+	return &secretIntent{secretPlace: place}, checkName(keyDeliverKey, place.Key)
 }
 
 // renew extends a lease without any call: the credential itself can't be extended.
@@ -317,7 +340,10 @@ func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework
 	if err != nil {
 		return nil, err
 	}
-	if how == reachNone {
+	switch {
+	case how == reachNone && l.Delivered != nil:
+		return nil, badField(keyHost, "the lease was made at %s, but the mount is now connected to %s; connect it to the first again. The credential ends by itself at %s, but its copy in %s stays", l.Host, conn.config.Host, rfc3339(l.Expires), l.Delivered.secretPlace)
+	case how == reachNone:
 		return nil, badField(keyHost, "the lease was made at %s, but the mount is now connected to %s; connect it to the first again, or wait until the credential ends by itself at %s", l.Host, conn.config.Host, rfc3339(l.Expires))
 	}
 	if !ended {
@@ -326,7 +352,7 @@ func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework
 		}
 	}
 	if l.Delivered != nil {
-		if err := b.removeWritten(ctx, conn, l.Delivered); err != nil {
+		if err := b.endWritten(ctx, conn, l.Delivered); err != nil {
 			return nil, fmt.Errorf("the credential was revoked, but not its copy in %s: %w", l.Delivered.secretPlace, err)
 		}
 	}

@@ -139,7 +139,7 @@ func (b *backend) findScope(ctx context.Context, req *logical.Request, data *fra
 	}
 	scopes, err := conn.client.ListScopes(ctx)
 	if err != nil {
-		return nil, err
+		return nil, explainSecrets(err, name, permissionRead)
 	}
 	for i := range scopes {
 		if strings.EqualFold(scopes[i].Name, name) {
@@ -156,7 +156,7 @@ func (b *backend) listScopes(ctx context.Context, req *logical.Request, _ *frame
 	}
 	scopes, err := conn.client.ListScopes(ctx)
 	if err != nil {
-		return nil, err
+		return nil, explainSecrets(err, "", permissionRead)
 	}
 	names, infos := make([]string, 0, len(scopes)), make(map[string]any, len(scopes))
 	for i := range scopes {
@@ -304,6 +304,12 @@ func explainScope(err error, want *client.Scope) error {
 		return fmt.Errorf("the name %q may be reserved by Databricks; choose another: %w", want.Name, err)
 	case remote.ErrorCode == "BAD_REQUEST" && strings.Contains(remote.Message, "Premium"):
 		return fmt.Errorf("on a workspace without the Premium plan a scope needs %s=%s: %w", keyInitialManagePrincipal, principalUsers, err)
+	case remote.ErrorCode == "BAD_REQUEST" && want.BackendType == client.BackendAzureKeyVault:
+		return fmt.Errorf("check %s and %s, and that Databricks may use the Key Vault: %w", keyKeyvaultResourceID, keyKeyvaultDNSName, err)
+	case remote.ErrorCode == "INVALID_PARAMETER_VALUE":
+		return fmt.Errorf("check the name of the scope and %s: %w", keyInitialManagePrincipal, err)
+	case remote.Kind == client.PermissionDenied:
+		return fmt.Errorf("the engine's identity may not create secret scopes; let a workspace admin create scope %q and give the identity MANAGE on it: %w", want.Name, err)
 	default:
 		return explainSecrets(err, want.Name, permissionManage)
 	}

@@ -124,6 +124,10 @@ type secretPlace struct {
 
 func (p secretPlace) String() string { return p.Scope + "/" + p.Key }
 
+// folded is the same for all spellings of a place: names of scopes and keys ignore case (Databricks guide "Secret
+// management").
+func (p secretPlace) folded() string { return strings.ToLower(p.String()) }
+
 func placeOf(data *framework.FieldData) (secretPlace, error) {
 	place := secretPlace{Scope: data.Get(keyScope).(string), Key: data.Get(keyKey).(string)}
 	if err := checkName(keyScope, place.Scope); err != nil {
@@ -159,12 +163,16 @@ func secretUpdated(ctx context.Context, conn *connection, place secretPlace) (ti
 	if err != nil {
 		return time.Time{}, err
 	}
+	var updated time.Time
 	for _, secret := range secrets {
 		if secret.Key == place.Key {
 			return secret.Updated, nil
 		}
+		if strings.EqualFold(secret.Key, place.Key) {
+			updated = secret.Updated
+		}
 	}
-	return time.Time{}, nil
+	return updated, nil
 }
 
 // secretValue is a value on its way to Databricks.
@@ -253,7 +261,7 @@ func (b *backend) writeSecret(ctx context.Context, req *logical.Request, data *f
 	if asked > 0 {
 		return b.leaseSecret(ctx, req, conn, place, value, asked)
 	}
-	if err := value.put(ctx, conn, place); err != nil {
+	if err := b.putForGood(ctx, req.Storage, conn, place, value); err != nil {
 		return nil, err
 	}
 	b.event(ctx, "secret-write", req.Path, "scope", place.Scope, "key", place.Key)
@@ -314,19 +322,33 @@ func explainSecrets(err error, scope, need string) error {
 	if !errors.As(err, &remote) {
 		return err
 	}
-	akv := remote.ErrorCode == "BAD_REQUEST"
+	bad, invalid := remote.ErrorCode == "BAD_REQUEST", remote.ErrorCode == "INVALID_PARAMETER_VALUE"
 	switch {
+	case remote.Kind == client.PermissionDenied && remote.Op == "secrets/scopes/list":
+		return fmt.Errorf("the engine's identity may not use the secrets of this workspace; if its credential is limited to API scopes, it needs %q: %w", "secrets", err)
+	case remote.Kind == client.PermissionDenied && remote.Op == "secrets/get":
+		return fmt.Errorf("the engine's identity needs %s on scope %q; whoever manages the scope can grant it. Where the scope mirrors an Azure Key Vault, Databricks also needs the right to read there: %w", need, scope, err)
 	case remote.Kind == client.PermissionDenied:
 		return fmt.Errorf("the engine's identity needs %s on scope %q; whoever manages the scope can grant it: %w", need, scope, err)
 	case remote.Kind == client.NotFound:
 		return fmt.Errorf("there is no scope %q, or nothing of that name in it; write scopes/%s to create the scope: %w", scope, scope, err)
 	case remote.Kind == client.QuotaExceeded && remote.Op == "secrets/put":
 		return fmt.Errorf("scope %q has as many secrets as a scope can have (%d); delete some, or use another scope: %w", scope, client.MaxSecretsPerScope, err)
-	case akv && remote.Op == "secrets/get":
+	case bad && remote.Op == "secrets/scopes/delete":
+		return fmt.Errorf("scope %q could not be deleted and is as it was; it may be one of Databricks' own, else try again: %w", scope, err)
+	case bad && remote.Op == "secrets/get":
 		return fmt.Errorf("this workspace gives the values of secrets to notebooks and jobs only, not over REST, so they can't be read through Vault; the secret itself is as it was: %w", err)
-	case akv && (remote.Op == "secrets/put" || remote.Op == "secrets/delete"):
+	case bad && (remote.Op == "secrets/put" || remote.Op == "secrets/delete"):
 		return fmt.Errorf("a scope that mirrors an Azure Key Vault is read-only; if scope %q is one, change the secret in the Key Vault: %w", scope, err)
-	case remote.ErrorCode == "INVALID_PARAMETER_VALUE" && remote.Op == "secrets/acls/put":
+	case invalid && remote.Op == "secrets/put":
+		return fmt.Errorf("check the key, and that the value has %d bytes (128 KB) at most: %w", client.MaxSecretValue, err)
+	case remote.ErrorCode == "MALFORMED_REQUEST" && remote.Op == "secrets/put":
+		return fmt.Errorf("the value could not be read; send the same bytes in base64 as %s: %w", keyBytesValue, err)
+	case (invalid || remote.ErrorCode == "MALFORMED_REQUEST") && remote.Op == "secrets/get":
+		return fmt.Errorf("if scope %q mirrors an Azure Key Vault, its keys have 1 to 127 letters, digits and dashes; check the key, and the secret in the Key Vault: %w", scope, err)
+	case remote.ErrorCode == "RESOURCE_ALREADY_EXISTS" && remote.Op == "secrets/acls/put":
+		return fmt.Errorf("the permission that is there was not overwritten; delete acls/%s/<principal> first: %w", scope, err)
+	case invalid && (remote.Op == "secrets/acls/put" || remote.Op == "secrets/acls/delete"):
 		return fmt.Errorf("a principal is the user name of a user, the display name of a group or the application id of a service principal, and must exist: %w", err)
 	default:
 		return err

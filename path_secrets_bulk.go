@@ -117,6 +117,7 @@ func (b *backend) listSecrets(ctx context.Context, req *logical.Request, data *f
 type push struct {
 	scope string
 	puts  map[string]secretValue
+	sent  map[string]bool // the keys in lower case: Databricks ignores their case
 	prune bool
 
 	mu      sync.Mutex
@@ -144,33 +145,41 @@ func (b *backend) pushSecrets(ctx context.Context, req *logical.Request, data *f
 		return nil, err
 	}
 	var surplus []string
+	room := client.MaxSecretsPerScope
 	if p.prune || data.Get(keyDryRun).(bool) {
 		listed, err := conn.client.ListSecrets(ctx, p.scope)
 		if err != nil {
 			return nil, explainSecrets(err, p.scope, permissionWrite)
 		}
 		for _, secret := range listed {
-			if _, sent := p.puts[secret.Key]; p.prune && !sent {
+			if p.prune && !p.sent[strings.ToLower(secret.Key)] {
 				surplus = append(surplus, secret.Key)
 			}
 		}
 		slices.Sort(surplus)
+		room -= len(surplus)
 	}
 	keys := slices.Sorted(maps.Keys(p.puts))
 	if data.Get(keyDryRun).(bool) {
 		return pushed(keys, surplus), nil
 	}
 
-	p.each(ctx, b, keyWritten, keys, func(ctx context.Context, key string) error {
-		return p.puts[key].put(ctx, conn, secretPlace{Scope: p.scope, Key: key})
-	})
+	remove := func(ctx context.Context, key string) error {
+		if err := conn.client.DeleteSecret(ctx, p.scope, key); err != nil && !isGone(err) {
+			return explainSecrets(err, p.scope, permissionWrite)
+		}
+		return nil
+	}
+	// What is surplus goes last, but for what has to make room in a scope that would get too full.
+	first := min(max(len(keys)-room, 0), len(surplus))
+	p.each(ctx, b, keyDeleted, surplus[:first], remove)
 	if p.first == nil {
-		p.each(ctx, b, keyDeleted, surplus, func(ctx context.Context, key string) error {
-			if err := conn.client.DeleteSecret(ctx, p.scope, key); err != nil && !isGone(err) {
-				return explainSecrets(err, p.scope, permissionWrite)
-			}
-			return nil
+		p.each(ctx, b, keyWritten, keys, func(ctx context.Context, key string) error {
+			return b.putForGood(ctx, req.Storage, conn, secretPlace{Scope: p.scope, Key: key}, p.puts[key])
 		})
+	}
+	if p.first == nil {
+		p.each(ctx, b, keyDeleted, surplus[first:], remove)
 	}
 	if n := len(p.done[keyWritten]) + len(p.done[keyDeleted]); n > 0 {
 		b.event(context.WithoutCancel(ctx), "secrets-push", req.Path, "scope", p.scope, "written", fmt.Sprint(len(p.done[keyWritten])), "deleted", fmt.Sprint(len(p.done[keyDeleted])))
@@ -194,6 +203,7 @@ func pushOf(data *framework.FieldData) (*push, error) {
 		scope:   data.Get(keyScope).(string),
 		prune:   data.Get(keyPrune).(bool),
 		puts:    make(map[string]secretValue),
+		sent:    make(map[string]bool),
 		done:    make(map[string][]string),
 		failed:  make(map[string]*pushFailure),
 		started: time.Now(),
@@ -213,11 +223,14 @@ func pushOf(data *framework.FieldData) (*push, error) {
 			if _, twice := p.puts[key]; twice {
 				return nil, badField(field, "%q is in both %s and %s; send it in one of them", key, keySecrets, keyBytes)
 			}
+			if p.sent[strings.ToLower(key)] {
+				return nil, badField(field, "%q was sent in two spellings, which Databricks takes for the same key; send it once", key)
+			}
 			value, err := read(fmt.Sprintf("%s: %q", field, key), text)
 			if err != nil {
 				return nil, err
 			}
-			p.puts[key] = value
+			p.puts[key], p.sent[strings.ToLower(key)] = value, true
 		}
 	}
 	switch {
@@ -256,6 +269,9 @@ func (p *push) each(ctx context.Context, b *backend, what string, keys []string,
 				return p.fail(key, context.Cause(ctx))
 			}
 			if err := do(ctx, key); err != nil {
+				if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+					err = context.Cause(ctx) // what stopped this key, rather than that it was stopped
+				}
 				if hopeless(err) {
 					stop(err)
 				}
@@ -269,7 +285,7 @@ func (p *push) each(ctx context.Context, b *backend, what string, keys []string,
 	}
 	_ = group.Wait() // every failure is in p
 	slices.Sort(p.done[what])
-	b.Logger().Info("pushed secrets", "scope", p.scope, what, len(p.done[what]), "of", len(keys), "took", time.Since(p.started).Round(time.Millisecond))
+	b.Logger().Info("pushed secrets", "scope", p.scope, what, len(p.done[what]), "of", len(keys), "took", time.Since(p.started).Round(time.Millisecond).String())
 }
 
 // tell logs how far a push is, in numbers only.

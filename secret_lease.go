@@ -36,13 +36,9 @@ type secretIntent struct {
 	Before time.Time `json:"before"` // when it was last written before, zero for never
 }
 
-// writeStamped stores a value and answers what it takes to delete it again. An error for which hadNoEffect is true says
-// that nothing was stored.
-func writeStamped(ctx context.Context, conn *connection, in *secretIntent, value secretValue) (*writtenSecret, error) {
+// stamped answers what it takes to delete a secret again that was just stored by the intent.
+func stamped(ctx context.Context, conn *connection, in *secretIntent) (*writtenSecret, error) {
 	place := in.secretPlace
-	if err := value.put(ctx, conn, place); err != nil {
-		return nil, err
-	}
 	deadline := time.Now().Add(stampPatience)
 	for wait := 100 * time.Millisecond; ; wait *= 2 {
 		updated, err := secretUpdated(ctx, conn, place)
@@ -59,6 +55,55 @@ func writeStamped(ctx context.Context, conn *connection, in *secretIntent, value
 			return nil, err
 		}
 	}
+}
+
+// putForGood stores a value that no lease and no rollback deletes.
+func (b *backend) putForGood(ctx context.Context, s logical.Storage, conn *connection, place secretPlace, value secretValue) error {
+	leave, err := b.secretTurns.take(ctx, place.folded())
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if err := value.put(ctx, conn, place); err != nil {
+		return err
+	}
+	return b.supersede(context.WithoutCancel(ctx), s, conn, place)
+}
+
+// supersede takes the secret out of the intents that earlier writes of it left open: whatever they stored is gone, and their
+// rollback could not tell what is there now from it. The caller has the secret's turn and has just stored a value.
+func (b *backend) supersede(ctx context.Context, s logical.Storage, conn *connection, place secretPlace) error {
+	err := eachIntent(ctx, s, func(id string, in *intent) error {
+		if in.Secret == nil || in.Secret.folded() != place.folded() {
+			return nil
+		}
+		if _, busy := b.underway.Load(in.Nonce); busy {
+			return nil // the caller's own
+		}
+		if how, err := conn.reaches(ctx, in.origin); err != nil || how == reachNone {
+			return err
+		}
+		earlier := &undertaking{b: b, storage: s, id: id}
+		if in.Credential == nil {
+			return earlier.settle(ctx)
+		}
+		in.Secret = nil
+		return earlier.put(ctx, *in)
+	})
+	if err != nil {
+		return fmt.Errorf("secret %s was stored, but the write-ahead log of an earlier write could not be corrected, by which it may be removed again; write it again: %w", place, err)
+	}
+	return nil
+}
+
+// endWritten is removeWritten in the secret's turn.
+func (b *backend) endWritten(ctx context.Context, conn *connection, secret *writtenSecret) error {
+	leave, err := b.secretTurns.take(ctx, secret.folded())
+	if err != nil {
+		return err
+	}
+	defer leave()
+	return b.removeWritten(ctx, conn, secret)
 }
 
 // removeWritten deletes a secret if it is still the one that we wrote.
@@ -109,6 +154,11 @@ func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *c
 	if err != nil {
 		return nil, err
 	}
+	leave, err := b.secretTurns.take(ctx, place.folded())
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	before, err := secretUpdated(ctx, conn, place)
 	if err != nil {
 		return nil, explainSecrets(err, place.Scope, permissionRead)
@@ -122,12 +172,23 @@ func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *c
 		return nil, err
 	}
 	defer u.end(lasting)
-	written, err := writeStamped(lasting, conn, in.Secret, value)
-	if err != nil {
+	err = value.put(lasting, conn, place)
+	if err != nil && hadNoEffect(err) {
 		u.failed(lasting, err)
 		return nil, err
 	}
+	u.undo = func(ctx context.Context) error { return b.removeAtOnce(ctx, conn, in.Secret) }
+	if err != nil {
+		return nil, err
+	}
+	written, err := stamped(lasting, conn, in.Secret)
+	if err != nil {
+		return nil, err
+	}
 	u.undo = func(ctx context.Context) error { return b.removeWritten(ctx, conn, written) }
+	if err := b.supersede(lasting, req.Storage, conn, place); err != nil {
+		return nil, err
+	}
 	internal, err := (&writeLease{origin: in.origin, writtenSecret: *written, TTL: int64(t.ttl / time.Second)}).internalData()
 	if err != nil {
 		return nil, err
@@ -196,16 +257,42 @@ func (b *backend) revokeSecret(ctx context.Context, req *logical.Request, _ *fra
 	if err != nil {
 		return nil, err
 	}
-	if err := b.removeWritten(ctx, conn, &l.writtenSecret); err != nil {
+	if err := b.endWritten(ctx, conn, &l.writtenSecret); err != nil {
 		return nil, fmt.Errorf("remove the leased secret %s: %w", l.secretPlace, err)
 	}
 	b.event(ctx, "secret-revoke", req.Path, "scope", l.Scope, "key", l.Key)
 	return &logical.Response{}, nil
 }
 
-// rollbackSecret deletes a secret whose write was not completed. It is ours if its timestamp changed, and changed about
-// when we wrote; a later one is somebody else's.
-func (b *backend) rollbackSecret(ctx context.Context, conn *connection, in *intent) error {
+// removeAtOnce deletes a secret that was, or may have been, stored a moment ago. It fails when Databricks does not show it:
+// it may do so later, so that is for the rollback to look at. The caller has the secret's turn.
+func (b *backend) removeAtOnce(ctx context.Context, conn *connection, in *secretIntent) error {
+	updated, err := secretUpdated(ctx, conn, in.secretPlace)
+	if err != nil {
+		return explainSecrets(err, in.Scope, permissionRead)
+	}
+	if updated.IsZero() || updated.Equal(in.Before) {
+		return fmt.Errorf("what may have been stored as secret %s is not listed", in.secretPlace)
+	}
+	return b.removeWritten(ctx, conn, &writtenSecret{secretPlace: in.secretPlace, Updated: updated})
+}
+
+// rollbackSecret deletes a secret whose write was not completed, unless a later write has superseded the intent. It is ours
+// if its timestamp changed, and changed about when we wrote; a later one is somebody else's.
+func (b *backend) rollbackSecret(ctx context.Context, s logical.Storage, conn *connection, in *intent) error {
+	leave, err := b.secretTurns.take(ctx, in.Secret.folded())
+	if err != nil {
+		return err
+	}
+	defer leave()
+	open := false
+	err = eachIntent(ctx, s, func(_ string, other *intent) error {
+		open = open || other.Nonce == in.Nonce && other.Secret != nil
+		return nil
+	})
+	if err != nil || !open {
+		return err
+	}
 	updated, err := secretUpdated(ctx, conn, in.Secret.secretPlace)
 	if err != nil {
 		return err

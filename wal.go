@@ -229,12 +229,35 @@ func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, in *
 		}
 	}
 	if in.Secret != nil {
-		if err := b.rollbackSecret(ctx, conn, in); err != nil {
+		if err := b.rollbackSecret(ctx, req.Storage, conn, in); err != nil {
 			return err
 		}
 	}
 	if in.Grant != nil {
 		return b.endGrant(ctx, req.Storage, conn, in.origin, *in.Grant)
+	}
+	return nil
+}
+
+// eachIntent shows every intent of the write-ahead log, with the id of its entry. What can't be read is left out: the
+// rollback complains of it.
+func eachIntent(ctx context.Context, s logical.Storage, show func(id string, in *intent) error) error {
+	ids, err := framework.ListWAL(ctx, s)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		entry, err := framework.GetWAL(ctx, s, id)
+		if err != nil {
+			return err
+		}
+		var in intent
+		if entry == nil || entry.Kind != walKind || decodeMap(entry.Data, &in) != nil {
+			continue
+		}
+		if err := show(id, &in); err != nil {
+			return err
+		}
 	}
 	return nil
 }

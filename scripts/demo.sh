@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MPL-2.0
 #
-# A guided tour of the engine: a Vault dev server of its own, a workspace, and one token from birth to death.
+# A guided tour of the engine: a Vault dev server of its own, a workspace, one token from birth to death, and a secret scope
+# with a secret and a permission for an hour.
 #
 #   scripts/demo.sh          runs the tour and cleans up
 #   scripts/demo.sh --stay   sets up, then leaves everything running until Ctrl-C
@@ -31,11 +32,13 @@ if [ -t 1 ]; then bold=$(printf '\033[1m') dim=$(printf '\033[2m') red=$(printf 
 else bold='' dim='' red='' off=''; fi
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/databricks-demo.XXXXXX")
-vault_pid='' simulator_pid='' mounted='' failed=1
+vault_pid='' simulator_pid='' mounted='' scope='' failed=1
 cleanup() {
   status=$?
   trap - EXIT
   trap '' INT TERM
+  # The scope is the tour's own, and goes with what is in it.
+  [ -z "$scope" ] || vault delete "databricks/scopes/$scope" >/dev/null 2>&1 || echo "demo: the secret scope $scope could not be deleted; please delete it by hand" >&2
   # Disabling the mount revokes its leases: a token minted in a real workspace must not outlive an interrupted tour.
   [ -z "$mounted" ] || vault secrets disable databricks >/dev/null 2>&1 || true
   [ -z "$vault_pid" ] || kill "$vault_pid" 2>/dev/null || true
@@ -127,7 +130,7 @@ mkdir -p "$work/home" "$work/plugins"
 cp "$root/bin/$plugin" "$work/plugins/"
 
 hint=" The logs below may say more."
-[ -z "$host" ] || hint=" Check DATABRICKS_HOST, the credential and its right to create tokens; without DATABRICKS_HOST the demo uses a simulated workspace."
+[ -z "$host" ] || hint=" Check DATABRICKS_HOST, the credential and its right to create tokens and secret scopes; without DATABRICKS_HOST the demo uses a simulated workspace."
 
 # A terminal sends Ctrl-C to everything in the foreground. The servers are kept out of it, so that they live until cleanup.
 apart() { [ ! -t 0 ] || set -m; }
@@ -203,6 +206,8 @@ if [ -n "$stay" ]; then
   cat <<EOF
    export VAULT_ADDR=$VAULT_ADDR VAULT_TOKEN=$VAULT_TOKEN
    vault read databricks/creds/etl
+   vault write -f databricks/scopes/demo
+   vault write databricks/secrets/demo/greeting string_value=hello
    vault path-help databricks
 
    Vault is $vault_bin; its log is $work/vault.log
@@ -238,6 +243,37 @@ must_fail databricks-simulator whoami
 
 step "How is the engine?" "Who it is upstream, since when that is known, and what it asked for."
 must vault read -format=yaml databricks/status
+
+step "A secret scope" "It holds the secrets that notebooks and jobs read. The name is the tour's own, and the scope is deleted at the end."
+name=vault-demo-$(od -An -N8 -tx1 /dev/urandom | sed 's/[^0-9a-f]//g')
+scope=$name
+must vault write -f "databricks/scopes/$name"
+
+step "Push a secret" "The value comes from stdin again, and is in no answer and no log."
+od -An -N16 -tx1 /dev/urandom | sed 's/[^0-9a-f]//g' | head -n 1 | tr -d '\n' >"$work/secret"
+must vault write "databricks/secrets/$name/api-key" string_value=- <"$work/secret"
+rm -f "$work/secret"
+must vault list -detailed "databricks/secrets/$name"
+
+step "Give a group access for an hour" "A permission with a ttl is a lease. wait=true waits until Databricks shows it."
+must vault write "databricks/acls/$name/users" permission=READ ttl=1h wait=true
+lease=$(field lease_id)
+[ -n "$lease" ] || die "the answer lacks lease_id"
+must vault list -detailed "databricks/acls/$name"
+
+step "Revoke it" "What it replaced is put back, which is nothing here. Without this it would be in an hour."
+must vault lease revoke -sync "$lease"
+tries=0
+while vault read "databricks/acls/$name/users" >/dev/null 2>&1 && [ "$tries" -lt 60 ]; do
+  # A real workspace keeps permissions in caches.
+  tries=$((tries + 1))
+  sleep 1
+done
+must_fail vault read "databricks/acls/$name/users"
+
+step "Delete the scope" "With all that is in it."
+must vault delete "databricks/scopes/$name"
+scope=
 
 failed=
 printf '\n%s\n' "${bold}That was it.${off} Everything has been cleaned up. 'make dev' sets up the same and leaves it to you."

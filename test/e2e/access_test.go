@@ -49,7 +49,7 @@ func TestNoPathAnswersWithoutAToken(t *testing.T) {
 	stranger, err := server.client("")
 	require.NoError(t, err)
 	m.workspace.ResetCalls()
-	for _, path := range []string{"config", "roles/etl", "creds/etl", "tokens/x", "status"} {
+	for _, path := range []string{"config", "roles/etl", "creds/etl", "tokens/x", "scopes/x", "secrets/x/y", "acls/x/y", "status"} {
 		_, err := stranger.Logical().Read(m.path + "/" + path)
 		requireRefused(t, err, 403)
 	}
@@ -99,7 +99,8 @@ func TestStatusSaysWhoWeAreAndWhatWasCalled(t *testing.T) {
 func TestEveryPathHasHelp(t *testing.T) {
 	t.Parallel()
 	m := newMount(t)
-	for _, path := range []string{"", "config", "roles/", "roles/x", "creds/x", "tokens/", "tokens/x", "status"} {
+	for _, path := range []string{"", "config", "roles/", "roles/x", "creds/x", "tokens/", "tokens/x", "scopes/", "scopes/x",
+		"secrets/", "secrets/x", "secrets/x/y", "acls/x", "acls/x/y/z", "status"} {
 		help, err := m.client.Help(m.path + "/" + path)
 		require.NoError(t, err, "%q", path)
 		require.Greater(t, len(help.Help), 100, "%q: %s", path, help.Help)

@@ -45,7 +45,7 @@ func newMount(t *testing.T) *mount {
 	return newMountOf(t, pluginName)
 }
 
-func newMountOf(t *testing.T, plugin string) *mount {
+func newMountOf(t *testing.T, plugin string, opts ...simulator.Option) *mount {
 	t.Helper()
 	client, err := server.client(server.rootToken)
 	require.NoError(t, err)
@@ -53,7 +53,7 @@ func newMountOf(t *testing.T, plugin string) *mount {
 		t:         t,
 		path:      strings.Trim(notInPaths.ReplaceAllString(strings.ToLower(t.Name()), "-"), "-"),
 		client:    client,
-		workspace: simulator.New(),
+		workspace: simulator.New(opts...),
 	}
 	t.Cleanup(m.workspace.Close)
 	m.admin = m.workspace.AddUser("engine@example.com", true)
@@ -230,4 +230,55 @@ func timeOf(t *testing.T, value any) time.Time {
 	require.NoError(t, err)
 	require.True(t, strings.HasSuffix(text, "Z"), "%q is not in UTC", text)
 	return parsed
+}
+
+// configureAs connects the mount as another identity of its workspace, for what a workspace admin is never refused.
+func (m *mount) configureAs(p simulator.Principal) {
+	m.t.Helper()
+	token, _ := m.workspace.AddToken(p, "made by hand", 0)
+	server.secret(token, "the configured token of "+m.t.Name())
+	m.write("config", data{"host": m.workspace.URL(), "token": token})
+}
+
+// tryWrite writes below the mount. It may be called from any goroutine.
+func (m *mount) tryWrite(path string, body data) (*api.Secret, error) {
+	return m.client.Logical().Write(m.path+"/"+path, body)
+}
+
+func (m *mount) delete(path string) {
+	m.t.Helper()
+	_, err := m.client.Logical().Delete(m.path + "/" + path)
+	require.NoError(m.t, err)
+}
+
+// details lists a path with what is known of each key.
+func (m *mount) details(path string) map[string]any {
+	m.t.Helper()
+	secret, err := m.client.Logical().List(m.path + "/" + path)
+	require.NoError(m.t, err)
+	require.NotNil(m.t, secret, "%s lists nothing", path)
+	infos, ok := secret.Data["key_info"].(map[string]any)
+	require.True(m.t, ok, "%s has no key_info: %v", path, secret.Data)
+	return infos
+}
+
+// scope is a scope of the workspace as it is stored there; the zero value if there is none.
+func (m *mount) scope(name string) simulator.Scope {
+	for _, scope := range m.workspace.Scopes() {
+		if scope.Name == name {
+			return scope
+		}
+	}
+	return simulator.Scope{}
+}
+
+// value is a stored secret's value, and whether there is one.
+func (m *mount) value(scope, key string) (string, bool) {
+	secret, ok := m.scope(scope).Secrets[key]
+	return string(secret.Value), ok
+}
+
+// permission is a principal's own permission on a scope, "" for none.
+func (m *mount) permission(scope, principal string) string {
+	return m.scope(scope).ACLs[principal]
 }

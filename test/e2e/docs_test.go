@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//go:build e2e
+
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// secretsAPI has the eleven methods of the Databricks SDK's SecretsAPI and the endpoint behind each (Databricks REST
+// reference, Secrets API).
+var secretsAPI = map[string]struct{ method, path string }{
+	"create_scope":  {"POST", "/api/2.0/secrets/scopes/create"},
+	"delete_acl":    {"POST", "/api/2.0/secrets/acls/delete"},
+	"delete_scope":  {"POST", "/api/2.0/secrets/scopes/delete"},
+	"delete_secret": {"POST", "/api/2.0/secrets/delete"},
+	"get_acl":       {"GET", "/api/2.0/secrets/acls/get"},
+	"get_secret":    {"GET", "/api/2.0/secrets/get"},
+	"list_acls":     {"GET", "/api/2.0/secrets/acls/list"},
+	"list_scopes":   {"GET", "/api/2.0/secrets/scopes/list"},
+	"list_secrets":  {"GET", "/api/2.0/secrets/list"},
+	"put_acl":       {"POST", "/api/2.0/secrets/acls/put"},
+	"put_secret":    {"POST", "/api/2.0/secrets/put"},
+}
+
+var (
+	methodRow = regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\| `vault ([^`]+)` \\| `(Test[A-Za-z]+)` \\|$")
+	testName  = regexp.MustCompile("`(Test[A-Za-z]+)`")
+)
+
+// TestCommandsOfTheManualReachEveryMethod types the commands of the table in docs/secrets.md, in its order.
+func TestCommandsOfTheManualReachEveryMethod(t *testing.T) {
+	t.Parallel()
+	m := newConfiguredMount(t)
+	m.workspace.AddGroup("engineers")
+	manual, err := os.ReadFile("../../docs/secrets.md")
+	require.NoError(t, err)
+	vault, err := findVault()
+	require.NoError(t, err)
+	value := server.secret("typed-as-the-manual-says", "a secret")
+
+	seen := map[string]bool{}
+	for _, row := range methodRow.FindAllStringSubmatch(string(manual), -1) {
+		method, command := row[1], strings.ReplaceAll(row[2], "databricks/", m.path+"/")
+		endpoint, known := secretsAPI[method]
+		require.True(t, known, method)
+		seen[method] = true
+		m.workspace.ResetCalls()
+		cmd := exec.Command(vault, strings.Fields(command)...)
+		cmd.Env = []string{"HOME=" + t.TempDir(), "VAULT_ADDR=" + server.addr, "VAULT_TOKEN=" + server.rootToken}
+		cmd.Stdin = strings.NewReader(value)
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "vault %s\n%s", command, out)
+		require.NotZero(t, m.workspace.Count(endpoint.method, endpoint.path), "vault %s calls %s", command, endpoint.path)
+		if method == "put_secret" {
+			require.NotContains(t, string(out), value)
+			stored, _ := m.value("etl", "api-key")
+			require.Equal(t, value, stored)
+		}
+	}
+	require.Len(t, seen, len(secretsAPI), "the table has every method")
+}
+
+// TestManualsNameTestsThatExist: what the manuals say is proved is.
+func TestManualsNameTestsThatExist(t *testing.T) {
+	t.Parallel()
+	var sources strings.Builder
+	files, err := filepath.Glob("*_test.go")
+	require.NoError(t, err)
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		sources.Write(text)
+	}
+	for _, manual := range []string{"secrets.md", "policies.md"} {
+		text, err := os.ReadFile("../../docs/" + manual)
+		require.NoError(t, err)
+		names := testName.FindAllStringSubmatch(string(text), -1)
+		require.NotEmpty(t, names, manual)
+		for _, name := range names {
+			require.Contains(t, sources.String(), "func "+name[1]+"(t *testing.T)", manual)
+		}
+	}
+}

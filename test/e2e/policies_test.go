@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/vault/api"
+	"github.com/stretchr/testify/require"
+)
+
+// loginAs logs in with one of the policies that users are given, as it is in its file but for the path of the mount.
+func (m *mount) loginAs(policy string) *person {
+	m.t.Helper()
+	text, err := os.ReadFile("../../examples/policies/" + policy + ".hcl")
+	require.NoError(m.t, err)
+	return &person{mount: m, client: m.loginWith(strings.ReplaceAll(string(text), "databricks/", m.path+"/"))}
+}
+
+// person is somebody with a policy, and tries things below a mount.
+type person struct {
+	*mount
+	client *api.Client
+}
+
+// try does one thing: "read", "list", "write" or "delete" a path.
+func (p *person) try(operation, path string, body data) (*api.Secret, error) {
+	path = p.path + "/" + path
+	switch operation {
+	case "read":
+		return p.client.Logical().Read(path)
+	case "list":
+		return p.client.Logical().List(path)
+	case "delete":
+		return p.client.Logical().Delete(path)
+	}
+	return p.client.Logical().Write(path, body)
+}
+
+func (p *person) may(operation, path string, body data) *api.Secret {
+	p.t.Helper()
+	secret, err := p.try(operation, path, body)
+	require.NoError(p.t, err, "%s %s", operation, path)
+	return secret
+}
+
+// mayNot tries what the policy must refuse. It must be Vault that refuses it, and Databricks must not be told to change
+// anything. It may be asked: Vault wants to know whether a write would create before it looks at the policy.
+func (p *person) mayNot(operation, path string, body data) {
+	p.t.Helper()
+	before := p.workspace.Count("POST", "*")
+	_, err := p.try(operation, path, body)
+	requireRefused(p.t, err, 403, "permission denied")
+	require.Equal(p.t, before, p.workspace.Count("POST", "*"), "%s %s", operation, path)
+}
+
+// mayDoNothingWith tries every operation on every path.
+func (p *person) mayDoNothingWith(paths ...string) {
+	p.t.Helper()
+	for _, path := range paths {
+		for _, operation := range []string{"read", "list", "write", "delete"} {
+			p.mayNot(operation, path, data{})
+		}
+	}
+}
+
+// mayNotSneakTo is mayNot for paths that Vault's API client would tidy up.
+func (p *person) mayNotSneakTo(path string, body data) {
+	p.t.Helper()
+	text, err := json.Marshal(body)
+	require.NoError(p.t, err)
+	request, err := http.NewRequest(http.MethodPut, server.addr+"/v1/"+p.path+"/"+path, bytes.NewReader(text))
+	require.NoError(p.t, err)
+	request.Header.Set("X-Vault-Token", p.client.Token())
+	before := p.workspace.Count("POST", "*")
+	// A redirection to the tidy path is answered, not followed.
+	response, err := http.DefaultTransport.RoundTrip(request)
+	require.NoError(p.t, err)
+	response.Body.Close()
+	require.GreaterOrEqual(p.t, response.StatusCode, 300)
+	require.Equal(p.t, before, p.workspace.Count("POST", "*"))
+}
+
+// policyMount has two scopes with a secret each, and a role named etl.
+func policyMount(t *testing.T) *mount {
+	t.Helper()
+	m := newConfiguredMount(t)
+	m.workspace.AddGroup("engineers")
+	for _, scope := range []string{"team-a", "team-b", "etl"} {
+		m.write("scopes/"+scope, data{})
+		m.write("secrets/"+scope+"/there", data{"string_value": server.secret("kept-from-"+scope+"-policies", "a secret")})
+	}
+	return m
+}
+
+func TestPolicyOfAPusher(t *testing.T) {
+	t.Parallel()
+	m := policyMount(t)
+	team := m.loginAs("pusher")
+	value := data{"string_value": server.secret("pushed-by-a-team", "a secret")}
+	team.may("write", "secrets/team-a/new", value)
+	team.may("write", "secrets/team-a/new", value)
+	lease := team.may("write", "secrets/team-a/leased", data{"string_value": "pushed-by-a-team", "ttl": "1h"})
+	require.NotEmpty(t, lease.LeaseID)
+	require.ElementsMatch(t, []any{"there", "new", "leased"}, team.may("list", "secrets/team-a", nil).Data["keys"])
+	team.may("write", "secrets/team-a", data{"secrets": data{"only": "pushed-by-a-team"}, "prune": true})
+	require.Equal(t, map[string]any{"only": "pushed-by-a-team"}, m.stored("team-a"))
+
+	team.mayNot("read", "secrets/team-a/only", nil)
+	team.mayNot("delete", "secrets/team-a/only", nil)
+	team.mayDoNothingWith("secrets/team-b", "secrets/team-b/there", "secrets/TEAM-B/there", "secrets/team-ab/there", "secrets/TEAM-A/only",
+		"scopes", "scopes/team-a", "scopes/team-b", "secrets", "acls/team-a", "acls/team-a/engineers", "config", "roles/etl", "creds/etl", "tokens", "status")
+	team.mayNotSneakTo("secrets/team-a/", data{"secrets": data{"a": "x"}})
+	team.mayNotSneakTo("secrets/team-a/../team-b/there", value)
+	require.Equal(t, map[string]any{"there": "kept-from-team-b-policies"}, m.stored("team-b"))
+}
+
+func TestPolicyOfAReaderOfNames(t *testing.T) {
+	t.Parallel()
+	m := policyMount(t)
+	reader := m.loginAs("reader-of-names")
+	for _, path := range []string{"scopes", "secrets"} {
+		require.ElementsMatch(t, []any{"team-a", "team-b", "etl"}, reader.may("list", path, nil).Data["keys"])
+	}
+	keys := reader.may("list", "secrets/team-b", nil)
+	require.Equal(t, []any{"there"}, keys.Data["keys"])
+	require.NotContains(t, fmt.Sprint(keys.Data), "kept-from-")
+
+	reader.mayDoNothingWith("secrets/team-a/there", "secrets/team-b/there", "scopes/etl", "acls/etl", "acls/etl/engineers", "config", "roles", "creds/etl", "tokens", "status")
+	reader.mayNot("write", "secrets/team-a", data{"secrets": data{"a": "x"}})
+	reader.mayNot("write", "secrets/team-a", data{"secrets": data{"a": "x"}, "dry_run": true})
+}
+
+func TestPolicyOfAnOwnerOfACLs(t *testing.T) {
+	t.Parallel()
+	m := policyMount(t)
+	m.workspace.AddGroup("team/data")
+	owner := m.loginAs("acl-owner")
+	owner.may("write", "acls/etl/engineers", data{"permission": "READ"})
+	owner.may("write", "acls/etl/team/data", data{"permission": "WRITE", "ttl": "1h"})
+	require.Equal(t, "READ", owner.may("read", "acls/etl/engineers", nil).Data["permission"])
+	require.ElementsMatch(t, []any{m.admin.UserName, "engineers", "team/data"}, owner.may("list", "acls/etl", nil).Data["keys"])
+	owner.may("write", "acls/etl/engineers", data{"permission": "WRITE"})
+	owner.may("delete", "acls/etl/engineers", nil)
+	owner.may("delete", "acls/etl/team/data", nil)
+	require.Equal(t, map[string]string{m.admin.UserName: "MANAGE"}, m.scope("etl").ACLs)
+
+	require.Equal(t, "MANAGE", owner.may("read", "acls/etl/"+m.admin.UserName, nil).Data["permission"])
+	owner.mayNot("write", "acls/etl/engineers", data{"permission": "READ", "force": true})
+	owner.mayNot("write", "acls/etl/"+m.admin.UserName, data{"permission": "READ"})
+	owner.mayNot("delete", "acls/etl/"+m.admin.UserName, nil)
+	_, err := owner.client.Logical().DeleteWithData(m.path+"/acls/etl/"+m.admin.UserName, map[string][]string{"force": {"true"}})
+	requireRefused(t, err, 403)
+	require.Equal(t, map[string]string{m.admin.UserName: "MANAGE"}, m.scope("etl").ACLs)
+
+	owner.mayDoNothingWith("acls/team-a", "acls/team-a/engineers", "acls/ETL/engineers", "scopes", "scopes/etl", "secrets", "secrets/etl", "secrets/etl/there",
+		"config", "roles", "creds/etl", "tokens", "status")
+}
+
+func TestPolicyOfAnAdministrator(t *testing.T) {
+	t.Parallel()
+	m := policyMount(t)
+	leased := m.mint("etl")
+	admin := m.loginAs("admin")
+	admin.may("read", "config", nil)
+	admin.may("write", "config", data{"ttl": "2h"})
+	admin.may("write", "roles/other", data{"credential_type": "pat", "ttl": "5m"})
+	admin.may("read", "roles/other", nil)
+	require.ElementsMatch(t, []any{"etl", "other"}, admin.may("list", "roles", nil).Data["keys"])
+	admin.may("delete", "roles/other", nil)
+	admin.may("write", "scopes/new", data{"initial_manage_principal": "users"})
+	admin.may("read", "scopes/new", nil)
+	admin.may("list", "scopes", nil)
+	admin.may("delete", "scopes/new", nil)
+	admin.may("list", "tokens", nil)
+	admin.may("read", "tokens/"+tokenIDOf(leased), nil)
+	admin.may("read", "status", nil)
+	require.NoError(t, admin.client.Sys().RevokePrefix(m.path+"/creds/etl"))
+	require.False(t, m.works(tokenOf(leased)))
+
+	admin.mayDoNothingWith("creds/etl", "secrets", "secrets/etl", "secrets/etl/there", "acls/etl", "acls/etl/engineers")
+	requireRefused(t, admin.client.Sys().RevokePrefix(m.path), 403)
+	requireRefused(t, admin.client.Sys().PutPolicy(m.path, `path "*" { capabilities = ["sudo"] }`), 403)
+	admin.may("delete", "config", nil)
+}
+
+func TestPolicyOfAConsumer(t *testing.T) {
+	t.Parallel()
+	m := policyMount(t)
+	m.write("roles/other", data{"credential_type": "pat"})
+	foreign := m.mint("other")
+	consumer := m.loginAs("consumer")
+	secret := consumer.may("read", "creds/etl", nil)
+	server.secret(tokenOf(secret), "a token minted by "+t.Name())
+	_, err := consumer.client.Sys().Renew(secret.LeaseID, 600)
+	require.NoError(t, err)
+	_, err = consumer.client.Sys().Lookup(secret.LeaseID)
+	require.NoError(t, err)
+
+	inBody := func(lease *api.Secret) error {
+		_, err := consumer.client.Logical().Write("sys/leases/revoke", data{"lease_id": lease.LeaseID, "sync": true})
+		return err
+	}
+	requireRefused(t, consumer.client.Sys().RevokeWithOptions(revokeNow(foreign)), 403)
+	requireRefused(t, inBody(foreign), 403)
+	require.True(t, m.works(tokenOf(foreign)))
+	require.NoError(t, consumer.client.Sys().RevokeWithOptions(revokeNow(secret)))
+	require.False(t, m.works(tokenOf(secret)))
+	secret = consumer.may("read", "creds/etl", nil)
+	require.NoError(t, inBody(secret))
+	require.False(t, m.works(server.secret(tokenOf(secret), "a token minted by "+t.Name())))
+
+	consumer.mayNot("write", "creds/etl", data{"ttl": "1m"})
+	consumer.mayNot("write", "creds/etl", data{"deliver_scope": "etl", "deliver_key": "there"})
+	deliver := map[string][]string{"deliver_scope": {"etl"}, "deliver_key": {"there"}}
+	_, err = consumer.client.Logical().ReadWithData(m.path+"/creds/etl", deliver)
+	requireRefused(t, err, 403)
+	require.Equal(t, map[string]any{"there": "kept-from-etl-policies"}, m.stored("etl"))
+	consumer.mayDoNothingWith("creds/other", "config", "roles", "roles/etl", "scopes", "scopes/etl", "secrets", "secrets/etl", "secrets/etl/there",
+		"acls/etl", "acls/etl/engineers", "tokens", "status")
+}
+
+func TestPolicyBindsDeliveryToOneScope(t *testing.T) {
+	t.Parallel()
+	m := policyMount(t)
+	courier := &person{mount: m, client: m.loginWith(fmt.Sprintf(`path "%s/creds/etl" {
+		capabilities       = ["update"]
+		allowed_parameters = { "deliver_scope" = ["etl"], "deliver_key" = [] }
+	}`, m.path))}
+	courier.may("write", "creds/etl", data{"deliver_scope": "etl", "deliver_key": "token"})
+	token, ok := m.value("etl", "token")
+	require.True(t, ok)
+	require.True(t, m.works(server.secret(token, "a delivered token")))
+	for _, scope := range []string{"team-a", "ETL", "etl2"} {
+		courier.mayNot("write", "creds/etl", data{"deliver_scope": scope, "deliver_key": "token"})
+	}
+	courier.mayNot("write", "creds/etl", data{"deliver_scope": "etl", "deliver_key": "token", "ttl": "1m"})
+}
+
+func TestPolicyEndsLeasesOfOneScope(t *testing.T) {
+	t.Parallel()
+	m := policyMount(t)
+	lease := func(path string, body data) *api.Secret {
+		body["ttl"] = "1h"
+		return m.write(path, body)
+	}
+	secret := lease("secrets/team-a/leased", data{"string_value": "leased-under-a-policy"})
+	grant := lease("acls/team-a/engineers", data{"permission": "READ"})
+	others := []*api.Secret{lease("secrets/team-b/leased", data{"string_value": "leased-under-a-policy"}), lease("acls/team-b/engineers", data{"permission": "READ"})}
+	team := m.loginWith(fmt.Sprintf(`
+		path "sys/leases/revoke/%[1]s/secrets/team-a/leased/*" { capabilities = ["update"] }
+		path "sys/leases/revoke/%[1]s/acls/team-a/*" { capabilities = ["update"] }`, m.path))
+	for _, other := range others {
+		requireRefused(t, team.Sys().RevokeWithOptions(revokeNow(other)), 403)
+	}
+	require.NoError(t, team.Sys().RevokeWithOptions(revokeNow(secret)))
+	require.NoError(t, team.Sys().RevokeWithOptions(revokeNow(grant)))
+	require.NotContains(t, m.stored("team-a"), "leased")
+	require.Empty(t, m.permission("team-a", "engineers"))
+	require.Contains(t, m.stored("team-b"), "leased")
+	require.Equal(t, "READ", m.permission("team-b", "engineers"))
+}

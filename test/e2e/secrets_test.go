@@ -1,0 +1,419 @@
+// SPDX-License-Identifier: MPL-2.0
+
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+	"github.com/stretchr/testify/require"
+
+	"vault-plugin-secrets-databricks/internal/simulator"
+)
+
+// maxValue is the longest value of a secret in bytes.
+const maxValue = 128 << 10
+
+// withScope is newConfiguredMount with a scope named etl.
+func withScope(t *testing.T) *mount {
+	t.Helper()
+	m := newConfiguredMount(t)
+	m.write("scopes/etl", data{})
+	return m
+}
+
+// requireLogged waits for a line of Vault's log that has all the parts.
+func requireLogged(t *testing.T, parts ...string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		log, err := os.ReadFile(server.logPath)
+		if err != nil {
+			return false
+		}
+		for line := range strings.Lines(string(log)) {
+			if !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(line, part) }) {
+				return true
+			}
+		}
+		return false
+	}, patience, 100*time.Millisecond, "no line of Vault's log has all of %q", parts)
+}
+
+// loginWith creates a token that has just this policy, and answers a client with it.
+func (m *mount) loginWith(policy string) *api.Client {
+	m.t.Helper()
+	require.NoError(m.t, m.client.Sys().PutPolicy(m.path, policy))
+	login, err := m.client.Auth().Token().Create(&api.TokenCreateRequest{Policies: []string{m.path}})
+	require.NoError(m.t, err)
+	client, err := server.client(login.Auth.ClientToken)
+	require.NoError(m.t, err)
+	return client
+}
+
+func TestSecretIsWrittenReadListedAndDeleted(t *testing.T) {
+	t.Parallel()
+	m := withScope(t)
+	m.requireAbsent("secrets/etl/api-key")
+	require.Empty(t, m.keys("secrets/etl"))
+
+	first := server.secret("the-first-value-of-a-secret", "a secret")
+	written := m.write("secrets/etl/api-key", data{"string_value": first})
+	require.Equal(t, data{"scope": "etl", "key": "api-key"}, written.Data)
+	require.Empty(t, written.LeaseID, "without a ttl there is no lease")
+	read := m.read("secrets/etl/api-key")
+	require.Equal(t, first, read["string_value"])
+	require.Equal(t, base64.StdEncoding.EncodeToString([]byte(first)), read["bytes_value"])
+	require.WithinDuration(t, time.Now(), timeOf(t, read["last_updated_timestamp"]), patience)
+
+	second := server.secret("the-second-value-of-a-secret", "a secret")
+	m.write("secrets/etl/api-key", data{"string_value": second})
+	require.Equal(t, second, m.read("secrets/etl/api-key")["string_value"])
+
+	m.write("secrets/etl/other", data{"string_value": server.secret("the-value-of-another-secret", "a secret")})
+	require.Equal(t, []string{"api-key", "other"}, m.keys("secrets/etl"))
+	info, ok := m.details("secrets/etl")["api-key"].(map[string]any)
+	require.True(t, ok)
+	require.WithinDuration(t, time.Now(), timeOf(t, info["last_updated_timestamp"]), patience)
+
+	m.delete("secrets/etl/api-key")
+	m.requireAbsent("secrets/etl/api-key")
+	require.Equal(t, []string{"other"}, m.keys("secrets/etl"))
+}
+
+func TestSecretOfAnyBytesRoundTripsExactly(t *testing.T) {
+	t.Parallel()
+	m := withScope(t)
+	every := make([]byte, 256)
+	for i := range every {
+		every[i] = byte(i)
+	}
+	random := rand.NewChaCha8([32]byte{1})
+	long := make([]byte, maxValue)
+	_, _ = random.Read(long)
+	for name, value := range map[string][]byte{"every": every, "empty": {}, "zero": {0}, "long": long} {
+		encoded := base64.StdEncoding.EncodeToString(value)
+		m.write("secrets/etl/"+name, data{"bytes_value": encoded})
+		stored, ok := m.value("etl", name)
+		require.True(t, ok, name)
+		require.Equal(t, value, []byte(stored), name)
+		require.Equal(t, encoded, m.read("secrets/etl/" + name)["bytes_value"], name)
+	}
+	require.NotContains(t, m.read("secrets/etl/every"), "string_value", "bytes that are no text are not shown as one")
+
+	text := strings.Repeat("grüße, 世界! \t\r\n\x00\"\\&<> ", maxValue/31)
+	text += strings.Repeat("x", maxValue-len(text))
+	for name, value := range map[string]string{"text": text, "no-text": "", "line": "ends in a new line\n", "blanks": "  \t ", "json": `{"a":[1,"b"]}`} {
+		m.write("secrets/etl/"+name, data{"string_value": value})
+		stored, ok := m.value("etl", name)
+		require.True(t, ok, name)
+		require.Equal(t, value, stored, name)
+		require.Equal(t, value, m.read("secrets/etl/" + name)["string_value"], name)
+	}
+
+	m.workspace.ResetCalls()
+	for field, body := range map[string]data{
+		"string_value: has 131073 bytes": {"string_value": text + "x"},
+		"bytes_value: has 131073 bytes":  {"bytes_value": base64.StdEncoding.EncodeToString(append(long, 0))},
+		"bytes_value: is not base64":     {"bytes_value": "not base64!"},
+		"exactly one of":                 {},
+		"bytes_value: can't be sent":     {"string_value": "a", "bytes_value": "YQ=="},
+		"password_policy: can't be sent": {"string_value": "a", "password_policy": "strong"},
+	} {
+		_, err := m.tryWrite("secrets/etl/refused", body)
+		requireRefused(t, err, 400, field)
+	}
+	require.Zero(t, m.workspace.Count("POST", "*"), "what is wrong is told without asking Databricks")
+	_, stored := m.value("etl", "refused")
+	require.False(t, stored)
+}
+
+func TestGeneratedSecretIsSeenByNobody(t *testing.T) {
+	t.Parallel()
+	m := withScope(t)
+	_, err := m.client.Logical().Write("sys/policies/password/"+m.path, data{"policy": "length = 40\nrule \"charset\" { charset = \"bcdfghjkmnpqrstvwxz\" }"})
+	require.NoError(t, err)
+	written := m.write("secrets/etl/db", data{"password_policy": m.path})
+	require.Equal(t, data{"scope": "etl", "key": "db"}, written.Data, "the answer has no value")
+	value, ok := m.value("etl", "db")
+	require.True(t, ok)
+	require.Regexp(t, `^[bcdfghjkmnpqrstvwxz]{40}$`, value)
+	server.secret(value, "a generated secret")
+
+	m.write("secrets/etl/db", data{"password_policy": m.path})
+	again, _ := m.value("etl", "db")
+	require.NotEqual(t, value, again, "every write makes a new value")
+	server.secret(again, "a generated secret")
+	_, err = m.tryWrite("secrets/etl/db", data{"password_policy": "no-such-policy"})
+	requireRefused(t, err, 400, "password_policy", "no-such-policy")
+}
+
+func TestWhoMayOnlyCreateDoesNotOverwrite(t *testing.T) {
+	t.Parallel()
+	m := withScope(t)
+	creator := m.loginWith(fmt.Sprintf(`path "%s/secrets/etl/*" { capabilities = ["create"] }`, m.path))
+	value := server.secret("written-by-who-may-only-create", "a secret")
+	_, err := creator.Logical().Write(m.path+"/secrets/etl/once", data{"string_value": value})
+	require.NoError(t, err)
+	_, err = creator.Logical().Write(m.path+"/secrets/etl/once", data{"string_value": "other"})
+	requireRefused(t, err, 403)
+
+	// Where Databricks can't be asked whether there is a secret, there might be one.
+	m.workspace.Inject(simulator.Fault{Path: "/api/2.0/secrets/list", Status: 400, ErrorCode: "BAD_REQUEST"})
+	_, err = creator.Logical().Write(m.path+"/secrets/etl/once", data{"string_value": "other"})
+	requireRefused(t, err, 403)
+	stored, _ := m.value("etl", "once")
+	require.Equal(t, value, stored)
+}
+
+// thousand makes a full scope's worth of values.
+func thousand(prefix string) map[string]any {
+	values := make(map[string]any, 1000)
+	for i := range 1000 {
+		values[fmt.Sprintf("key-%03d", i)] = fmt.Sprintf("%s-value-%03d", prefix, i)
+	}
+	return values
+}
+
+// stored is what a scope holds.
+func (m *mount) stored(scope string) map[string]any {
+	values := map[string]any{}
+	for key, secret := range m.scope(scope).Secrets {
+		values[key] = string(secret.Value)
+	}
+	return values
+}
+
+func TestThousandSecretsArePushedTriedOutAndPruned(t *testing.T) {
+	t.Parallel()
+	m := newConfiguredMount(t)
+	scope := m.path // the log names scopes, not mounts
+	m.write("scopes/"+scope, data{})
+	values := thousand("bulk")
+	server.secret("bulk-value-", "the values of a bulk push")
+
+	tried := m.write("secrets/"+scope, data{"secrets": values, "prune": true, "dry_run": true})
+	require.Len(t, tried.Data["written"], 1000)
+	require.Empty(t, tried.Data["deleted"])
+	require.Zero(t, m.workspace.Count("POST", "/api/2.0/secrets/put"), "dry_run changes nothing")
+
+	pushed := m.write("secrets/"+scope, data{"secrets": values})
+	require.Equal(t, tried.Data, pushed.Data)
+	require.Equal(t, values, m.stored(scope))
+	require.Equal(t, 1000, m.workspace.Count("POST", "/api/2.0/secrets/put"))
+	requireLogged(t, "[INFO]", "pushed secrets", "scope="+scope, "written=1000", "of=1000")
+
+	// The scope is made equal to what is sent: some stay, some change, one is bytes, the rest goes.
+	values["key-000"] = server.secret("bulk-value-changed", "a secret")
+	for i := 10; i < 1000; i++ {
+		delete(values, fmt.Sprintf("key-%03d", i))
+	}
+	tried = m.write("secrets/"+scope, data{"secrets": values, "prune": true, "dry_run": true})
+	require.Len(t, tried.Data["deleted"], 990)
+	require.Len(t, m.stored(scope), 1000)
+	for key := range values {
+		if key > "key-003" {
+			delete(values, key)
+		}
+	}
+	binary := data{"key-004": base64.StdEncoding.EncodeToString([]byte{0, 255, 128})}
+	pushed = m.write("secrets/"+scope, data{"secrets": values, "bytes": binary, "prune": true})
+	require.Equal(t, []any{"key-000", "key-001", "key-002", "key-003", "key-004"}, pushed.Data["written"])
+	require.Len(t, pushed.Data["deleted"], 995)
+	values["key-004"] = "\x00\xff\x80"
+	require.Equal(t, values, m.stored(scope))
+}
+
+func TestBulkPushThatCannotBeMeantIsRefusedWhole(t *testing.T) {
+	t.Parallel()
+	m := withScope(t)
+	m.write("secrets/etl/kept", data{"string_value": server.secret("kept-by-refused-pushes", "a secret")})
+	tooMany := thousand("refused")
+	tooMany["one-more"] = "x"
+	m.workspace.ResetCalls()
+	for part, body := range map[string]data{
+		"prune: with no secrets":   {"prune": true},
+		"secrets: is missing":      {},
+		"1001 keys":                {"secrets": tooMany},
+		"letters, digits":          {"secrets": data{"good": "x", "not good": "x"}},
+		"is in both":               {"secrets": data{"a": "x"}, "bytes": data{"a": "eA=="}},
+		"send a string":            {"secrets": data{"a": data{"nested": "x"}}},
+		"is not base64":            {"bytes": data{"good": "eA==", "bad": "%"}},
+		`"long": has 131073 bytes`: {"secrets": data{"long": strings.Repeat("x", maxValue+1)}},
+	} {
+		_, err := m.tryWrite("secrets/etl", body)
+		requireRefused(t, err, 400, part)
+	}
+	require.Zero(t, m.workspace.Count("", "*"))
+	_, err := m.tryWrite("secrets/absent", data{"secrets": data{"a": "x"}})
+	requireRefused(t, err, 400, "RESOURCE_DOES_NOT_EXIST", "write scopes/absent")
+}
+
+// keyOf is the key that a call to secrets/put or secrets/delete was about.
+func keyOf(t *testing.T, call simulator.Call) string {
+	t.Helper()
+	var body struct {
+		Key string `json:"key"`
+	}
+	require.NoError(t, json.Unmarshal(call.Body, &body))
+	return body.Key
+}
+
+func TestPartialFailureNamesTheKeysAndARepetitionFinishes(t *testing.T) {
+	t.Parallel()
+	m := withScope(t)
+	m.write("secrets/etl/surplus", data{"string_value": "surplus"})
+	values := thousand("partial")
+	delete(values, "key-999") // so that it is no more than a scope can hold, surplus included
+	m.workspace.ResetCalls()
+	m.workspace.Inject(simulator.Fault{Path: "/api/2.0/secrets/put", Offset: 100, Every: 100, Times: 5, Status: 400, ErrorCode: "BAD_REQUEST", Message: "a bad day"})
+
+	_, err := m.tryWrite("secrets/etl", data{"secrets": values, "prune": true})
+	requireRefused(t, err, 400, "5 of 1000 keys failed", "994 were written", "0 deleted", "BAD_REQUEST", "a bad day", "write the same again")
+	failed := 0
+	for _, call := range m.workspace.Calls() {
+		if call.Fault {
+			failed++
+			require.Contains(t, err.Error(), keyOf(t, call))
+		}
+	}
+	require.Equal(t, 5, failed)
+	require.NotContains(t, err.Error(), "partial-value")
+	require.Len(t, m.stored("etl"), 995)
+	require.Contains(t, m.stored("etl"), "surplus", "nothing is deleted before all is written")
+
+	m.write("secrets/etl", data{"secrets": values, "prune": true})
+	require.Equal(t, values, m.stored("etl"))
+}
+
+func TestFullScopeIsMadeEqualToOtherKeys(t *testing.T) {
+	t.Parallel()
+	m := withScope(t)
+	before := thousand("full")
+	m.write("secrets/etl", data{"secrets": before})
+	after := thousand("renamed")
+	after["new-key"] = after["key-000"]
+	delete(after, "key-000")
+	m.write("secrets/etl", data{"secrets": after, "prune": true})
+	require.Equal(t, after, m.stored("etl"))
+}
+
+func TestCancelledPushStopsAndARepetitionFinishes(t *testing.T) {
+	t.Parallel()
+	m := newConfiguredMount(t)
+	scope := m.path // the log names scopes, not mounts
+	m.write("scopes/"+scope, data{})
+	values := thousand("cancelled")
+	m.workspace.Inject(simulator.Fault{Path: "/api/2.0/secrets/put", Offset: 100, Hold: make(chan struct{})})
+	ctx, cancel := context.WithCancel(context.Background())
+	result := make(chan error, 1)
+	go func() {
+		_, err := m.client.Logical().WriteWithContext(ctx, m.path+"/secrets/"+scope, data{"secrets": values})
+		result <- err
+	}()
+	const held = 100 + 16 // that many at once are on their way
+	require.Eventually(t, func() bool { return m.workspace.Count("POST", "/api/2.0/secrets/put") == held }, patience, 10*time.Millisecond)
+	cancel()
+	require.ErrorIs(t, <-result, context.Canceled)
+	requireLogged(t, "pushed secrets", "scope="+scope, "written=100", "of=1000")
+	require.Equal(t, held, m.workspace.Count("POST", "/api/2.0/secrets/put"), "nothing is sent for a caller who is gone")
+	require.Len(t, m.stored(scope), 100)
+
+	m.workspace.ClearFaults()
+	m.write("secrets/"+scope, data{"secrets": values})
+	require.Equal(t, values, m.stored(scope))
+}
+
+func TestPushWithoutPermissionEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	m := newConfiguredMount(t)
+	engine := m.workspace.AddServicePrincipal("engine", false)
+	m.configureAs(engine)
+	m.workspace.AddScope("foreign", m.admin)
+	m.workspace.PutACL("foreign", engine.UserName, "READ")
+	_, err := m.tryWrite("secrets/foreign", data{"secrets": thousand("denied")})
+	requireRefused(t, err, 400, "PERMISSION_DENIED", "needs WRITE")
+	require.LessOrEqual(t, m.workspace.Count("POST", "/api/2.0/secrets/put"), 16)
+}
+
+func TestLeasedSecretIsDeletedWhenItExpires(t *testing.T) {
+	t.Parallel()
+	m := withScope(t)
+	value := server.secret("alive-for-two-seconds", "a leased secret")
+	secret := m.write("secrets/etl/brief", data{"string_value": value, "ttl": "2s"})
+	require.NotEmpty(t, secret.LeaseID)
+	require.Equal(t, 2, secret.LeaseDuration)
+	require.True(t, secret.Renewable)
+	require.WithinDuration(t, time.Now(), timeOf(t, secret.Data["last_updated_timestamp"]), patience)
+	require.NotContains(t, fmt.Sprint(secret.Data), value)
+	require.Eventually(t, func() bool { _, ok := m.value("etl", "brief"); return !ok }, patience, 100*time.Millisecond)
+}
+
+func TestLeasedSecretIsDeletedWhenRevokedUnlessItWasOverwritten(t *testing.T) {
+	t.Parallel()
+	m := withScope(t)
+	body := func(value string) data {
+		return data{"string_value": server.secret(value, "a leased secret"), "ttl": "1h"}
+	}
+	revoked, overwritten := m.write("secrets/etl/revoked", body("leased-and-revoked")), m.write("secrets/etl/overwritten", body("leased-and-overwritten"))
+	gone, again := m.write("secrets/etl/gone", body("leased-and-deleted")), m.write("secrets/etl/again", body("leased-at-first"))
+	m.workspace.PutSecret("etl", "overwritten", []byte("by somebody else"))
+	m.delete("secrets/etl/gone")
+	later := m.write("secrets/etl/again", body("leased-once-more"))
+
+	for _, secret := range []*api.Secret{revoked, overwritten, gone, again} {
+		m.revoke(secret)
+	}
+	require.Equal(t, map[string]any{"overwritten": "by somebody else", "again": "leased-once-more"}, m.stored("etl"))
+	requireLogged(t, "[WARN]", "overwritten since", "key=overwritten")
+	m.revoke(later)
+	require.NotContains(t, m.stored("etl"), "again")
+
+	for range 3 {
+		m.write("secrets/etl/many", body("leased-and-ended-with-the-mount"))
+	}
+	require.NoError(t, m.client.Sys().RevokePrefix(m.path+"/secrets/etl/many"))
+	require.NotContains(t, m.stored("etl"), "many")
+}
+
+func TestLeasedSecretIsRenewedUpToTheMountsMaximum(t *testing.T) {
+	t.Parallel()
+	m := withScope(t)
+	require.NoError(t, m.client.Sys().TuneMountAllowNil(m.path, api.TuneMountConfigInput{MaxLeaseTTL: ptr("2h")}))
+	secret := m.write("secrets/etl/renewed", data{"string_value": server.secret("leased-and-renewed", "a leased secret"), "ttl": "1h"})
+	before := m.scope("etl").Secrets["renewed"].Updated
+	renewed, err := m.client.Sys().Renew(secret.LeaseID, int((30 * time.Hour).Seconds()))
+	require.NoError(t, err)
+	require.LessOrEqual(t, renewed.LeaseDuration, 7200)
+	require.Greater(t, renewed.LeaseDuration, 3600)
+	require.Equal(t, before, m.scope("etl").Secrets["renewed"].Updated, "a renewal writes nothing")
+
+	capped := m.write("secrets/etl/capped", data{"string_value": server.secret("leased-and-capped", "a leased secret"), "ttl": "50h"})
+	require.Equal(t, 7200, capped.LeaseDuration)
+	require.NotEmpty(t, capped.Warnings, "whoever shortens a ttl says so")
+}
+
+func TestPushIsSlowedDownNotBrokenByThrottling(t *testing.T) {
+	t.Parallel()
+	m := withScope(t)
+	throttled := m.workspace.Inject(simulator.Fault{Path: "/api/2.0/secrets/put", Times: 5, Status: 429, Header: http.Header{"Retry-After": {"1"}}})
+	values := data{}
+	for i := range 50 {
+		values[fmt.Sprintf("key-%02d", i)] = fmt.Sprintf("throttled-value-%02d", i)
+	}
+	pushed := m.write("secrets/etl", data{"secrets": values})
+	require.Len(t, pushed.Data["written"], 50)
+	require.Equal(t, 5, throttled.Hits())
+	require.Equal(t, values, m.stored("etl"))
+}
