@@ -41,7 +41,7 @@ func TestNothingAmbient(t *testing.T) {
 	} {
 		t.Setenv(name, value)
 	}
-	for _, cfg := range []Config{patConfig(""), oauthConfig("")} {
+	for _, cfg := range []Config{patConfig(""), oauthConfig(""), azureConfig(""), oidcConfig("")} {
 		var mu sync.Mutex
 		var paths []string
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -50,8 +50,12 @@ func TestNothingAmbient(t *testing.T) {
 			paths = append(paths, r.URL.Path)
 			require.Equal(t, []string{"only-this/1.0"}, r.Header["User-Agent"])
 			require.Empty(t, r.Header.Get("X-Databricks-Workspace-Id"))
-			if r.URL.Path != "/oidc/v1/token" {
-				require.Equal(t, "Bearer "+map[string]string{AuthPAT: testToken, AuthOAuthM2M: "access-token-one"}[cfg.AuthType], r.Header.Get("Authorization"))
+			switch {
+			case strings.HasSuffix(r.URL.Path, "/token"):
+			case cfg.AuthType == AuthPAT:
+				require.Equal(t, "Bearer "+testToken, r.Header.Get("Authorization"))
+			default:
+				require.Equal(t, "Bearer access-token-one", r.Header.Get("Authorization"))
 			}
 			for name, values := range r.Header {
 				require.NotContains(t, strings.Join(values, " "), "ambient", name)

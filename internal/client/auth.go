@@ -4,16 +4,8 @@ package client
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"net/http"
-	"net/url"
-	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/oauth2"
-	"golang.org/x/oauth2/clientcredentials"
 )
 
 const (
@@ -24,8 +16,6 @@ const (
 	// maxMargin is how long before its expiry a token counts as expired at the earliest, for requests on their way and
 	// clocks that differ.
 	maxMargin = 30 * time.Second
-	// defaultLifetime is that of a token without expires_in (Databricks documentation, OAuth machine-to-machine: 1 hour).
-	defaultLifetime = time.Hour
 )
 
 // accessToken is a bearer token and when to replace it.
@@ -35,9 +25,10 @@ type accessToken struct {
 	expiry  time.Time // from here on it is never used
 }
 
-// newAccessToken sets the times of a token that was asked for at the given moment.
-func newAccessToken(value string, asked time.Time, lifetime time.Duration) accessToken {
-	expiry := asked.Add(lifetime - min(lifetime/10, maxMargin))
+// newAccessToken sets the times of a token that was asked for at the given moment, and that counts as expired by the margin
+// before it does expire.
+func newAccessToken(value string, asked time.Time, lifetime, margin time.Duration) accessToken {
+	expiry := asked.Add(lifetime - margin)
 	return accessToken{
 		value:   value,
 		refresh: expiry.Add(-min(lifetime/2, maxRefreshAhead)),
@@ -48,6 +39,7 @@ func newAccessToken(value string, asked time.Time, lifetime time.Duration) acces
 // tokenCache keeps one access token. However many callers wait for a token, one fetch is under way. It runs apart from all
 // of them, so that a caller who gives up takes nothing from the others, and no lock is held over it.
 type tokenCache struct {
+	op    string // of its fetches, for errors
 	fetch func(context.Context) (accessToken, error)
 
 	mu          sync.Mutex
@@ -120,47 +112,8 @@ func (c *tokenCache) launch() {
 func (c *tokenCache) fetchSafely() (token accessToken, err error) {
 	defer func() {
 		if recover() != nil {
-			err = &Error{Op: opOIDCToken, Kind: Unavailable, Unprocessed: true, what: "fetching an access token failed within the plugin"}
+			err = &Error{Op: c.op, Kind: Unavailable, Unprocessed: true, what: "fetching an access token failed within the plugin"}
 		}
 	}()
 	return c.fetch(context.Background())
-}
-
-var errNoAccessToken = errors.New("no access token in the answer")
-
-// fetchToken asks the token endpoint for an access token (RFC 6749, section 4.4; Databricks documentation, OAuth
-// machine-to-machine).
-func (c *Client) fetchToken(ctx context.Context, grant *clientcredentials.Config) (accessToken, error) {
-	var token accessToken
-	asked := time.Now()
-	_, err := c.do(ctx, call{op: opOIDCToken, result: true}, func(ctx context.Context) error {
-		ctx = context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: c.transport})
-		granted, err := grant.Token(ctx)
-		if err != nil {
-			return err
-		}
-		lifetime := defaultLifetime
-		if !granted.Expiry.IsZero() {
-			lifetime = time.Until(granted.Expiry)
-		}
-		if lifetime <= 0 || strings.ContainsFunc(granted.AccessToken, notInHeader) {
-			return errNoAccessToken
-		}
-		token = newAccessToken(granted.AccessToken, asked, lifetime)
-		return nil
-	})
-	return token, err
-}
-
-// tokenURL returns the token endpoint of a workspace, or of an account on the hosts that serve accounts only (Databricks
-// documentation, OAuth machine-to-machine).
-func tokenURL(host, accountID string) string {
-	if accountID != "" && isAccountHost(host) {
-		return fmt.Sprintf("%s/oidc/accounts/%s/v1/token", host, url.PathEscape(accountID))
-	}
-	return host + "/oidc/v1/token"
-}
-
-func isAccountHost(host string) bool {
-	return strings.HasPrefix(host, "https://accounts.") || strings.HasPrefix(host, "https://accounts-dod.")
 }

@@ -179,10 +179,11 @@ func TestGrantFaults(t *testing.T) {
 
 func TestPanicInAFetchIsAnError(t *testing.T) {
 	t.Parallel()
-	cache := &tokenCache{fetch: func(context.Context) (accessToken, error) { panic("boom") }}
+	cache := &tokenCache{op: opEntraToken, fetch: func(context.Context) (accessToken, error) { panic("boom") }}
 	_, err := cache.token(t.Context())
 	e := failureOf(t, err)
 	require.Equal(t, Unavailable, e.Kind)
+	require.Equal(t, opEntraToken, e.Op)
 	require.NotContains(t, err.Error(), "boom")
 	_, err = cache.token(t.Context())
 	require.Error(t, err, "the cache must go on")
@@ -193,7 +194,7 @@ func TestOnlyTheRefusedTokenIsDropped(t *testing.T) {
 	fetched := 0
 	cache := &tokenCache{fetch: func(context.Context) (accessToken, error) {
 		fetched++
-		return newAccessToken("new", time.Now(), time.Hour), nil
+		return newAccessToken("new", time.Now(), time.Hour, time.Second), nil
 	}}
 	_, err := cache.token(t.Context())
 	require.NoError(t, err)
@@ -209,12 +210,15 @@ func TestOnlyTheRefusedTokenIsDropped(t *testing.T) {
 
 func TestTokenURL(t *testing.T) {
 	t.Parallel()
-	for _, row := range [][3]string{
-		{"https://dbc-1.cloud.databricks.com", "", "https://dbc-1.cloud.databricks.com/oidc/v1/token"},
-		{"https://dbc-1.cloud.databricks.com", "abc", "https://dbc-1.cloud.databricks.com/oidc/v1/token"},
-		{"https://accounts.cloud.databricks.com", "abc/..", "https://accounts.cloud.databricks.com/oidc/accounts/abc%2F../v1/token"},
-		{"https://accounts-dod.cloud.databricks.us", "abc", "https://accounts-dod.cloud.databricks.us/oidc/accounts/abc/v1/token"},
+	for _, row := range []struct{ host, account, workspace, want string }{
+		{"https://dbc-1.cloud.databricks.com", "", "", "https://dbc-1.cloud.databricks.com/oidc/v1/token"},
+		{"https://dbc-1.cloud.databricks.com", "abc", "", "https://dbc-1.cloud.databricks.com/oidc/v1/token"},
+		{"https://accounts.cloud.databricks.com", "", "", "https://accounts.cloud.databricks.com/oidc/v1/token"},
+		{"https://accounts.cloud.databricks.com", "abc/..", "1", "https://accounts.cloud.databricks.com/oidc/accounts/abc%2F../v1/token"},
+		{"https://accounts-dod.cloud.databricks.us", "abc", "", "https://accounts-dod.cloud.databricks.us/oidc/accounts/abc/v1/token"},
+		{"http://127.0.0.1:1", "abc", "", "http://127.0.0.1:1/oidc/accounts/abc/v1/token"},
+		{"http://127.0.0.1:1", "abc", "1", "http://127.0.0.1:1/oidc/v1/token"},
 	} {
-		require.Equal(t, row[2], tokenURL(row[0], row[1]))
+		require.Equal(t, row.want, tokenURL(&Config{Host: row.host, AccountID: row.account, WorkspaceID: row.workspace}))
 	}
 }

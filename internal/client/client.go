@@ -5,12 +5,10 @@ package client
 import (
 	"context"
 	"crypto/tls"
-	"encoding/base64"
 	"fmt"
 	"math"
 	"net"
 	"net/http"
-	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -22,14 +20,14 @@ import (
 	"github.com/databricks/databricks-sdk-go/service/iam"
 	"github.com/databricks/databricks-sdk-go/service/settings"
 	"github.com/databricks/databricks-sdk-go/service/workspace"
-	"golang.org/x/oauth2"
-	"golang.org/x/oauth2/clientcredentials"
 	"golang.org/x/time/rate"
 )
 
 // The operations, as errors and counters name them.
 const (
 	opOIDCToken     = "oidc/token"
+	opExchange      = "oidc/exchange"
+	opEntraToken    = "entra/token"
 	opMe            = "scim/me"
 	opTokenCreate   = "token/create"
 	opTokenList     = "token/list"
@@ -37,9 +35,10 @@ const (
 	opManagedList   = "token-management/list"
 	opManagedGet    = "token-management/get"
 	opManagedDelete = "token-management/delete"
+	opOBOCreate     = "token-management/create-obo"
 )
 
-// Client is a connection to one workspace. It must be made by [New].
+// Client is a connection to one workspace or to one account. It must be made by [New].
 type Client struct {
 	transport   *transport
 	tokens      *settings.TokensAPI
@@ -47,6 +46,12 @@ type Client struct {
 	currentUser *iam.CurrentUserAPI
 	secrets     *workspace.SecretsAPI
 	sdk         *sdkclient.DatabricksClient
+	grants      grants
+	patience    time.Duration // how long a secret that was just made may be unknown to the token endpoint
+	account     bool          // works on an account rather than on a workspace
+	ownID       string        // application id of the connection's identity, where it is known from the config
+	scimBase    string        // path of the SCIM API, ending in a slash
+	spBase      string        // path of the service principals that have OAuth secrets, ending in a slash
 	counters    *Counters
 	lastSuccess atomic.Int64 // nanoseconds since 1970, 0 for never
 }
@@ -61,7 +66,21 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{counters: cfg.Counters}
+	c := &Client{
+		counters: cfg.Counters,
+		grants:   grants{cfg: &cfg},
+		patience: freshSecretPatience,
+		scimBase: "/api/2.0/preview/scim/v2/",
+		spBase:   "/api/2.0/accounts/servicePrincipals/",
+	}
+	if cfg.Account() {
+		c.account, c.ownID = true, cfg.ClientID
+		if cfg.AuthType == AuthAzureClientSecret {
+			c.ownID = cfg.AzureClientID
+		}
+		c.scimBase = "/api/2.0/accounts/" + cfg.AccountID + "/scim/v2/"
+		c.spBase = "/api/2.0/accounts/" + cfg.AccountID + "/servicePrincipals/"
+	}
 	if c.counters == nil {
 		c.counters = &Counters{}
 	}
@@ -71,7 +90,7 @@ func New(cfg Config) (*Client, error) {
 		attemptTimeout: cfg.RequestTimeout,
 		maxRetries:     cfg.MaxRetries,
 		backoffBase:    backoffBase,
-		secrets:        []string{cfg.Token.Reveal(), cfg.ClientSecret.Reveal()},
+		secrets:        []string{cfg.Token.Reveal(), cfg.ClientSecret.Reveal(), cfg.AzureClientSecret.Reveal()},
 		base: &http.Transport{
 			Proxy:                 http.ProxyFromEnvironment,
 			DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
@@ -93,17 +112,18 @@ func New(cfg Config) (*Client, error) {
 	switch cfg.AuthType {
 	case AuthPAT:
 		c.transport.token = cfg.Token
-	case AuthOAuthM2M:
-		basic := url.QueryEscape(cfg.ClientID) + ":" + url.QueryEscape(cfg.ClientSecret.Reveal())
-		c.transport.secrets = append(c.transport.secrets, base64.StdEncoding.EncodeToString([]byte(basic)))
-		grant := &clientcredentials.Config{
-			ClientID:     cfg.ClientID,
-			ClientSecret: cfg.ClientSecret.Reveal(),
-			TokenURL:     tokenURL(cfg.Host, cfg.AccountID),
-			Scopes:       []string{"all-apis"},
-			AuthStyle:    oauth2.AuthStyleInHeader,
+	case AuthAzureClientSecret:
+		cloud, _ := azureCloudOf(cfg.Host)
+		c.transport.loginOrigin = cloud.login
+		c.transport.cache = c.newCache(opEntraToken, c.grants.own)
+		if cfg.AzureWorkspaceResourceID != "" {
+			c.transport.resourceID = cfg.AzureWorkspaceResourceID
+			c.transport.management = c.newCache(opEntraToken, c.grants.azureManagement)
 		}
-		c.transport.cache = &tokenCache{fetch: func(ctx context.Context) (accessToken, error) { return c.fetchToken(ctx, grant) }}
+	case AuthOAuthM2M:
+		c.transport.cache = c.newCache(opOIDCToken, c.grants.own)
+	case AuthOIDC:
+		c.transport.cache = c.newCache(opExchange, c.grants.own)
 	}
 	sdk, err := newSDK(&cfg, c.transport)
 	if err != nil {
@@ -164,6 +184,19 @@ func (c *Client) run(ctx context.Context, ca *call, fn func(context.Context) err
 	default:
 		return notSent(ca.op, "the SDK could not make it")
 	}
+}
+
+// send makes the SDK send a request for which it has no method that fits. What is sent goes into the query of a GET and into
+// the body of a POST; nil is for nothing, and a nil result for an answer of no interest.
+func (c *Client) send(ctx context.Context, method, path string, sent, result any) error {
+	headers := map[string]string{}
+	if method == http.MethodPost {
+		headers["Content-Type"] = "application/json"
+	}
+	if c.sdk.Config.WorkspaceID != "" {
+		headers["X-Databricks-Workspace-Id"] = c.sdk.Config.WorkspaceID
+	}
+	return c.sdk.Do(ctx, method, path, headers, nil, sent, result)
 }
 
 // newSDK makes the SDK's client, which must neither find a configuration, nor authenticate, nor wait, nor retry.

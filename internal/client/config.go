@@ -3,6 +3,7 @@
 package client
 
 import (
+	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -18,8 +19,10 @@ import (
 
 // The ways to authenticate, named as in Databricks' unified authentication.
 const (
-	AuthPAT      = "pat"       // a personal access token
-	AuthOAuthM2M = "oauth-m2m" // an OAuth secret of a service principal, exchanged for one-hour access tokens
+	AuthPAT               = "pat"                 // a personal access token
+	AuthOAuthM2M          = "oauth-m2m"           // an OAuth secret of a service principal, exchanged for one-hour access tokens
+	AuthAzureClientSecret = "azure-client-secret" // a client secret of an app in Entra ID, exchanged for tokens of Entra ID
+	AuthOIDC              = "oidc"                // a token of another issuer, exchanged under a federation policy
 )
 
 const (
@@ -36,9 +39,9 @@ const (
 // and NO_PROXY.
 type Config struct {
 	Host           string        // origin as ParseHost returns it
-	AuthType       string        // AuthPAT or AuthOAuthM2M
+	AuthType       string        // AuthPAT, AuthOAuthM2M, AuthAzureClientSecret or AuthOIDC
 	Token          Secret        // for AuthPAT
-	ClientID       string        // for AuthOAuthM2M: the application id of the service principal
+	ClientID       string        // for AuthOAuthM2M and AuthOIDC: the application id of the service principal
 	ClientSecret   Secret        // for AuthOAuthM2M
 	AccountID      string        // for hosts that serve an account
 	WorkspaceID    string        // sent as X-Databricks-Workspace-Id, for hosts that serve several workspaces
@@ -48,6 +51,39 @@ type Config struct {
 	RateLimit      float64       // requests per second, 0 for no ceiling of our own
 	UserAgent      string        // sent as it is, in place of the SDK's
 	Counters       *Counters     // where calls are counted, nil for a private one
+
+	// For AuthAzureClientSecret. The resource id is for a service principal that has yet to enter the workspace.
+
+	AzureTenantID            string // id or domain of the tenant
+	AzureClientID            string // application id of the service principal
+	AzureClientSecret        Secret
+	AzureWorkspaceResourceID string // "/subscriptions/…/workspaces/…", or empty
+
+	// SubjectToken is for AuthOIDC: it returns the JSON web token to exchange, and is asked at each exchange. ClientID may be
+	// empty then, for a federation policy of the whole account.
+	SubjectToken func(ctx context.Context) (Secret, error)
+}
+
+// Account tells whether the client works on an account rather than on a workspace: it has an account id, no workspace id,
+// and a host that serves accounts, or a loopback one.
+func (cfg Config) Account() bool {
+	return cfg.AccountID != "" && cfg.WorkspaceID == "" && (IsAccountHost(cfg.Host) || isLoopback(cfg.Host))
+}
+
+// IsAccountHost tells whether an origin, as [ParseHost] returns it, is one that serves accounts only (Databricks
+// documentation, account console).
+func IsAccountHost(origin string) bool {
+	return strings.HasPrefix(origin, "https://accounts.") || strings.HasPrefix(origin, "https://accounts-dod.")
+}
+
+// isLoopback tells whether an origin is on this machine, as a simulated workspace is.
+func isLoopback(origin string) bool {
+	u, err := url.Parse(origin)
+	if err != nil {
+		return false
+	}
+	_, loopback, err := parseHostName(u.Hostname())
+	return err == nil && loopback
 }
 
 var hostName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$`)
@@ -118,6 +154,10 @@ func parseHostName(name string) (text string, loopback bool, err error) {
 // notInHeader tells whether a credential holds something that no header can carry, such as a pasted newline.
 func notInHeader(r rune) bool { return r <= ' ' || r > unicode.MaxASCII || r == 0x7f }
 
+// ValidCredential tells whether a text can be a credential or an id: it holds no space, no control character and nothing
+// beyond ASCII. The empty text passes.
+func ValidCredential(text string) bool { return !strings.ContainsFunc(text, notInHeader) }
+
 // check returns what is wrong with a config.
 func (cfg *Config) check() error {
 	if origin, err := ParseHost(cfg.Host); err != nil {
@@ -125,17 +165,11 @@ func (cfg *Config) check() error {
 	} else if origin != cfg.Host {
 		return fmt.Errorf("host is %q where %q is meant", cfg.Host, origin)
 	}
-	switch cfg.AuthType {
-	case AuthPAT:
-		if cfg.Token == "" {
-			return fmt.Errorf("token is missing, which auth_type %q needs", AuthPAT)
-		}
-	case AuthOAuthM2M:
-		if cfg.ClientID == "" || cfg.ClientSecret == "" {
-			return fmt.Errorf("client_id or client_secret is missing, and auth_type %q needs both", AuthOAuthM2M)
-		}
-	default:
-		return fmt.Errorf("auth_type %q is not one of %q, %q", cfg.AuthType, AuthPAT, AuthOAuthM2M)
+	if err := cfg.checkAuth(); err != nil {
+		return err
+	}
+	if cfg.Account() && !accountIDText.MatchString(cfg.AccountID) {
+		return fmt.Errorf("account_id %q is none, which has letters, digits and dashes", cfg.AccountID)
 	}
 	for _, field := range []struct{ name, value string }{
 		{"token", cfg.Token.Reveal()},
@@ -143,8 +177,11 @@ func (cfg *Config) check() error {
 		{"client_secret", cfg.ClientSecret.Reveal()},
 		{"account_id", cfg.AccountID},
 		{"workspace_id", cfg.WorkspaceID},
+		{"azure_client_id", cfg.AzureClientID},
+		{"azure_client_secret", cfg.AzureClientSecret.Reveal()},
+		{"azure_workspace_resource_id", cfg.AzureWorkspaceResourceID},
 	} {
-		if strings.ContainsFunc(field.value, notInHeader) {
+		if !ValidCredential(field.value) {
 			return fmt.Errorf("%s holds a space, a newline or another character that can't be part of it", field.name)
 		}
 	}
@@ -159,6 +196,48 @@ func (cfg *Config) check() error {
 	}
 	if cfg.RateLimit < 0 || math.IsNaN(cfg.RateLimit) || math.IsInf(cfg.RateLimit, 0) {
 		return fmt.Errorf("rate_limit %g is not a number of requests per second", cfg.RateLimit)
+	}
+	return nil
+}
+
+var (
+	accountIDText = regexp.MustCompile(`^[A-Za-z0-9-]{1,128}$`)
+	tenantText    = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?$`)
+)
+
+// checkAuth returns what is wrong with how a config authenticates.
+func (cfg *Config) checkAuth() error {
+	switch cfg.AuthType {
+	case AuthPAT:
+		if cfg.Token == "" {
+			return fmt.Errorf("token is missing, which auth_type %q needs", AuthPAT)
+		}
+		if cfg.Account() {
+			return fmt.Errorf("auth_type %q does not work on an account, whose APIs take no personal access tokens; use another auth_type, or the host of a workspace without account_id", AuthPAT)
+		}
+	case AuthOAuthM2M:
+		if cfg.ClientID == "" || cfg.ClientSecret == "" {
+			return fmt.Errorf("client_id or client_secret is missing, and auth_type %q needs both", AuthOAuthM2M)
+		}
+	case AuthAzureClientSecret:
+		if cfg.AzureTenantID == "" || cfg.AzureClientID == "" || cfg.AzureClientSecret == "" {
+			return fmt.Errorf("azure_tenant_id, azure_client_id or azure_client_secret is missing, and auth_type %q needs all of them", AuthAzureClientSecret)
+		}
+		if !tenantText.MatchString(cfg.AzureTenantID) {
+			return fmt.Errorf("azure_tenant_id %q is neither the id nor the domain of a tenant", cfg.AzureTenantID)
+		}
+		if _, ok := azureCloudOf(cfg.Host); !ok {
+			return fmt.Errorf("auth_type %q is for Azure Databricks, and host %q is none of its hosts, such as https://adb-1234567890123456.7.azuredatabricks.net", AuthAzureClientSecret, cfg.Host)
+		}
+	case AuthOIDC:
+		if cfg.SubjectToken == nil {
+			return fmt.Errorf("there is no source of identity tokens, which auth_type %q needs", AuthOIDC)
+		}
+		if cfg.ClientID == "" && cfg.Account() {
+			return fmt.Errorf("client_id is missing, which auth_type %q needs on an account: nothing else there tells who the connection acts as", AuthOIDC)
+		}
+	default:
+		return fmt.Errorf("auth_type %q is not one of %q, %q, %q, %q", cfg.AuthType, AuthPAT, AuthOAuthM2M, AuthAzureClientSecret, AuthOIDC)
 	}
 	return nil
 }

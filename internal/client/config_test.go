@@ -107,14 +107,18 @@ func FuzzParseHost(f *testing.F) {
 
 func TestNewRefuses(t *testing.T) {
 	t.Parallel()
-	const host = "https://dbc-1.cloud.databricks.com"
+	const (
+		host     = "https://dbc-1.cloud.databricks.com"
+		accounts = "https://accounts.cloud.databricks.com"
+		azure    = "https://adb-1.2.azuredatabricks.net"
+	)
 	table := []struct {
 		change func(*Config)
 		want   string
 	}{
 		{func(c *Config) { c.Host = "" }, "host is empty"},
 		{func(c *Config) { c.Host += "/" }, `host is "https://dbc-1.cloud.databricks.com/" where "https://dbc-1.cloud.databricks.com" is meant`},
-		{func(c *Config) { c.AuthType = "" }, `auth_type "" is not one of "pat", "oauth-m2m"`},
+		{func(c *Config) { c.AuthType = "" }, `auth_type "" is not one of "pat", "oauth-m2m", "azure-client-secret", "oidc"`},
 		{func(c *Config) { c.AuthType = "basic" }, `auth_type "basic"`},
 		{func(c *Config) { c.Token = "" }, "token is missing"},
 		{func(c *Config) { c.Token += "\n" }, "token holds a space"},
@@ -122,6 +126,20 @@ func TestNewRefuses(t *testing.T) {
 		{func(c *Config) { c.AuthType, c.ClientSecret = AuthOAuthM2M, "secret" }, "client_id or client_secret is missing"},
 		{func(c *Config) { c.WorkspaceID = "1\r\nX: y" }, "workspace_id holds a space"},
 		{func(c *Config) { c.AccountID = "ä" }, "account_id holds a space"},
+		{func(c *Config) { c.Host, c.AccountID = accounts, "abc" }, `auth_type "pat" does not work on an account`},
+		{func(c *Config) { c.Host, c.AccountID = "http://127.0.0.1:8899", "abc" }, `auth_type "pat" does not work on an account`},
+		{func(c *Config) { *c = oauthConfig(accounts); c.AccountID = "abc/.." }, `account_id "abc/.." is none`},
+		{func(c *Config) { *c = azureConfig(host) }, `auth_type "azure-client-secret" is for Azure Databricks, and host "https://dbc-1.cloud.databricks.com"`},
+		{func(c *Config) { *c = azureConfig(azure); c.AzureTenantID = "" }, "azure_tenant_id, azure_client_id or azure_client_secret is missing"},
+		{func(c *Config) { *c = azureConfig(azure); c.AzureClientID = "" }, "azure_tenant_id, azure_client_id or azure_client_secret is missing"},
+		{func(c *Config) { *c = azureConfig(azure); c.AzureClientSecret = "" }, "azure_tenant_id, azure_client_id or azure_client_secret is missing"},
+		{func(c *Config) { *c = azureConfig(azure); c.AzureTenantID = "a/b" }, `azure_tenant_id "a/b" is neither`},
+		{func(c *Config) { *c = azureConfig(azure); c.AzureTenantID = ".." }, `azure_tenant_id ".." is neither`},
+		{func(c *Config) { *c = azureConfig(azure); c.AzureClientID += " " }, "azure_client_id holds a space"},
+		{func(c *Config) { *c = azureConfig(azure); c.AzureClientSecret += "\n" }, "azure_client_secret holds a space"},
+		{func(c *Config) { *c = azureConfig(azure); c.AzureWorkspaceResourceID = "/a\r\nX: y" }, "azure_workspace_resource_id holds a space"},
+		{func(c *Config) { *c = oidcConfig(host); c.SubjectToken = nil }, "there is no source of identity tokens"},
+		{func(c *Config) { *c = oidcConfig(accounts); c.AccountID, c.ClientID = "abc", "" }, `client_id is missing, which auth_type "oidc" needs on an account`},
 		{func(c *Config) { c.UserAgent = "a\nb" }, "user agent holds"},
 		{func(c *Config) { c.RequestTimeout = -1 }, "request_timeout -1ns is negative"},
 		{func(c *Config) { c.MaxRetries = -1 }, "max_retries -1 is negative"},
@@ -137,6 +155,44 @@ func TestNewRefuses(t *testing.T) {
 		require.Nil(t, c)
 		require.ErrorContains(t, err, row.want)
 		require.NotContains(t, err.Error(), testToken)
+		require.NotContains(t, err.Error(), azureSecret)
+	}
+}
+
+func TestAccountMode(t *testing.T) {
+	t.Parallel()
+	for _, row := range []struct {
+		host, account, workspace string
+		want                     bool
+	}{
+		{"https://accounts.cloud.databricks.com", "abc", "", true},
+		{"https://accounts-dod.cloud.databricks.us", "abc", "", true},
+		{"https://accounts.azuredatabricks.net", "abc", "", true},
+		{"https://accounts.cloud.databricks.com", "", "", false},
+		{"https://accounts.cloud.databricks.com", "abc", "1", false},
+		{"https://dbc-1.cloud.databricks.com", "abc", "", false},
+		{"https://dbc-1.accounts.databricks.com", "abc", "", false},
+		{"http://localhost:8899", "abc", "", true},
+		{"https://127.0.0.1:8899", "abc", "", true},
+		{"http://[::1]", "abc", "", true},
+		{"http://localhost:8899", "abc", "1", false},
+		{"http://localhost:8899", "", "", false},
+		{"https://localhost.evil.com", "abc", "", false},
+	} {
+		require.Equal(t, row.want, Config{Host: row.host, AccountID: row.account, WorkspaceID: row.workspace}.Account(), "%+v", row)
+	}
+	require.True(t, IsAccountHost("https://accounts.gcp.databricks.com"))
+	require.False(t, IsAccountHost("http://localhost"))
+	require.False(t, isLoopback("://"))
+}
+
+func TestValidCredential(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"", testToken, "a/b+c=~!\"'{}"} {
+		require.True(t, ValidCredential(text), text)
+	}
+	for _, text := range []string{" ", "a b", "a\n", "\ta", "a\x00", "a\x7f", "é", "a\u200b", "\xff"} {
+		require.False(t, ValidCredential(text), "%q", text)
 	}
 }
 

@@ -50,7 +50,8 @@ func (c *Counters) record(ca *call, took time.Duration, failed bool) {
 	t.max = max(t.max, took)
 }
 
-// Snapshot returns the counts so far by operation, such as "token/create". Access tokens are fetched under "oidc/token".
+// Snapshot returns the counts so far by operation, such as "token/create". Access tokens are fetched under "oidc/token",
+// "oidc/exchange" and "entra/token".
 func (c *Counters) Snapshot() map[string]OpCounts {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -3,6 +3,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,7 +86,8 @@ func (k Kind) phrase() string {
 
 // Error is what every method of [Client] fails with. Nothing in it holds a secret.
 type Error struct {
-	// Op is the operation, such as "token/create". It is "oidc/token" when a call failed for want of an access token.
+	// Op is the operation, such as "token/create". It is "oidc/token", "oidc/exchange" or "entra/token" when a call failed
+	// for want of an access token.
 	Op string
 	// Kind says what the failure means.
 	Kind Kind
@@ -115,11 +117,11 @@ func (e *Error) Error() string {
 	if e.Op != "" {
 		b.WriteString(e.Op + ": ")
 	}
-	if e.what != "" {
-		b.WriteString(e.what)
-	} else {
-		b.WriteString(e.Kind.phrase())
+	what := cmp.Or(e.what, e.Kind.phrase())
+	if e.Op == opEntraToken {
+		what = strings.ReplaceAll(what, "Databricks", "Entra ID")
 	}
+	b.WriteString(what)
 	if e.ErrorCode != "" {
 		b.WriteString(": " + e.ErrorCode)
 	}
@@ -144,6 +146,8 @@ func (e *Error) Error() string {
 // advice returns what to do about the error, "" when there is nothing to do.
 func (e *Error) advice() string {
 	switch {
+	case e.Op == opEntraToken && (e.Kind == Unavailable || e.Kind == Timeout || e.hint == hintHost):
+		return hintEntra
 	case e.hint != "":
 		return e.hint
 	case e.Kind == Unauthenticated:
@@ -181,6 +185,7 @@ func (e *Error) tidy(secrets ...string) {
 const (
 	hintUnreachable = "check host, the network between here and Databricks, and ca_cert"
 	hintHost        = "check that host is the URL of the workspace itself"
+	hintEntra       = "check azure_tenant_id, the network between here and Entra ID, and ca_cert"
 )
 
 // notSent makes the error of a request that we do not send because something about it is wrong.

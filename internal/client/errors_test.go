@@ -91,6 +91,8 @@ func TestVerdicts(t *testing.T) {
 		{"broken", 500, envelope("INTERNAL_ERROR", "no"), "", Unavailable, "INTERNAL_ERROR", "Databricks is unavailable: INTERNAL_ERROR (HTTP 500): no"},
 		{"down", 400, envelope("TEMPORARILY_UNAVAILABLE", "no"), "", Unavailable, "TEMPORARILY_UNAVAILABLE", ""},
 		{"exists, with a strange status", 500, envelope("RESOURCE_ALREADY_EXISTS", "no"), "", Refused, "RESOURCE_ALREADY_EXISTS", ""},
+		{"absent without a code", 404, `{"message":"Token x was not found"}`, "", NotFound, "", "Token x"},
+		{"absent without a code or its name", 404, `{"message":"no route"}`, "", Refused, "", "check that host"},
 		{"old form", 400, `{"error":"ancient"}`, "", Refused, "", "ancient"},
 		{"text form", 400, "INVALID_STATE: not now", "", Refused, "INVALID_STATE", "not now"},
 		{"teapot", 418, "short and stout", "", Refused, "", "short and stout"},
@@ -193,6 +195,11 @@ func FuzzErrors(f *testing.F) {
 	f.Add(403, "token/delete", `{"error_code":403,"message":"Invalid access token."}`, "", "")
 	f.Add(500, "scim/me", `{"detail":"null","status":"500"}`, "x", "y")
 	f.Add(401, opOIDCToken, `{"error":"invalid_client","error_description":"d"}`, "", "")
+	f.Add(400, opExchange, `{"error":"invalid_grant","error_description":"d"}`, "", "")
+	f.Add(401, opEntraToken, `{"error":"invalid_client","error_description":"AADSTS7000215","error_codes":[7000215]}`, "", "")
+	f.Add(404, opSPDelete, `{"message":"Service principal 1 does not exist"}`, "", "")
+	f.Add(429, opOAuthSecretCreate, envelope("RESOURCE_EXHAUSTED", "too many secrets"), "", "")
+	f.Add(409, opSPCreate, `{"detail":"already exists","status":"409"}`, "", "")
 	f.Add(302, "x", "<html>", "", "")
 	f.Add(200, "x", "<pre>a</pre>", "", "")
 	f.Add(404, "x", "CODE: text", "Fri, 02 Jan 2026 03:04:15 GMT", "")
@@ -221,7 +228,7 @@ func FuzzErrors(f *testing.F) {
 		require.Contains(t, text, fmt.Sprintf("(HTTP %d)", status))
 		require.GreaterOrEqual(t, e.RetryAfter, time.Duration(0))
 		require.LessOrEqual(t, e.RetryAfter, maxRetryAfter)
-		if status >= 500 || status == 429 {
+		if status >= 500 || e.Kind == Throttled {
 			require.False(t, e.Unprocessed)
 		}
 	})

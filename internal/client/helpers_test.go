@@ -79,7 +79,7 @@ func healthy(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("X-Request-Id", "req-1")
 	switch {
-	case r.URL.Path == "/oidc/v1/token":
+	case r.URL.Path == "/oidc/v1/token", strings.HasSuffix(r.URL.Path, "/oauth2/token"):
 		fmt.Fprint(w, `{"access_token":"access-token-one","token_type":"Bearer","expires_in":3600}`)
 	case r.URL.Path == "/api/2.0/token/create":
 		fmt.Fprint(w, createdBody)

@@ -4,12 +4,14 @@ package client
 
 import (
 	"context"
+	"errors"
 	"regexp"
 
 	"github.com/databricks/databricks-sdk-go/service/iam"
 )
 
-// Identity is who the connection acts as.
+// Identity is who the connection acts as. On an account, it is known to be a service principal, but neither its groups nor
+// whether it is an admin are known.
 type Identity struct {
 	ID               string   `json:"id"`        // numeric id, as SCIM has it
 	UserName         string   `json:"user_name"` // e-mail address of a user, application id of a service principal
@@ -23,8 +25,11 @@ type Identity struct {
 var uuid = regexp.MustCompile(`^(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
 // Me returns the identity of the connection, and so proves host and credential (Databricks REST reference, Current User
-// API, me).
+// API, me). An account has no such API; there, the service principal is looked up by its application id.
 func (c *Client) Me(ctx context.Context) (*Identity, error) {
+	if c.account {
+		return c.meOnAccount(ctx)
+	}
 	var user *iam.User
 	ca, err := c.do(ctx, call{op: opMe, result: true, signed: true}, func(ctx context.Context) error {
 		var err error
@@ -51,4 +56,20 @@ func (c *Client) Me(ctx context.Context) (*Identity, error) {
 		}
 	}
 	return who, nil
+}
+
+func (c *Client) meOnAccount(ctx context.Context) (*Identity, error) {
+	own, err := c.FindServicePrincipal(ctx, c.ownID)
+	var failure *Error
+	if errors.As(err, &failure) && failure.Kind == NotFound {
+		// As NotFound, it would look like the absence of what somebody asked for.
+		unknown := *failure
+		unknown.Kind, unknown.what = Refused, "the account does not know the identity of this connection"
+		unknown.hint = "check account_id, and that the service principal belongs to the account"
+		return nil, &unknown
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &Identity{ID: own.ID, UserName: own.ApplicationID, DisplayName: own.DisplayName, ServicePrincipal: true}, nil
 }

@@ -84,11 +84,7 @@ func (c *Client) CreateScope(ctx context.Context, scope Scope, initialManagePrin
 		body.Keyvault = &keyvault{ResourceID: scope.KeyvaultResourceID, DNSName: scope.KeyvaultDNSName, TenantID: scope.KeyvaultTenantID}
 	}
 	_, err := c.do(ctx, call{op: opScopeCreate, signed: true}, func(ctx context.Context) error {
-		headers := map[string]string{"Content-Type": "application/json"}
-		if c.sdk.Config.WorkspaceID != "" {
-			headers["X-Databricks-Workspace-Id"] = c.sdk.Config.WorkspaceID
-		}
-		return c.sdk.Do(ctx, http.MethodPost, "/api/2.0/secrets/scopes/create", headers, nil, body, nil)
+		return c.send(ctx, http.MethodPost, "/api/2.0/secrets/scopes/create", body, nil)
 	})
 	return err
 }

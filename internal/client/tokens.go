@@ -19,7 +19,7 @@ type TokenInfo struct {
 	ExpiryTime   time.Time // UTC, to the millisecond; zero for a token that never expires
 	Scopes       []string  // API scopes; empty for what Databricks defaults to
 
-	// The rest comes from the token management API only.
+	// The rest comes from the token management API only, tokens on behalf of a service principal included.
 
 	OwnerID           int64     // numeric id of the user or service principal that the token acts for
 	CreatedByID       int64     // numeric id of who made it
@@ -49,8 +49,8 @@ var errIncomplete = errors.New("the answer lacks what was asked for")
 // nothing of it was sent or when it was answered with 429 or 503. When it fails with [Error.Unprocessed] false, the token
 // may exist all the same.
 func (c *Client) CreateToken(ctx context.Context, req CreateTokenRequest) (*CreatedToken, error) {
-	if req.Lifetime <= 0 || req.Lifetime%time.Second != 0 {
-		return nil, notSent(opTokenCreate, "the lifetime must be a positive number of whole seconds, not %s", req.Lifetime)
+	if err := checkLifetime(opTokenCreate, req.Lifetime); err != nil {
+		return nil, err
 	}
 	var created *CreatedToken
 	ca, err := c.do(ctx, call{op: opTokenCreate, creates: true, result: true, signed: true}, func(ctx context.Context) error {
@@ -73,6 +73,52 @@ func (c *Client) CreateToken(ctx context.Context, req CreateTokenRequest) (*Crea
 	}
 	created.Retried = ca.retried
 	return created, nil
+}
+
+// CreateOBOTokenRequest says which token to make on behalf of which service principal.
+type CreateOBOTokenRequest struct {
+	ApplicationID string // of the service principal, which must be allowed to use tokens
+	Comment       string
+	Lifetime      time.Duration // positive, in whole seconds. Databricks refuses more than the workspace's maximum
+	Scopes        []string      // API scopes, empty for what Databricks defaults to
+}
+
+// CreateOBOToken makes a personal access token that acts for a service principal, for admins of workspaces on AWS and GCP
+// only (Databricks REST reference, Token management API, create on-behalf token). It is repeated as [Client.CreateToken] is.
+func (c *Client) CreateOBOToken(ctx context.Context, req CreateOBOTokenRequest) (*CreatedToken, error) {
+	if err := checkLifetime(opOBOCreate, req.Lifetime); err != nil {
+		return nil, err
+	}
+	var created *CreatedToken
+	ca, err := c.do(ctx, call{op: opOBOCreate, creates: true, result: true, signed: true}, func(ctx context.Context) error {
+		resp, err := c.managed.CreateOboToken(ctx, settings.CreateOboTokenRequest{
+			ApplicationId:   req.ApplicationID,
+			Comment:         req.Comment,
+			LifetimeSeconds: int64(req.Lifetime / time.Second),
+			Scopes:          req.Scopes,
+		})
+		if err != nil {
+			return err
+		}
+		if resp.TokenValue == "" || resp.TokenInfo == nil || resp.TokenInfo.TokenId == "" {
+			return errIncomplete
+		}
+		created = &CreatedToken{Value: Secret(resp.TokenValue), Info: managedInfo(resp.TokenInfo)}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	created.Retried = ca.retried
+	return created, nil
+}
+
+// checkLifetime refuses what Databricks would take for another lifetime, or for one without an end.
+func checkLifetime(op string, lifetime time.Duration) error {
+	if lifetime <= 0 || lifetime%time.Second != 0 {
+		return notSent(op, "the lifetime must be a positive number of whole seconds, not %s", lifetime)
+	}
+	return nil
 }
 
 // ListTokens returns the valid tokens of the connection's identity (Databricks REST reference, Token API, list, which has
@@ -163,12 +209,7 @@ func (c *Client) DeleteManagedToken(ctx context.Context, tokenID string) error {
 // the SDK puts them as they are.
 var tokenIDText = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
 
-func checkTokenID(op, tokenID string) error {
-	if !tokenIDText.MatchString(tokenID) {
-		return notSent(op, "%q can't be a token id, which has letters, digits, dashes and underscores, 128 at most", tokenID)
-	}
-	return nil
-}
+func checkTokenID(op, tokenID string) error { return checkID(op, "token", tokenID) }
 
 func publicInfo(t *settings.PublicTokenInfo) TokenInfo {
 	return TokenInfo{

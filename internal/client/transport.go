@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -27,11 +28,12 @@ const (
 // tells neither what is being done nor whether it may be repeated: Databricks' deletes are POSTs.
 type call struct {
 	op      string
-	creates bool   // makes something, so a second attempt might make a second one
-	deletes bool   // removes something, so its absence may come as a 400 in words
-	result  bool   // must be answered with a JSON object
-	signed  bool   // carries our bearer token
-	private Secret // what the request carries and no error may repeat
+	creates bool     // makes something, so a second attempt might make a second one
+	deletes bool     // removes something, so its absence may come as a 400 in words
+	result  bool     // must be answered with a JSON object
+	signed  bool     // carries our bearer token
+	private Secret   // what the request carries and no error may repeat
+	secrets []string // more of that, for credentials, which look like nothing else
 
 	trips     int         // how often the SDK asked for the request, which must be once
 	attempts  int         // requests sent, or tried to be
@@ -52,16 +54,20 @@ var errSettled = errors.New("settled by the transport")
 // transport carries out the requests of one client. It alone decides about attempts: it buffers the request to repeat it,
 // reads the answer to its end within each attempt's time, and waits as Databricks asks.
 type transport struct {
-	origin         string // scheme and host, the only ones ever sent to
+	origin         string // scheme and host, the only ones ever sent to but for loginOrigin
+	loginOrigin    string // scheme and host of Entra ID, for entra/token alone; "" without it
 	base           *http.Transport
 	token          Secret      // of a static credential
 	cache          *tokenCache // of a fetched one, else nil
+	management     *tokenCache // of the token that goes with resourceID, nil without it
+	resourceID     string      // of the workspace in Azure, "" when it need not be told
 	userAgent      string
 	attemptTimeout time.Duration
 	maxRetries     int
 	backoffBase    time.Duration
 	limiter        *rate.Limiter // nil without a ceiling
 	gate           gate
+	loginGate      gate
 	secrets        []string // the configured ones, to be scrubbed
 }
 
@@ -107,32 +113,39 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 // settle sends the request as often as it takes and is allowed.
 func (t *transport) settle(req *http.Request, body []byte, ca *call) (*reply, *Error) {
 	ctx := req.Context()
-	if origin := req.URL.Scheme + "://" + req.URL.Host; origin != t.origin {
-		return nil, notSent(ca.op, "it was for %q instead of %q", origin, t.origin)
+	allowed, hold := t.origin, &t.gate
+	if ca.op == opEntraToken {
+		allowed, hold = t.loginOrigin, &t.loginGate
+	}
+	if origin := req.URL.Scheme + "://" + req.URL.Host; origin != allowed {
+		return nil, notSent(ca.op, "it was for %q instead of %q", origin, allowed)
 	}
 	renewed := false
 	for retry := 0; ; {
-		bearer, failure := t.bearer(ctx, ca)
+		sig, failure := t.sign(ctx, ca)
 		if failure == nil {
-			failure = t.admit(ctx, ca)
+			failure = t.admit(ctx, ca, hold)
 		}
 		if failure != nil {
 			return nil, failure
 		}
 		ca.attempts++
-		answer, failure := t.attempt(ctx, req, body, ca, bearer)
+		answer, failure := t.attempt(ctx, req, body, ca, sig)
 		if failure == nil {
 			return answer, nil
 		}
 		if failure.Kind == Unauthenticated && ca.signed && t.cache != nil && !renewed {
 			renewed = true
-			t.cache.drop(bearer)
+			t.cache.drop(sig.bearer)
+			if t.management != nil {
+				t.management.drop(sig.management)
+			}
 			continue
 		}
 		delay := t.delay(retry, failure)
 		if failure.Kind == Throttled {
 			ca.throttled++
-			t.gate.pause(delay)
+			hold.pause(delay)
 		}
 		if !failure.transient || ca.creates && !repeatable(failure) {
 			return nil, failure
@@ -173,34 +186,45 @@ func (t *transport) delay(retry int, failure *Error) time.Duration {
 	return backoff
 }
 
-// bearer returns the token to sign the call with, "" for a call that isn't signed with one.
-func (t *transport) bearer(ctx context.Context, ca *call) (string, *Error) {
+// signature is what proves to Databricks who sends a request. Its parts are empty where they are not sent.
+type signature struct {
+	bearer     string
+	management string // for a service principal of Azure that has yet to enter the workspace
+}
+
+// sign returns what to sign the call with, nothing for a call that isn't signed.
+func (t *transport) sign(ctx context.Context, ca *call) (signature, *Error) {
 	if !ca.signed {
-		return "", nil
+		return signature{}, nil
 	}
 	if t.cache == nil {
-		return t.token.Reveal(), nil
+		return signature{bearer: t.token.Reveal()}, nil
 	}
-	token, err := t.cache.token(ctx)
+	var sig signature
+	var err error
+	sig.bearer, err = t.cache.token(ctx)
+	if err == nil && t.management != nil {
+		sig.management, err = t.management.token(ctx)
+	}
 	if err == nil {
-		return token, nil
+		return sig, nil
 	}
 	var failure *Error
 	if !errors.As(err, &failure) {
-		return "", ended(ca.op, err, false)
+		return signature{}, ended(ca.op, err, false)
 	}
 	own := *failure
 	own.Unprocessed = true
-	return "", &own
+	return signature{}, &own
 }
 
-// admit waits for the gate and for the request rate.
-func (t *transport) admit(ctx context.Context, ca *call) *Error {
-	left, err := t.gate.wait(ctx)
+// admit waits for the gate and, before a request to Databricks, for the request rate.
+func (t *transport) admit(ctx context.Context, ca *call, hold *gate) *Error {
+	left, err := hold.wait(ctx)
 	if err == nil && left > 0 {
 		return &Error{Op: ca.op, Kind: Throttled, Message: "an earlier request was throttled, and the pause is longer than this call may wait", RetryAfter: left, Unprocessed: true}
 	}
-	if err == nil && t.limiter != nil {
+	if err == nil && t.limiter != nil && ca.op != opEntraToken {
 		if err = t.limiter.Wait(ctx); err != nil && ctx.Err() == nil {
 			return &Error{Op: ca.op, Kind: Throttled, Unprocessed: true, what: "too many requests are waiting for their turn", hint: "raise rate_limit in the config or ask less often"}
 		}
@@ -212,7 +236,7 @@ func (t *transport) admit(ctx context.Context, ca *call) *Error {
 }
 
 // attempt sends the request once and reads the whole answer within the attempt's time.
-func (t *transport) attempt(ctx context.Context, req *http.Request, body []byte, ca *call, bearer string) (*reply, *Error) {
+func (t *transport) attempt(ctx context.Context, req *http.Request, body []byte, ca *call, sig signature) (*reply, *Error) {
 	attemptCtx, cancel := context.WithTimeout(ctx, t.attemptTimeout)
 	defer cancel()
 	var connected, wrote atomic.Bool
@@ -230,7 +254,11 @@ func (t *transport) attempt(ctx context.Context, req *http.Request, body []byte,
 	}
 	out.Header.Set("User-Agent", t.userAgent)
 	if ca.signed {
-		out.Header.Set("Authorization", "Bearer "+bearer)
+		out.Header.Set("Authorization", "Bearer "+sig.bearer)
+	}
+	if sig.management != "" {
+		out.Header.Set("X-Databricks-Azure-Workspace-Resource-Id", t.resourceID)
+		out.Header.Set("X-Databricks-Azure-SP-Management-Token", sig.management)
 	}
 
 	answer, err := t.exchange(out)
@@ -246,7 +274,7 @@ func (t *transport) attempt(ctx context.Context, req *http.Request, body []byte,
 		return answer, nil
 	}
 	failure.hide(ca.private.Reveal())
-	failure.tidy(append([]string{bearer}, t.secrets...)...)
+	failure.tidy(slices.Concat([]string{sig.bearer, sig.management}, ca.secrets, t.secrets)...)
 	return nil, failure
 }
 

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package client
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/oauth2"
+	"golang.org/x/oauth2/clientcredentials"
+)
+
+const (
+	// allAPIs is the scope of a token that may do whatever its owner may (Databricks REST reference, API scopes).
+	allAPIs = "all-apis"
+	// defaultLifetime is that of a token without expires_in (Databricks documentation, OAuth machine-to-machine: 1 hour).
+	defaultLifetime = time.Hour
+	// freshSecretPatience is how long [Client.AccessTokenFor] goes on asking with a secret that is not known.
+	freshSecretPatience = 5 * time.Second
+)
+
+// AccessToken is an OAuth access token. Nothing at Databricks ends it before its lifetime does.
+type AccessToken struct {
+	Value    Secret
+	Type     string        // "Bearer"
+	Lifetime time.Duration // whole seconds from when it was asked for
+	Scopes   []string      // what it may do, never empty
+}
+
+// grant is one request for an access token.
+type grant struct {
+	op      string
+	request *clientcredentials.Config
+	secrets []string // what it carries that must not be shown
+}
+
+// grants makes the requests for access tokens that a config allows.
+type grants struct{ cfg *Config }
+
+// own is the request for a token of the connection's own identity, with all scopes if none is given.
+func (g grants) own(ctx context.Context, scopes []string) (*grant, error) {
+	switch g.cfg.AuthType {
+	case AuthOAuthM2M:
+		return g.bySecret(g.cfg.ClientID, g.cfg.ClientSecret, scopes)
+	case AuthAzureClientSecret:
+		return g.azure(scopes)
+	case AuthOIDC:
+		return g.byExchange(ctx, scopes)
+	default:
+		return nil, notSent(opOIDCToken, "a connection with auth_type %q can't get OAuth tokens of its identity; connect with %q, %q or %q", g.cfg.AuthType, AuthOAuthM2M, AuthAzureClientSecret, AuthOIDC)
+	}
+}
+
+// bySecret is the request for a token with an OAuth secret of a service principal (RFC 6749, section 4.4; Databricks
+// documentation, OAuth machine-to-machine).
+func (g grants) bySecret(clientID string, secret Secret, scopes []string) (*grant, error) {
+	scopes, err := tokenScopes(opOIDCToken, scopes)
+	if err != nil {
+		return nil, err
+	}
+	basic := url.QueryEscape(clientID) + ":" + url.QueryEscape(secret.Reveal())
+	return &grant{
+		op: opOIDCToken,
+		request: &clientcredentials.Config{
+			ClientID:     clientID,
+			ClientSecret: secret.Reveal(),
+			TokenURL:     tokenURL(g.cfg),
+			Scopes:       scopes,
+			AuthStyle:    oauth2.AuthStyleInHeader,
+		},
+		secrets: []string{secret.Reveal(), base64.StdEncoding.EncodeToString([]byte(basic))},
+	}, nil
+}
+
+// byExchange is the request for a token in exchange for one of another issuer (RFC 8693; Databricks documentation, workload
+// identity federation).
+func (g grants) byExchange(ctx context.Context, scopes []string) (*grant, error) {
+	scopes, err := tokenScopes(opExchange, scopes)
+	if err != nil {
+		return nil, err
+	}
+	subject, err := g.cfg.SubjectToken(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return nil, ended(opExchange, ctx.Err(), false)
+	case err != nil:
+		return nil, noSubject(err.Error())
+	case subject == "" || !ValidCredential(subject.Reveal()):
+		return nil, noSubject("it is empty, or holds a character that can't be part of a token")
+	}
+	return &grant{
+		op: opExchange,
+		request: &clientcredentials.Config{
+			ClientID: g.cfg.ClientID,
+			TokenURL: tokenURL(g.cfg),
+			Scopes:   scopes,
+			EndpointParams: url.Values{
+				"grant_type":         {"urn:ietf:params:oauth:grant-type:token-exchange"},
+				"subject_token":      {subject.Reveal()},
+				"subject_token_type": {"urn:ietf:params:oauth:token-type:jwt"},
+			},
+			AuthStyle: oauth2.AuthStyleInParams,
+		},
+		secrets: []string{subject.Reveal()},
+	}, nil
+}
+
+func noSubject(reason string) *Error {
+	return &Error{Op: opExchange, Kind: Refused, Message: clean(reason), Unprocessed: true, what: "there is no identity token to exchange"}
+}
+
+// tokenURL returns the token endpoint of a workspace or of an account (Databricks documentation, OAuth machine-to-machine).
+func tokenURL(cfg *Config) string {
+	if cfg.AccountID != "" && IsAccountHost(cfg.Host) || cfg.Account() {
+		return fmt.Sprintf("%s/oidc/accounts/%s/v1/token", cfg.Host, url.PathEscape(cfg.AccountID))
+	}
+	return cfg.Host + "/oidc/v1/token"
+}
+
+// scopeText is the form of a scope (RFC 6749, section 3.3). A space in one would make it two.
+var scopeText = regexp.MustCompile(`^[\x21\x23-\x5b\x5d-\x7e]{1,256}$`)
+
+// tokenScopes returns the scopes to ask for, which are all when none is given.
+func tokenScopes(op string, scopes []string) ([]string, error) {
+	for _, scope := range scopes {
+		if !scopeText.MatchString(scope) {
+			return nil, notSent(op, "%q can't be a scope", scope)
+		}
+	}
+	if len(scopes) == 0 {
+		return []string{allAPIs}, nil
+	}
+	return slices.Clone(scopes), nil
+}
+
+var errNoAccessToken = errors.New("no access token in the answer")
+
+// fetch asks a token endpoint for an access token, and returns when it did so, too.
+func (c *Client) fetch(ctx context.Context, g *grant) (*AccessToken, time.Time, error) {
+	var token *AccessToken
+	asked := time.Now()
+	_, err := c.do(ctx, call{op: g.op, result: true, secrets: g.secrets}, func(ctx context.Context) error {
+		ctx = context.WithValue(ctx, oauth2.HTTPClient, &http.Client{Transport: c.transport})
+		granted, err := g.request.Token(ctx)
+		if err != nil {
+			return err
+		}
+		lifetime := defaultLifetime
+		if !granted.Expiry.IsZero() {
+			lifetime = time.Until(granted.Expiry).Round(time.Second)
+		}
+		if lifetime <= 0 || !ValidCredential(granted.AccessToken) {
+			return errNoAccessToken
+		}
+		token = &AccessToken{Value: Secret(granted.AccessToken), Type: granted.Type(), Lifetime: lifetime, Scopes: g.request.Scopes}
+		// An answer without scopes means those that were asked for (RFC 6749, section 5.1), and Entra ID is asked for none.
+		if said, _ := granted.Extra("scope").(string); strings.TrimSpace(said) != "" {
+			token.Scopes = strings.Fields(said)
+		}
+		if len(token.Scopes) == 0 {
+			token.Scopes = []string{allAPIs}
+		}
+		return nil
+	})
+	return token, asked, err
+}
+
+// newCache makes a cache of the tokens that a grant without scopes of its own gives.
+func (c *Client) newCache(op string, request func(context.Context, []string) (*grant, error)) *tokenCache {
+	return &tokenCache{op: op, fetch: func(ctx context.Context) (accessToken, error) {
+		ctx, cancel := context.WithTimeout(ctx, CallBudget)
+		defer cancel()
+		g, err := request(ctx, nil)
+		if err != nil {
+			return accessToken{}, err
+		}
+		token, asked, err := c.fetch(ctx, g)
+		if err != nil {
+			return accessToken{}, err
+		}
+		margin := min(token.Lifetime/10, maxMargin)
+		if op == opEntraToken {
+			margin = azureMargin
+		}
+		return newAccessToken(token.Value.Reveal(), asked, token.Lifetime, margin), nil
+	}}
+}
+
+// OwnAccessToken returns a new access token of the connection's identity, never one that the client uses itself. It has
+// the given scopes, or all if none is given; Entra ID knows none, so with [AuthAzureClientSecret] none may be given. With
+// [AuthPAT] it is [Refused], since a personal access token can't be turned into an OAuth token.
+func (c *Client) OwnAccessToken(ctx context.Context, scopes []string) (*AccessToken, error) {
+	ctx, cancel := context.WithTimeout(ctx, CallBudget)
+	defer cancel()
+	g, err := c.grants.own(ctx, scopes)
+	if err != nil {
+		return nil, err
+	}
+	token, _, err := c.fetch(ctx, g)
+	return token, err
+}
+
+// AccessTokenFor returns an access token of the service principal whose application id and OAuth secret are given, with the
+// given scopes, or all if none is given. A secret that was made just now may not be known everywhere yet: invalid_client is
+// taken for that for 5 s, and each further attempt counts as a call. After that it is [Refused], not [Unauthenticated], as
+// it says nothing of the connection's own credential.
+func (c *Client) AccessTokenFor(ctx context.Context, clientID string, clientSecret Secret, scopes []string) (*AccessToken, error) {
+	if clientID == "" || clientSecret == "" {
+		return nil, notSent(opOIDCToken, "the application id or the secret of the service principal is missing")
+	}
+	g, err := c.grants.bySecret(clientID, clientSecret, scopes)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, CallBudget)
+	defer cancel()
+	until := time.Now().Add(c.patience)
+	for retry := 0; ; retry++ {
+		token, _, err := c.fetch(ctx, g)
+		var failure *Error
+		if !errors.As(err, &failure) || failure.Kind != Unauthenticated {
+			return token, err
+		}
+		delay := c.transport.delay(retry, failure)
+		if time.Now().Add(delay).After(until) || !fits(ctx, delay) {
+			foreign := *failure
+			foreign.Kind, foreign.what = Refused, "Databricks refused the secret of the service principal"
+			foreign.hint = fmt.Sprintf("it was tried for %s, in case it was new; check that it exists, and that its service principal is active and may use this workspace", c.patience)
+			return nil, &foreign
+		}
+		if err := sleep(ctx, delay); err != nil {
+			return nil, ended(opOIDCToken, err, false)
+		}
+	}
+}
