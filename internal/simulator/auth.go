@@ -9,93 +9,162 @@ import (
 	"time"
 )
 
-// oauthSecret is a secret of a service principal, kept as its hash. It is
-// guarded by the workspace's mutex.
-type oauthSecret struct {
-	id      string
-	owner   *principal
-	hash    string
-	expires time.Time // zero = never
-	revoked bool
+// Kinds of token, as [TokenState] names them.
+const (
+	KindPAT   = "pat"   // personal access token, on behalf of a service principal or not
+	KindOAuth = "oauth" // OAuth access token of Databricks
+	KindEntra = "entra" // access token of Microsoft Entra ID
+)
+
+// TokenState is what the workspace knows of a token.
+type TokenState struct {
+	Owner   Principal // without Groups and Entitlements
+	Scopes  []string  // empty = everything
+	Expires time.Time // zero = never
+	Kind    string    // "" = the token is unknown, and all else is zero
+	Account bool      // it is good for the account, too
+	Live    bool      // neither expired nor ended, and its owner isn't either
 }
 
-// accessToken is what the token endpoint granted.
+// accessToken is what a token endpoint granted. It is guarded by the workspace's
+// mutex.
 type accessToken struct {
-	owner   *principal
-	scopes  []string
-	expires time.Time
+	kind     string
+	owner    *principal
+	scopes   []string // empty = everything
+	expires  time.Time
+	account  bool         // good for the account plane
+	secret   *oauthSecret // what bought it, nil if something else did
+	resource string       // of Entra ID, "" is Databricks
+	tenantID string       // of Entra ID
+	revoked  bool
 }
 
-// AddOAuthSecret adds an OAuth secret to a service principal by hand. A lifetime
-// of 0 never expires, like secrets from before 2025. The client id that goes
-// with it is p.ApplicationID. It panics if p is a user.
-func (w *Workspace) AddOAuthSecret(p Principal, lifetime time.Duration) (secretID, secret string) {
+// Introspect looks a token up by its value: a personal access token, or an access
+// token of Databricks or Microsoft Entra ID.
+func (w *Workspace) Introspect(token string) TokenState {
+	key := hashOf(token)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	owner := w.mustFind(p)
-	if p.ApplicationID == "" {
-		panic("simulator: only a service principal has OAuth secrets")
+	now := w.settings.now()
+	if t := w.tokens[key]; t != nil {
+		return TokenState{
+			Owner: t.owner.Principal, Scopes: slices.Clone(t.scopes), Expires: t.expires,
+			Kind: KindPAT, Live: t.liveAt(now) && t.owner.active,
+		}
 	}
-	secret = "dose" + randomHex(16)
-	s := &oauthSecret{id: randomHex(32), owner: owner, hash: hashOf(secret)}
-	if lifetime != 0 {
-		s.expires = w.settings.now().Add(lifetime)
+	if a := w.access[key]; a != nil {
+		return TokenState{
+			Owner: a.owner.Principal, Scopes: slices.Clone(a.scopes), Expires: a.expires,
+			Kind: a.kind, Account: a.account, Live: w.isLive(a, now),
+		}
 	}
-	owner.secrets = append(owner.secrets, s)
-	w.secrets[s.id] = s
-	return s.id, secret
+	return TokenState{}
 }
 
-// RevokeOAuthSecret ends a secret: it buys no further access tokens. Those that
-// it bought live on. An unknown id is ignored.
-func (w *Workspace) RevokeOAuthSecret(secretID string) {
+// AccessTokens is the number of live access tokens, Microsoft Entra ID's
+// included.
+func (w *Workspace) AccessTokens() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if s := w.secrets[secretID]; s != nil {
-		s.revoked = true
+	now, n := w.settings.now(), 0
+	for _, a := range w.access {
+		if w.isLive(a, now) {
+			n++
+		}
 	}
+	return n
 }
 
-// RevokeAccessTokens ends every OAuth access token granted so far.
+// RevokeAccessTokens ends every access token granted so far, Microsoft Entra
+// ID's included.
 func (w *Workspace) RevokeAccessTokens() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	clear(w.access)
+	for _, a := range w.access {
+		a.revoked = true
+	}
 }
 
-// authenticate finds out who sent r, from a personal or an OAuth access token.
-// A caller without a bearer credential is told 401, one with a credential that
-// is not (or no longer) good 403, both with a numeric error_code, as observed
+// isLive tells whether a is good for something. The caller holds the mutex.
+func (w *Workspace) isLive(a *accessToken, now time.Time) bool {
+	if a.secret != nil && a.secret.revoked && w.settings.killTokens {
+		return false
+	}
+	// A token of the workspace is worth nothing to those who have left it.
+	left := a.kind == KindOAuth && !a.account && !a.owner.inWorkspace
+	return !a.revoked && now.Before(a.expires) && a.owner.active && !a.owner.deleted && !left
+}
+
+// authenticate finds out who sent r, from a personal or another access token. A
+// caller without a bearer credential is told 401, one with a credential that is
+// not (or no longer) good 403, both with a numeric error_code, as observed
 // (databricks-sdk-go issue 1046).
 func (w *Workspace) authenticate(r *request) *refusal {
 	scheme, credential, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	credential = strings.TrimSpace(credential)
 	if !strings.EqualFold(scheme, "Bearer") || credential == "" {
-		return refuseByGateway(http.StatusUnauthorized, "401", "Credential was not sent or was of an unsupported type for this API.")
+		return unsupportedCredential()
 	}
 	key := hashOf(credential)
+	account := underAccount(r) && w.settings.accountID != ""
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := w.settings.now()
-	if t := w.tokens[key]; t != nil && t.liveAt(now) {
+	if t := w.tokens[key]; t != nil && t.liveAt(now) && t.owner.active {
+		if account {
+			return unsupportedCredential()
+		}
 		t.lastUsed = now
 		r.caller, r.scopes = t.owner, t.scopes
 		return nil
 	}
-	if a := w.access[key]; a != nil && now.Before(a.expires) {
-		r.caller, r.scopes = a.owner, a.scopes
-		return nil
+	a := w.access[key]
+	if a == nil || a.resource != "" || !w.isLive(a, now) {
+		return invalidToken(r)
 	}
+	if account && !a.account {
+		return unsupportedCredential()
+	}
+	if a.kind == KindEntra {
+		if refused := w.checkEntraToken(r, a, now); refused != nil {
+			return refused
+		}
+	} else if !account && !a.owner.inWorkspace {
+		return w.noAccess()
+	}
+	r.caller, r.scopes, r.entra = a.owner, a.scopes, a.kind == KindEntra
+	return nil
+}
+
+func unsupportedCredential() *refusal {
+	return refuseByGateway(http.StatusUnauthorized, "401", "Credential was not sent or was of an unsupported type for this API.")
+}
+
+func invalidToken(r *request) *refusal {
 	refused := refuseByGateway(http.StatusForbidden, "403", "Invalid access token. [ReqId: "+r.id+"]")
 	refused.header.Set("X-Databricks-Reason-Phrase", "Invalid access token.")
+	return refused
+}
+
+// noAccess has the text that was observed for a principal of another workspace
+// (databricks-sdk-go issue 959).
+func (w *Workspace) noAccess() *refusal {
+	message := "Invalid access to Org: " + w.settings.workspaceID
+	refused := refuseByGateway(http.StatusForbidden, "403", message)
+	refused.header.Set("X-Databricks-Reason-Phrase", message)
 	return refused
 }
 
 // authorize refuses a caller whose token doesn't have the API scope of the
 // endpoint. No scopes at all, and all-apis, mean everything.
 func authorize(r *request, scope string) *refusal {
-	if len(r.scopes) == 0 || slices.Contains(r.scopes, "all-apis") || slices.Contains(r.scopes, scope) {
+	if allows(r.scopes, scope) {
 		return nil
 	}
 	return refuseByGateway(http.StatusForbidden, "PERMISSION_DENIED", "Provided token does not have required scopes: "+scope)
+}
+
+func allows(scopes []string, scope string) bool {
+	return len(scopes) == 0 || slices.Contains(scopes, allAPIs) || slices.Contains(scopes, scope)
 }

@@ -13,10 +13,26 @@
 // What is served today:
 //
 //	GET    /api/2.0/preview/scim/v2/Me
+//	GET    /api/2.0/preview/scim/v2/ServicePrincipals
+//	POST   /api/2.0/preview/scim/v2/ServicePrincipals
+//	GET    /api/2.0/preview/scim/v2/ServicePrincipals/{id}
+//	PUT    /api/2.0/preview/scim/v2/ServicePrincipals/{id}
+//	PATCH  /api/2.0/preview/scim/v2/ServicePrincipals/{id}
+//	DELETE /api/2.0/preview/scim/v2/ServicePrincipals/{id}
+//	GET    /api/2.0/preview/scim/v2/Groups
+//	POST   /api/2.0/preview/scim/v2/Groups
+//	GET    /api/2.0/preview/scim/v2/Groups/{id}
+//	PUT    /api/2.0/preview/scim/v2/Groups/{id}
+//	PATCH  /api/2.0/preview/scim/v2/Groups/{id}
+//	DELETE /api/2.0/preview/scim/v2/Groups/{id}
+//	GET    /api/2.0/accounts/servicePrincipals/{sp_id}/credentials/secrets
+//	POST   /api/2.0/accounts/servicePrincipals/{sp_id}/credentials/secrets
+//	DELETE /api/2.0/accounts/servicePrincipals/{sp_id}/credentials/secrets/{secret_id}
 //	POST   /api/2.0/token/create
 //	GET    /api/2.0/token/list
 //	POST   /api/2.0/token/delete
 //	PATCH  /api/2.0/token/{token_id}
+//	POST   /api/2.0/token-management/on-behalf-of/tokens
 //	GET    /api/2.0/token-management/tokens
 //	GET    /api/2.0/token-management/tokens/{token_id}
 //	DELETE /api/2.0/token-management/tokens/{token_id}
@@ -34,6 +50,11 @@
 //	POST   /oidc/v1/token
 //	GET    /oidc/.well-known/oauth-authorization-server
 //	GET    /.well-known/databricks-config
+//	POST   /{tenant_id}/oauth2/token
+//
+// The last one stands in for Microsoft Entra ID. With [WithAccount], the account
+// has service principals, groups, secrets and OAuth endpoints of the same form
+// under /api/2.0/accounts/{account_id}/ and /oidc/accounts/{account_id}/.
 //
 // Everything else is 404 ENDPOINT_NOT_FOUND. A new endpoint is one line in the
 // table in server.go and one handler.

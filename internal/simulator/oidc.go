@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"mime"
 	"net/http"
 	"net/url"
@@ -13,50 +14,112 @@ import (
 	"time"
 )
 
-// accessTokenLifetime is that of every OAuth access token of Databricks.
-const accessTokenLifetime = time.Hour
+const (
+	// accessTokenLifetime is that of every OAuth access token of Databricks, but
+	// for those that were exchanged for a token with less left.
+	accessTokenLifetime = time.Hour
 
-// grantAccessToken is the token endpoint, for the client_credentials grant with
-// a secret of a service principal. Scopes are granted as asked for, whatever
-// they are.
+	// allAPIs is the scope of everything.
+	allAPIs = "all-apis"
+
+	tokenExchangeGrant = "urn:ietf:params:oauth:grant-type:token-exchange"
+)
+
+// grant is what a token endpoint answers with, before it has a value.
+type grant struct {
+	owner    *principal
+	scopes   []string
+	lifetime time.Duration
+	secret   *oauthSecret // nil unless one paid for it
+}
+
+// grantAccessToken is the token endpoint of the workspace and of the account. A
+// token of the workspace is good there only; one of the account is good for the
+// account, and for the workspaces that its owner is a member of.
 func (w *Workspace) grantAccessToken(r *request) (any, *refusal) {
-	mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	form, err := url.ParseQuery(string(r.body))
-	if mediaType != "application/x-www-form-urlencoded" || err != nil {
-		return nil, refuse(http.StatusBadRequest, "invalid_request", "The body must be form-encoded.")
+	form, refused := r.form()
+	if refused != nil {
+		return nil, refused
 	}
+	redeem := (*Workspace).redeemSecret
 	switch form.Get("grant_type") {
 	case "client_credentials":
+	case tokenExchangeGrant:
+		redeem = (*Workspace).redeemSubjectToken
 	case "":
 		return nil, refuse(http.StatusBadRequest, "invalid_request", "Missing parameter: grant_type")
 	default:
 		return nil, refuse(http.StatusBadRequest, "unsupported_grant_type", "The grant type is not supported.")
 	}
-	clientID, clientSecret := clientCredentials(r, form)
-	scope := form.Get("scope")
-	if scope == "" {
-		scope = "all-apis"
-	}
+	account := r.PathValue("account_id") != ""
 
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := w.settings.now()
-	owner := w.findClient(clientID, clientSecret, now)
-	if owner == nil {
-		refused := refuse(http.StatusUnauthorized, "invalid_client", "Client authentication failed")
-		refused.header.Set("WWW-Authenticate", `Basic realm="databricks"`)
+	g, refused := redeem(w, r, form, now)
+	if refused != nil {
 		return nil, refused
 	}
-	r.caller = owner
-	value := w.newAccessTokenValue(owner, scope, now)
-	w.access[hashOf(value)] = &accessToken{owner: owner, scopes: strings.Fields(scope), expires: now.Add(accessTokenLifetime)}
+	if !account && !g.owner.inWorkspace {
+		return nil, invalidClient()
+	}
+	r.caller = g.owner
+	scope := strings.Join(g.scopes, " ")
+	value := w.newAccessTokenValue(g, account, now)
+	w.access[hashOf(value)] = &accessToken{
+		kind: KindOAuth, owner: g.owner, scopes: g.scopes, expires: now.Add(g.lifetime), account: account, secret: g.secret,
+	}
 	r.extra.Set("Cache-Control", "no-store")
 	return map[string]any{
 		"access_token": value,
 		"token_type":   "Bearer",
-		"expires_in":   int(accessTokenLifetime / time.Second),
+		"expires_in":   int(g.lifetime / time.Second),
 		"scope":        scope,
 	}, nil
+}
+
+// form is the body of a request to a token endpoint.
+func (r *request) form() (url.Values, *refusal) {
+	mediaType, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	form, err := url.ParseQuery(string(r.body))
+	if mediaType != "application/x-www-form-urlencoded" || err != nil {
+		return nil, refuse(http.StatusBadRequest, "invalid_request", "The body must be form-encoded.")
+	}
+	return form, nil
+}
+
+func invalidClient() *refusal {
+	refused := refuse(http.StatusUnauthorized, "invalid_client", "Client authentication failed")
+	refused.header.Set("WWW-Authenticate", `Basic realm="databricks"`)
+	return refused
+}
+
+// redeemSecret is the client_credentials grant. A secret without scopes buys
+// whatever is asked for, and all-apis if nothing is. One with scopes buys those,
+// or some of them; how Databricks refuses more, all-apis included, is not
+// documented: here it is invalid_scope. The caller holds the mutex.
+func (w *Workspace) redeemSecret(r *request, form url.Values, _ time.Time) (*grant, *refusal) {
+	secret := w.findSecret(clientCredentials(r, form))
+	if secret == nil {
+		return nil, invalidClient()
+	}
+	scopes := strings.Fields(form.Get("scope"))
+	for _, scope := range scopes {
+		if !allows(secret.scopes, scope) {
+			return nil, refuse(http.StatusBadRequest, "invalid_scope", fmt.Sprintf("The client secret does not allow the scope %q.", scope))
+		}
+	}
+	if len(scopes) == 0 {
+		scopes = secret.scopes
+	}
+	return &grant{owner: secret.owner, scopes: orAllAPIs(scopes), lifetime: accessTokenLifetime, secret: secret}, nil
+}
+
+func orAllAPIs(scopes []string) []string {
+	if len(scopes) == 0 {
+		return []string{allAPIs}
+	}
+	return scopes
 }
 
 // clientCredentials takes them from Basic authentication, where both parts are
@@ -75,18 +138,18 @@ func clientCredentials(r *request, form url.Values) (id, secret string) {
 	return id, secret
 }
 
-// findClient returns the service principal of these credentials if the secret
-// is live, or else nil. The caller holds the mutex.
-func (w *Workspace) findClient(clientID, clientSecret string, now time.Time) *principal {
+// findSecret returns the live secret that has this value and belongs to the
+// active service principal with this id, or else nil. The caller holds the
+// mutex.
+func (w *Workspace) findSecret(clientID, value string) *oauthSecret {
 	owner := w.byName[clientID]
-	if owner == nil {
+	if owner == nil || !owner.active {
 		return nil
 	}
-	hash := hashOf(clientSecret)
-	for _, s := range owner.secrets {
-		live := !s.revoked && (s.expires.IsZero() || now.Before(s.expires))
-		if live && subtle.ConstantTimeCompare([]byte(s.hash), []byte(hash)) == 1 {
-			return owner
+	hash := hashOf(value)
+	for _, s := range w.liveSecrets(owner) {
+		if subtle.ConstantTimeCompare([]byte(s.hash), []byte(hash)) == 1 {
+			return s
 		}
 	}
 	return nil
@@ -94,38 +157,68 @@ func (w *Workspace) findClient(clientID, clientSecret string, now time.Time) *pr
 
 // newAccessTokenValue looks like a JWT and reads like one, but its signature is
 // random: only this workspace can tell what it is good for.
-func (w *Workspace) newAccessTokenValue(owner *principal, scope string, now time.Time) string {
+func (w *Workspace) newAccessTokenValue(g *grant, account bool, now time.Time) string {
+	issuer, audience := w.url+"/oidc", w.settings.workspaceID
+	if account {
+		issuer, audience = w.url+"/oidc/accounts/"+w.settings.accountID, w.settings.accountID
+	}
+	return unverifiableJWT(map[string]any{
+		"iss": issuer, "aud": audience,
+		"sub": g.owner.UserName, "client_id": g.owner.ApplicationID, "scope": strings.Join(g.scopes, " "),
+		"iat": now.Unix(), "exp": now.Add(g.lifetime).Unix(), "jti": newUUID(),
+	})
+}
+
+// unverifiableJWT has these claims and a random signature.
+func unverifiableJWT(claims map[string]any) string {
 	part := func(v any) string {
 		raw, _ := json.Marshal(v) // plain values only
 		return base64.RawURLEncoding.EncodeToString(raw)
 	}
-	return part(map[string]any{"alg": "RS256", "typ": "at+jwt"}) + "." +
-		part(map[string]any{
-			"iss": w.url + "/oidc", "aud": w.settings.workspaceID,
-			"sub": owner.ApplicationID, "client_id": owner.ApplicationID, "scope": scope,
-			"iat": now.Unix(), "exp": now.Add(accessTokenLifetime).Unix(), "jti": newUUID(),
-		}) + "." + base64.RawURLEncoding.EncodeToString(randomBytes(64))
+	return part(map[string]any{"alg": "RS256", "typ": "at+jwt"}) + "." + part(claims) + "." +
+		base64.RawURLEncoding.EncodeToString(randomBytes(64))
 }
 
-// oauthMetadata is the discovery document of RFC 8414.
-func (w *Workspace) oauthMetadata(*request) (any, *refusal) {
+// oauthMetadata is the discovery document of RFC 8414, of the workspace or the
+// account.
+func (w *Workspace) oauthMetadata(r *request) (any, *refusal) {
+	base := w.url + "/oidc"
+	if account := r.PathValue("account_id"); account != "" {
+		base += "/accounts/" + account
+	}
 	return map[string]any{
-		"issuer":                                w.url + "/oidc",
-		"authorization_endpoint":                w.url + "/oidc/v1/authorize",
-		"token_endpoint":                        w.url + "/oidc/v1/token",
-		"scopes_supported":                      []string{"all-apis"},
-		"grant_types_supported":                 []string{"client_credentials"},
+		"issuer":                                base,
+		"authorization_endpoint":                base + "/v1/authorize",
+		"token_endpoint":                        base + "/v1/token",
+		"scopes_supported":                      []string{allAPIs},
+		"grant_types_supported":                 []string{"client_credentials", tokenExchangeGrant},
 		"token_endpoint_auth_methods_supported": []string{"client_secret_basic", "client_secret_post"},
 	}, nil
 }
 
-// hostMetadata is the document in which the SDKs look up what a host is.
+// hostMetadata is the document in which the SDKs look up what a host is. A
+// unified host has no workspace of its own, and leaves the account's id in its
+// endpoint to be filled in.
 func (w *Workspace) hostMetadata(*request) (any, *refusal) {
-	return map[string]any{
+	document := map[string]any{
 		"oidc_endpoint": w.url + "/oidc",
 		"workspace_id":  w.settings.workspaceID,
-		"cloud":         "AWS",
+		"cloud":         clouds[w.settings.cloud],
 		"host_type":     "workspace",
-		"token_federation_default_oidc_audiences": []string{w.url + "/oidc/v1/token"},
-	}, nil
+		"token_federation_default_oidc_audiences": []string{w.workspaceAudience()},
+	}
+	if w.settings.accountID != "" {
+		document["account_id"] = w.settings.accountID
+	}
+	if w.settings.unified {
+		delete(document, "workspace_id")
+		document["host_type"] = "unified"
+		document["oidc_endpoint"] = w.url + "/oidc/accounts/{account_id}"
+		document["token_federation_default_oidc_audiences"] = []string{w.settings.accountID}
+	}
+	return document, nil
 }
+
+// workspaceAudience is what subject tokens for the workspace are meant for by
+// default.
+func (w *Workspace) workspaceAudience() string { return w.url + "/oidc/v1/token" }

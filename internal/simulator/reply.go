@@ -4,6 +4,7 @@ package simulator
 
 import (
 	"encoding/json"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -35,20 +36,31 @@ func jsonReply(r *request, status int, value any) *reply {
 
 func underSCIM(r *request) bool { return strings.Contains(r.URL.Path, "/scim/") }
 
-func underOIDC(r *request) bool { return strings.HasPrefix(r.URL.Path, "/oidc/") }
+// underOIDC tells whether a path is one of OAuth, Microsoft Entra ID's included.
+func underOIDC(r *request) bool {
+	return strings.HasPrefix(r.URL.Path, "/oidc/") || strings.HasSuffix(r.URL.Path, "/oauth2/token")
+}
 
 // refusal is an error answer. Its envelope follows from the path that was asked
 // for, unless it comes from the gateway, which uses the standard one everywhere.
 type refusal struct {
-	status  int
-	code    string
-	message string
-	gateway bool
-	header  http.Header
+	status   int
+	code     string
+	message  string
+	scimType string // under /scim/ only
+	gateway  bool
+	header   http.Header
+	extra    map[string]any // further members of the envelope
 }
 
 func refuse(status int, code, message string) *refusal {
 	return &refusal{status: status, code: code, message: message, header: http.Header{}}
+}
+
+// refuseSCIM refuses with a text that carries no code of Databricks. The type is
+// one of RFC 7644, section 3.12, or empty.
+func refuseSCIM(status int, scimType, detail string) *refusal {
+	return &refusal{status: status, message: detail, scimType: scimType, header: http.Header{}}
 }
 
 // refuseByGateway refuses before any API is reached.
@@ -69,8 +81,14 @@ func (f *refusal) reply(r *request) *reply {
 	case underSCIM(r) && !f.gateway:
 		envelope = map[string]any{
 			"schemas": []string{"urn:ietf:params:scim:api:messages:2.0:Error"},
-			"detail":  f.code + ": " + f.message,
+			"detail":  f.message,
 			"status":  strconv.Itoa(f.status),
+		}
+		if f.code != "" {
+			envelope["detail"] = f.code + ": " + f.message
+		}
+		if f.scimType != "" {
+			envelope["scimType"] = f.scimType
 		}
 	default:
 		var code any = f.code
@@ -79,6 +97,7 @@ func (f *refusal) reply(r *request) *reply {
 		}
 		envelope = map[string]any{"error_code": code, "message": f.message}
 	}
+	maps.Copy(envelope, f.extra)
 	re := jsonReply(r, f.status, envelope)
 	if f.gateway {
 		re.header.Set("Content-Type", "application/json")

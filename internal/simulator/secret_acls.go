@@ -38,9 +38,9 @@ type aclItem struct {
 // permissionOf is the strongest of what the principal and its groups were given.
 // The caller holds the workspace's mutex.
 func (s *secretScope) permissionOf(p *principal) permission {
-	strongest := s.acls[p.UserName]
-	for _, g := range p.memberOf() {
-		strongest = max(strongest, s.acls[g.Display])
+	strongest := max(s.acls[p.UserName], s.acls[usersName])
+	for _, g := range p.groupsOn(false) {
+		strongest = max(strongest, s.acls[g.name])
 	}
 	return strongest
 }

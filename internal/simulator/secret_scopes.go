@@ -181,8 +181,8 @@ func (w *Workspace) createScope(r *request) (any, *refusal) {
 	case isReserved(body.Scope):
 		return nil, refuse(http.StatusUnauthorized, "CUSTOMER_UNAUTHORIZED",
 			fmt.Sprintf("Scope name %s is reserved for internal usage.", body.Scope))
-	case body.InitialManagePrincipal == usersGroup.Display:
-		manager = usersGroup.Display
+	case body.InitialManagePrincipal == usersName:
+		manager = usersName
 	case body.InitialManagePrincipal != "":
 		return nil, refuse(http.StatusBadRequest, "INVALID_PARAMETER_VALUE",
 			fmt.Sprintf("Invalid initial_manage_principal %q: the only supported principal is the group users.", body.InitialManagePrincipal))
@@ -194,7 +194,7 @@ func (w *Workspace) createScope(r *request) (any, *refusal) {
 	switch strings.ToUpper(body.ScopeBackendType) {
 	case "", backendDatabricks:
 	case backendAzureKeyVault:
-		if refused := w.checkKeyVault(&body.BackendAzureKeyvault); refused != nil {
+		if refused := w.checkKeyVault(r, &body.BackendAzureKeyvault); refused != nil {
 			return nil, refused
 		}
 		created.keyVault = &body.BackendAzureKeyvault
@@ -223,8 +223,8 @@ func isReserved(name string) bool {
 // checkKeyVault refuses the tokens that can't reach a key vault, as observed,
 // and metadata without the members that the SDK requires, in a form of the
 // simulator's own.
-func (w *Workspace) checkKeyVault(v *keyVault) *refusal {
-	if !w.settings.azureKeyVault {
+func (w *Workspace) checkKeyVault(r *request, v *keyVault) *refusal {
+	if !w.settings.azureKeyVault && !r.entra {
 		return refuse(http.StatusBadRequest, "INVALID_PARAMETER_VALUE", "Scope with Azure KeyVault must have userAADToken defined!")
 	}
 	if v.ResourceID == "" || v.DNSName == "" {

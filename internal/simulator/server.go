@@ -31,12 +31,45 @@ var endpoints = []struct {
 	handle  handler
 }{
 	{"GET /api/2.0/preview/scim/v2/Me", "scim", (*Workspace).me},
+	{"GET /api/2.0/preview/scim/v2/ServicePrincipals", "scim", (*Workspace).listServicePrincipals},
+	{"POST /api/2.0/preview/scim/v2/ServicePrincipals", "scim", scimAdminOnly((*Workspace).createServicePrincipal)},
+	{"GET /api/2.0/preview/scim/v2/ServicePrincipals/{id}", "scim", (*Workspace).getServicePrincipal},
+	{"PUT /api/2.0/preview/scim/v2/ServicePrincipals/{id}", "scim", scimAdminOnly((*Workspace).replaceServicePrincipal)},
+	{"PATCH /api/2.0/preview/scim/v2/ServicePrincipals/{id}", "scim", scimAdminOnly((*Workspace).patchServicePrincipal)},
+	{"DELETE /api/2.0/preview/scim/v2/ServicePrincipals/{id}", "scim", scimAdminOnly((*Workspace).deleteServicePrincipal)},
+	{"GET /api/2.0/preview/scim/v2/Groups", "scim", (*Workspace).listGroups},
+	{"POST /api/2.0/preview/scim/v2/Groups", "scim", scimAdminOnly((*Workspace).createGroup)},
+	{"GET /api/2.0/preview/scim/v2/Groups/{id}", "scim", (*Workspace).getGroup},
+	{"PUT /api/2.0/preview/scim/v2/Groups/{id}", "scim", scimAdminOnly((*Workspace).replaceGroup)},
+	{"PATCH /api/2.0/preview/scim/v2/Groups/{id}", "scim", scimAdminOnly((*Workspace).patchGroup)},
+	{"DELETE /api/2.0/preview/scim/v2/Groups/{id}", "scim", scimAdminOnly((*Workspace).deleteGroup)},
+
+	{"GET /api/2.0/accounts/{account_id}/scim/v2/ServicePrincipals", "scim", (*Workspace).listServicePrincipals},
+	{"POST /api/2.0/accounts/{account_id}/scim/v2/ServicePrincipals", "scim", (*Workspace).createServicePrincipal},
+	{"GET /api/2.0/accounts/{account_id}/scim/v2/ServicePrincipals/{id}", "scim", (*Workspace).getServicePrincipal},
+	{"PUT /api/2.0/accounts/{account_id}/scim/v2/ServicePrincipals/{id}", "scim", (*Workspace).replaceServicePrincipal},
+	{"PATCH /api/2.0/accounts/{account_id}/scim/v2/ServicePrincipals/{id}", "scim", (*Workspace).patchServicePrincipal},
+	{"DELETE /api/2.0/accounts/{account_id}/scim/v2/ServicePrincipals/{id}", "scim", (*Workspace).deleteServicePrincipal},
+	{"GET /api/2.0/accounts/{account_id}/scim/v2/Groups", "scim", (*Workspace).listGroups},
+	{"POST /api/2.0/accounts/{account_id}/scim/v2/Groups", "scim", (*Workspace).createGroup},
+	{"GET /api/2.0/accounts/{account_id}/scim/v2/Groups/{id}", "scim", (*Workspace).getGroup},
+	{"PUT /api/2.0/accounts/{account_id}/scim/v2/Groups/{id}", "scim", (*Workspace).replaceGroup},
+	{"PATCH /api/2.0/accounts/{account_id}/scim/v2/Groups/{id}", "scim", (*Workspace).patchGroup},
+	{"DELETE /api/2.0/accounts/{account_id}/scim/v2/Groups/{id}", "scim", (*Workspace).deleteGroup},
+
+	{"POST /api/2.0/accounts/servicePrincipals/{sp_id}/credentials/secrets", "authentication", (*Workspace).createOAuthSecret},
+	{"GET /api/2.0/accounts/servicePrincipals/{sp_id}/credentials/secrets", "authentication", (*Workspace).listOAuthSecrets},
+	{"DELETE /api/2.0/accounts/servicePrincipals/{sp_id}/credentials/secrets/{secret_id}", "authentication", (*Workspace).deleteOAuthSecret},
+	{"POST /api/2.0/accounts/{account_id}/servicePrincipals/{sp_id}/credentials/secrets", "authentication", (*Workspace).createOAuthSecret},
+	{"GET /api/2.0/accounts/{account_id}/servicePrincipals/{sp_id}/credentials/secrets", "authentication", (*Workspace).listOAuthSecrets},
+	{"DELETE /api/2.0/accounts/{account_id}/servicePrincipals/{sp_id}/credentials/secrets/{secret_id}", "authentication", (*Workspace).deleteOAuthSecret},
 
 	{"POST /api/2.0/token/create", "authentication", (*Workspace).createToken},
 	{"GET /api/2.0/token/list", "authentication", (*Workspace).listOwnTokens},
 	{"POST /api/2.0/token/delete", "authentication", (*Workspace).deleteOwnToken},
 	{"PATCH /api/2.0/token/{token_id}", "authentication", (*Workspace).updateOwnToken},
 
+	{"POST /api/2.0/token-management/on-behalf-of/tokens", "authentication", adminOnly((*Workspace).createOnBehalfOf)},
 	{"GET /api/2.0/token-management/tokens", "authentication", adminOnly((*Workspace).listManagedTokens)},
 	{"GET /api/2.0/token-management/tokens/{token_id}", "authentication", adminOnly((*Workspace).getManagedToken)},
 	{"DELETE /api/2.0/token-management/tokens/{token_id}", "authentication", adminOnly((*Workspace).deleteManagedToken)},
@@ -55,6 +88,9 @@ var endpoints = []struct {
 
 	{"POST /oidc/v1/token", "", (*Workspace).grantAccessToken},
 	{"GET /oidc/.well-known/oauth-authorization-server", "", (*Workspace).oauthMetadata},
+	{"POST /oidc/accounts/{account_id}/v1/token", "", ofAccount((*Workspace).grantAccessToken)},
+	{"GET /oidc/accounts/{account_id}/.well-known/oauth-authorization-server", "", ofAccount((*Workspace).oauthMetadata)},
+	{"POST /{tenant_id}/oauth2/token", "", (*Workspace).grantEntraToken},
 	{"GET /.well-known/databricks-config", "", (*Workspace).hostMetadata},
 }
 
@@ -65,7 +101,9 @@ type request struct {
 	body   []byte
 	caller *principal  // nil until authenticated
 	scopes []string    // of the caller's token
+	entra  bool        // the caller's token is of Microsoft Entra ID
 	effect bool        // a handler ran
+	status int         // of a success, 0 = 200
 	extra  http.Header // sent along with a success
 }
 
@@ -198,6 +236,11 @@ func (w *Workspace) route(mux *http.ServeMux, out http.ResponseWriter, r *reques
 				fmt.Sprintf("Workspace %q is not served by this host.", id)).reply(r)
 		}
 	}
+	if w.settings.unified && underWorkspace(r) && r.Header.Get("X-Databricks-Workspace-Id") == "" && r.Header.Get("X-Databricks-Org-Id") == "" {
+		// The real form of this refusal is unknown.
+		return refuse(http.StatusBadRequest, "INVALID_PARAMETER_VALUE",
+			"This host serves several workspaces: the header X-Databricks-Workspace-Id must name one.").reply(r)
+	}
 	if path.Clean(r.URL.Path) == r.URL.Path { // the mux would redirect others
 		d := &dispatch{ResponseWriter: out, request: r}
 		if mux.ServeHTTP(d, r.Request); d.reply != nil {
@@ -209,8 +252,11 @@ func (w *Workspace) route(mux *http.ServeMux, out http.ResponseWriter, r *reques
 			return refused.reply(r)
 		}
 	}
-	return refuse(http.StatusNotFound, "ENDPOINT_NOT_FOUND",
-		"No API found for '"+r.Method+" "+r.URL.Path+"'").reply(r)
+	return noEndpoint(r).reply(r)
+}
+
+func noEndpoint(r *request) *refusal {
+	return refuse(http.StatusNotFound, "ENDPOINT_NOT_FOUND", "No API found for '"+r.Method+" "+r.URL.Path+"'")
 }
 
 // call runs the handler of an endpoint for a caller who may.
@@ -222,13 +268,21 @@ func (w *Workspace) call(r *request, scope string, handle handler) *reply {
 		if refused := authorize(r, scope); refused != nil {
 			return refused.reply(r)
 		}
+		if underAccount(r) {
+			if refused := w.enterAccount(r); refused != nil {
+				return refused.reply(r)
+			}
+		}
 	}
 	r.effect = true
 	value, refused := handle(w, r)
 	if refused != nil {
 		return refused.reply(r)
 	}
-	re := jsonReply(r, http.StatusOK, value)
+	re := &reply{status: r.status, header: http.Header{}}
+	if r.status != http.StatusNoContent {
+		re = jsonReply(r, max(r.status, http.StatusOK), value)
+	}
 	for name, values := range r.extra {
 		re.header[name] = values
 	}

@@ -42,7 +42,7 @@ func numeric(id string) int64 {
 // adminOnly wraps a handler of the token management API.
 func adminOnly(h handler) handler {
 	return func(w *Workspace, r *request) (any, *refusal) {
-		if !r.caller.Admin {
+		if !w.isAdmin(r.caller) {
 			return nil, refuse(http.StatusForbidden, "PERMISSION_DENIED", "Only workspace admins can manage the tokens of others.")
 		}
 		return h(w, r)

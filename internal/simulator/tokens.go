@@ -136,50 +136,62 @@ func (w *Workspace) mayUseTokens(r *request) *refusal {
 	return nil
 }
 
-// createToken makes a token for the caller. The status and code of a lifetime
-// that is refused are undocumented; those of a lifetime of 0 have been seen only
-// as text.
+// newToken is the body of a request that creates a token.
+type newToken struct {
+	LifetimeSeconds  *lenientInt `json:"lifetime_seconds"`
+	Comment          string      `json:"comment"`
+	Scopes           []string    `json:"scopes"`
+	AutoscopeEnabled bool        `json:"autoscope_enabled"`
+}
+
+// createToken makes a token for the caller.
 func (w *Workspace) createToken(r *request) (any, *refusal) {
-	var body struct {
-		LifetimeSeconds  *lenientInt `json:"lifetime_seconds"`
-		Comment          string      `json:"comment"`
-		Scopes           []string    `json:"scopes"`
-		AutoscopeEnabled bool        `json:"autoscope_enabled"`
-	}
+	var body newToken
 	if refused := r.decode(&body); refused != nil {
 		return nil, refused
 	}
-	lifetime := w.settings.maxTokenLifetime
-	if body.LifetimeSeconds != nil {
-		seconds := int64(*body.LifetimeSeconds)
-		if seconds <= 0 {
-			return nil, refuse(http.StatusBadRequest, "INVALID_PARAMETER_VALUE",
-				fmt.Sprintf("requirement failed: Invalid timeout: %d", seconds))
-		}
-		if longest := int64(lifetime / time.Second); seconds > longest {
-			return nil, refuse(http.StatusBadRequest, "INVALID_PARAMETER_VALUE",
-				fmt.Sprintf("The lifetime of %d seconds is longer than the maximum of %d seconds for new tokens in this workspace.", seconds, longest))
-		}
-		lifetime = time.Duration(seconds) * time.Second
-	}
-	value := newTokenValue()
-
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if refused := w.mayUseTokens(r); refused != nil {
 		return nil, refused
 	}
-	if r.caller.tokens.countLive(w.settings.now()) >= w.settings.tokenQuota {
-		return nil, refuse(http.StatusBadRequest, "QUOTA_EXCEEDED",
+	t, value, refused := w.mintToken(&body, r.caller, r.caller)
+	if refused != nil {
+		return nil, refused
+	}
+	return map[string]any{"token_value": value, "token_info": t.public()}, nil
+}
+
+// mintToken makes a token as asked for, within the workspace's policy and the
+// owner's quota. The status and code of a lifetime that is refused are
+// undocumented; those of a lifetime of 0 have been seen only as text. The caller
+// holds the mutex.
+func (w *Workspace) mintToken(asked *newToken, owner, creator *principal) (*token, string, *refusal) {
+	lifetime := w.settings.maxTokenLifetime
+	if asked.LifetimeSeconds != nil {
+		seconds := int64(*asked.LifetimeSeconds)
+		if seconds <= 0 {
+			return nil, "", refuse(http.StatusBadRequest, "INVALID_PARAMETER_VALUE",
+				fmt.Sprintf("requirement failed: Invalid timeout: %d", seconds))
+		}
+		if longest := int64(lifetime / time.Second); seconds > longest {
+			return nil, "", refuse(http.StatusBadRequest, "INVALID_PARAMETER_VALUE",
+				fmt.Sprintf("The lifetime of %d seconds is longer than the maximum of %d seconds for new tokens in this workspace.", seconds, longest))
+		}
+		lifetime = time.Duration(seconds) * time.Second
+	}
+	if owner.tokens.countLive(w.settings.now()) >= w.settings.tokenQuota {
+		return nil, "", refuse(http.StatusBadRequest, "QUOTA_EXCEEDED",
 			fmt.Sprintf("The quota of %d tokens for this user in this workspace has been reached.", w.settings.tokenQuota))
 	}
-	t := &token{comment: body.Comment, owner: r.caller, creator: r.caller}
-	t.setScopes(body.Scopes)
-	if body.AutoscopeEnabled && len(t.scopes) == 0 {
+	t := &token{comment: asked.Comment, owner: owner, creator: creator}
+	t.setScopes(asked.Scopes)
+	if asked.AutoscopeEnabled && len(t.scopes) == 0 {
 		t.autoscope = autoscopeRunning
 	}
+	value := newTokenValue()
 	w.addToken(t, value, lifetime)
-	return map[string]any{"token_value": value, "token_info": t.public()}, nil
+	return t, value, nil
 }
 
 func (t *token) setScopes(scopes []string) {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -24,10 +25,6 @@ const (
 	defaultMaxTokenLifetime = 730 * 24 * time.Hour
 
 	defaultWorkspaceID = "5206439413157315"
-
-	// firstPrincipalID makes SCIM ids as long as real ones, while they still
-	// survive a trip through a JSON float64.
-	firstPrincipalID = 4180639275618001
 )
 
 // Workspace is a running simulated workspace. All methods are safe for
@@ -45,15 +42,23 @@ type Workspace struct {
 	faults faultList
 
 	// mu guards everything below.
-	mu         sync.Mutex
-	principals map[string]*principal // by SCIM id
-	byName     map[string]*principal // by user name or application id
-	tokens     map[string]*token     // by token id, dead ones included
-	ordered    []*token              // in order of creation, dead ones included
-	access     map[string]*accessToken
-	secrets    map[string]*oauthSecret // by secret id
-	groups     map[string]bool         // display names
-	scopes     map[string]*secretScope // by name in lower case
+	mu                sync.Mutex
+	principals        map[string]*principal // by SCIM id
+	byName            map[string]*principal // by user name or application id
+	servicePrincipals []*principal          // in order of creation
+	addedPrincipals   int                   // ever
+	groups            map[string]*group     // by SCIM id
+	groupsByName      map[groupName]*group
+	addedGroups       int // ever
+	users, admins     *group
+	tokens            map[string]*token       // by token id, dead ones included
+	ordered           []*token                // in order of creation, dead ones included
+	access            map[string]*accessToken // by hash, dead ones included
+	secrets           map[string]*oauthSecret // by secret id, without deleted ones
+	addedSecrets      int                     // ever
+	policies          []*federationPolicy     // of principals and of the account
+	entraApps         map[entraID]*entraApp   // of Microsoft Entra ID
+	scopes            map[string]*secretScope // by name in lower case
 
 	secretReadsRefused bool
 	aclDelay           int // stale reads after each change of an ACL
@@ -74,6 +79,14 @@ type settings struct {
 	secretLimit      int
 	withoutPremium   bool
 	azureKeyVault    bool
+	cloud            string
+	accountID        string
+	unified          bool
+	azureResourceID  string
+	principalLimit   int
+	quotaStatus      int
+	quotaCode        string
+	killTokens       bool
 	noCallLog        bool
 	observer         func(Call)
 }
@@ -101,6 +114,15 @@ func WithTokenQuota(n int) Option { return func(s *settings) { s.tokenQuota = n 
 func WithMaxTokenLifetime(d time.Duration) Option {
 	return func(s *settings) { s.maxTokenLifetime = d }
 }
+
+// WithCloud says where the workspace runs: "aws", which is the default, "azure"
+// or "gcp". On Azure, tokens on behalf of service principals are refused, and
+// service principals may be created with the application id of an app in
+// Microsoft Entra ID.
+func WithCloud(cloud string) Option { return func(s *settings) { s.cloud = strings.ToLower(cloud) } }
+
+// clouds are their names in the metadata of a host.
+var clouds = map[string]string{"aws": "AWS", "azure": "Azure", "gcp": "GCP"}
 
 // DeleteAbsentForm is a way to refuse the deletion of a token that isn't there.
 // Sources disagree about the Token API, so clients must take all of them.
@@ -142,7 +164,8 @@ func New(opts ...Option) *Workspace {
 }
 
 // Start starts a workspace. It fails when the address is not loopback or can't
-// be listened on, and when the workspace id is not a positive number.
+// be listened on, when the workspace id is not a positive number, and when there
+// is no such cloud.
 func Start(opts ...Option) (*Workspace, error) {
 	s := settings{
 		addr:             "127.0.0.1:0",
@@ -152,6 +175,10 @@ func Start(opts ...Option) (*Workspace, error) {
 		maxTokenLifetime: defaultMaxTokenLifetime,
 		scopeLimit:       defaultScopeLimit,
 		secretLimit:      defaultSecretLimit,
+		cloud:            "aws",
+		principalLimit:   defaultPrincipalLimit,
+		quotaStatus:      http.StatusBadRequest,
+		quotaCode:        "RESOURCE_LIMIT_EXCEEDED",
 	}
 	for _, opt := range opts {
 		opt(&s)
@@ -159,21 +186,28 @@ func Start(opts ...Option) (*Workspace, error) {
 	if n, err := strconv.ParseInt(s.workspaceID, 10, 64); err != nil || n <= 0 {
 		return nil, fmt.Errorf("workspace id %q is not a positive number", s.workspaceID)
 	}
+	if clouds[s.cloud] == "" {
+		return nil, fmt.Errorf("cloud %q is not one of aws, azure and gcp", s.cloud)
+	}
 	if err := checkLoopback(s.addr); err != nil {
 		return nil, err
 	}
 	w := &Workspace{
-		settings:   s,
-		served:     make(chan struct{}),
-		calls:      callLog{keep: !s.noCallLog, counts: map[endpoint]int{}},
-		principals: map[string]*principal{},
-		byName:     map[string]*principal{},
-		tokens:     map[string]*token{},
-		access:     map[string]*accessToken{},
-		secrets:    map[string]*oauthSecret{},
-		groups:     map[string]bool{usersGroup.Display: true, adminsGroup.Display: true},
-		scopes:     map[string]*secretScope{},
+		settings:     s,
+		served:       make(chan struct{}),
+		calls:        callLog{keep: !s.noCallLog, counts: map[endpoint]int{}},
+		principals:   map[string]*principal{},
+		byName:       map[string]*principal{},
+		groups:       map[string]*group{},
+		groupsByName: map[groupName]*group{},
+		tokens:       map[string]*token{},
+		access:       map[string]*accessToken{},
+		secrets:      map[string]*oauthSecret{},
+		entraApps:    map[entraID]*entraApp{},
+		scopes:       map[string]*secretScope{},
 	}
+	w.users = w.addGroup(usersName, false)
+	w.admins = w.addGroup(adminsName, false)
 	listener, err := net.Listen("tcp", s.addr)
 	if err != nil {
 		return nil, err
@@ -202,79 +236,6 @@ func (w *Workspace) CACert() string { return w.caCert }
 
 // ID is the workspace id, which answers carry as X-Databricks-Org-Id.
 func (w *Workspace) ID() string { return w.settings.workspaceID }
-
-// Principal is a user or a service principal of the workspace.
-type Principal struct {
-	ID            string // numeric SCIM id
-	UserName      string // user name, or the application id of a service principal
-	ApplicationID string // empty for users
-	DisplayName   string
-	Admin         bool // workspace admin
-}
-
-// principal is guarded by the workspace's mutex.
-type principal struct {
-	Principal
-	mayUseTokens bool
-	tokens       tokenSet
-	secrets      []*oauthSecret
-	groups       []group // without the system groups
-}
-
-// AddUser adds a user. It panics if the name is taken.
-func (w *Workspace) AddUser(userName string, admin bool) Principal {
-	return w.addPrincipal(Principal{UserName: userName, DisplayName: userName, Admin: admin})
-}
-
-// AddServicePrincipal adds a service principal with an application id of its
-// own. Display names need not be unique (Databricks REST reference, SCIM API).
-func (w *Workspace) AddServicePrincipal(displayName string, admin bool) Principal {
-	id := newUUID()
-	return w.addPrincipal(Principal{UserName: id, ApplicationID: id, DisplayName: displayName, Admin: admin})
-}
-
-func (w *Workspace) addPrincipal(p Principal) Principal {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.byName[p.UserName] != nil {
-		panic(fmt.Sprintf("simulator: user name %q is taken", p.UserName))
-	}
-	p.ID = strconv.Itoa(firstPrincipalID + len(w.principals))
-	added := &principal{Principal: p, mayUseTokens: true}
-	w.principals[p.ID] = added
-	w.byName[p.UserName] = added
-	return p
-}
-
-// mustFind returns the state behind p. It panics if p is of another workspace.
-// The caller holds the mutex.
-func (w *Workspace) mustFind(p Principal) *principal {
-	found := w.byName[p.UserName]
-	if found == nil || found.ID != p.ID {
-		panic(fmt.Sprintf("simulator: no principal %q with id %q in this workspace", p.UserName, p.ID))
-	}
-	return found
-}
-
-// SetTokenPermission grants or takes away a principal's CAN_USE on tokens,
-// which everybody has at first. Taking it away also ends the principal's live
-// tokens, as at Databricks (token management guide), so a caller that shall be
-// told PERMISSION_DENIED afterwards must come with an OAuth access token. It
-// panics for an admin, whose CAN_MANAGE can't be taken away.
-func (w *Workspace) SetTokenPermission(p Principal, allowed bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	found := w.mustFind(p)
-	if found.Admin && !allowed {
-		panic(fmt.Sprintf("simulator: %q is a workspace admin, whose permission on tokens is irrevocable", p.UserName))
-	}
-	found.mayUseTokens = allowed
-	if !allowed {
-		for _, t := range found.tokens.live(w.settings.now()) {
-			found.tokens.delete(t)
-		}
-	}
-}
 
 func randomBytes(n int) []byte {
 	b := make([]byte, n)
