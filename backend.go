@@ -16,9 +16,11 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/helper/consts"
+	"github.com/hashicorp/vault/sdk/helper/errutil"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-databricks/internal/client"
@@ -53,11 +55,15 @@ type backend struct {
 	// complained of already.
 	underway, complaints sync.Map
 
-	// grantTurns orders changes of the same permission, secretTurns writes of the same secret.
-	grantTurns, secretTurns turns
+	// grantTurns orders changes of the same permission, secretTurns writes of the same secret; stepTurns bounds the secrets
+	// that a service principal has for the sake of access tokens.
+	grantTurns, secretTurns, stepTurns turns
 
-	// ownPuts remembers the permissions that were put lately.
-	ownPuts ownPuts
+	// lifetimes outlive the client, too: they tell secrets apart whichever connection made them.
+	lifetimes lifetimes
+
+	// grantsSwept is false when there may be records of permissions to be deleted.
+	grantsSwept atomic.Bool
 }
 
 // Factory makes the backend of one mount. It does no I/O and writes nothing: Vault refuses writes while it sets up mounts.
@@ -98,6 +104,7 @@ func newBackend(mountID string) *backend {
 		Secrets:           []*framework.Secret{b.credentialSecret(), b.secretSecret(), b.grantSecret()},
 		Invalidate:        b.invalidate,
 		Clean:             b.clean,
+		PeriodicFunc:      b.sweepGrants,
 		WALRollback:       b.rollback,
 		WALRollbackMinAge: walMinAge,
 	}
@@ -117,6 +124,9 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (resp
 			req = &last
 		}
 	}
+	if err := checkSecretTypes(req); err != nil {
+		return answer(nil, err)
+	}
 	resp, err = b.Backend.HandleRequest(ctx, req)
 	return answer(resp, err)
 }
@@ -124,6 +134,9 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (resp
 // HandleExistenceCheck recovers from panics as HandleRequest does.
 func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request) (found, exists bool, err error) {
 	defer b.recoverPanic("existence check", nil, &err)
+	if err := checkSecretTypes(req); err != nil {
+		return false, false, errutil.UserError{Err: err.Error()}
+	}
 	return b.Backend.HandleExistenceCheck(ctx, req)
 }
 
@@ -142,6 +155,30 @@ func (b *backend) recoverPanic(where string, resp **logical.Response, err *error
 		*resp = nil
 	}
 	*err = logical.CodedError(500, "the Databricks secrets engine failed on this request; the stack is in Vault's log, please report it")
+}
+
+// secretFields are the fields that carry secrets: texts, and maps of texts.
+var (
+	secretFields    = []string{keyToken, keyClientSecret, keyAzureClientSecret, keyStringValue, keyBytesValue, keyPasswordPolicy}
+	secretMapFields = []string{keySecrets, keyBytes}
+)
+
+// checkSecretTypes refuses secrets of the wrong type before the framework does, whose message would show them.
+func checkSecretTypes(req *logical.Request) error {
+	for _, field := range secretFields {
+		switch req.Data[field].(type) {
+		case map[string]any, []any:
+			return badField(field, "is not a text; send a string")
+		}
+	}
+	for _, field := range secretMapFields {
+		switch req.Data[field].(type) {
+		case nil, map[string]any:
+		default:
+			return badField(field, "is not a map; send an object of keys and values")
+		}
+	}
+	return nil
 }
 
 // invalidate drops what is remembered of a storage entry that was written on another node.

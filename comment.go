@@ -92,7 +92,7 @@ func boundedReplace(find, replacement, text string) (string, error) {
 // commentText fills the role's template for a request and adds what the caller wants to say.
 func (b *backend) commentText(req *logical.Request, roleName string, role *roleEntry, added string) (string, error) {
 	data := commentData{RoleName: roleName, DisplayName: req.DisplayName, RequestID: req.ID, MountPath: req.MountPoint}
-	if req.EntityID != "" && (role.Comment == "" || strings.Contains(role.Comment, "EntityName")) {
+	if req.EntityID != "" && (role.Comment+role.DisplayNameTemplate == "" || strings.Contains(role.Comment+role.DisplayNameTemplate, "EntityName")) {
 		entity, err := b.System().EntityInfo(req.EntityID)
 		if err != nil {
 			return "", fmt.Errorf("ask Vault who the caller is: %w", err)
@@ -101,9 +101,9 @@ func (b *backend) commentText(req *logical.Request, roleName string, role *roleE
 			data.EntityName = entity.Name
 		}
 	}
-	text, err := role.commentTemplate.Generate(data)
+	text, err := role.text.Generate(data)
 	if err != nil {
-		return "", badField(keyComment, "the role's template failed: %s", err)
+		return "", badField(keyRole, "its template failed: %s", err)
 	}
 	if added != "" {
 		text += ": " + added

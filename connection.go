@@ -20,12 +20,66 @@ import (
 // connection is what a mount works with between two changes of its config: the config and the one client made from it.
 // It is safe for concurrent use.
 type connection struct {
-	config *configEntry
-	client *client.Client
+	config  *configEntry
+	client  *client.Client
+	account bool // an account's plane, not a workspace's
 
 	mu       sync.Mutex
 	identity *client.Identity
 	asking   singleflight.Group
+	groups   map[string]string // ids by display name, as far as they were asked for since
+	since    time.Time
+}
+
+// groupMemory is how long the id of a group counts for its name. Groups can be renamed.
+const groupMemory = 5 * time.Minute
+
+// fits refuses a role that can't work over the connection.
+func (c *connection) fits(role *roleEntry) error {
+	credential := credentialTypes[role.CredentialType]
+	switch {
+	case c.account && credential.needs().workspace:
+		return badField(keyCredentialType, "%s needs a workspace, and the mount is connected to an account; use another type, or a mount of the workspace", role.CredentialType)
+	case c.account && len(role.Entitlements)+len(role.Groups) > 0:
+		return badField(keyGroups, "and %s are given in a workspace, and the mount is connected to an account; use a mount of the workspace", keyEntitlements)
+	}
+	return credential.fits(c, role)
+}
+
+// groupIDs answers the ids of the groups. They are remembered for groupMemory, or until forgetGroups.
+func (c *connection) groupIDs(ctx context.Context, names []string) ([]string, error) {
+	var ids []string
+	for _, name := range names {
+		c.mu.Lock()
+		if time.Since(c.since) > groupMemory {
+			c.groups = nil
+		}
+		id, known := c.groups[name]
+		c.mu.Unlock()
+		if !known {
+			var err error
+			if id, err = c.client.GroupID(ctx, name); isGone(err) {
+				return nil, badField(keyGroups, "there is no group %q at %s", name, c.config.Host)
+			} else if err != nil {
+				return nil, err
+			}
+			c.mu.Lock()
+			if c.groups == nil {
+				c.groups, c.since = make(map[string]string), time.Now()
+			}
+			c.groups[name] = id
+			c.mu.Unlock()
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+// forgetGroups makes the next groupIDs ask again, since a group may have been made anew.
+func (c *connection) forgetGroups() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.groups = nil
 }
 
 // whoami answers who the engine is at Databricks. It costs a call only where the config was stored without verification,
@@ -89,7 +143,7 @@ func (c *connection) reaches(ctx context.Context, made origin) (reach, error) {
 	if err != nil {
 		return reachNone, err
 	}
-	sameWorkspace := made.Host == now.Host
+	sameWorkspace := made.Host == now.Host && made.AccountID == now.AccountID
 	if made.WorkspaceID != "" && now.WorkspaceID != "" {
 		sameWorkspace = made.WorkspaceID == now.WorkspaceID
 	}
@@ -108,7 +162,20 @@ func (c *connection) reaches(ctx context.Context, made origin) (reach, error) {
 type origin struct {
 	Host        string `json:"host"`
 	WorkspaceID string `json:"workspace_id"`
+	AccountID   string `json:"account_id,omitempty"` // on an account mount
 	OwnerID     string `json:"owner_id"`
+}
+
+// place is the origin as messages show it: one host may serve several accounts or workspaces.
+func (o origin) place() string {
+	switch {
+	case o.AccountID != "":
+		return o.Host + " (account " + o.AccountID + ")"
+	case o.WorkspaceID != "":
+		return o.Host + " (workspace " + o.WorkspaceID + ")"
+	default:
+		return o.Host
+	}
 }
 
 // origin of what the connection makes. The workspace is the one that Databricks names, or else the one that the config
@@ -118,7 +185,11 @@ func (c *connection) origin(ctx context.Context) (origin, error) {
 	if err != nil {
 		return origin{}, err
 	}
-	return origin{Host: c.config.Host, WorkspaceID: cmp.Or(identity.WorkspaceID, c.config.WorkspaceID), OwnerID: identity.ID}, nil
+	made := origin{Host: c.config.Host, WorkspaceID: cmp.Or(identity.WorkspaceID, c.config.WorkspaceID), OwnerID: identity.ID}
+	if c.account {
+		made.AccountID = c.config.AccountID
+	}
+	return made, nil
 }
 
 // connection answers with the mount's connection, making it from storage when needed, or with errNotConfigured.
@@ -138,24 +209,33 @@ func (b *backend) connection(ctx context.Context, s logical.Storage) (*connectio
 
 // connect makes a connection without any call to Databricks.
 func (b *backend) connect(ctx context.Context, config *configEntry) (*connection, error) {
-	c, err := client.New(client.Config{
-		Host:           config.Host,
-		AuthType:       config.AuthType,
-		Token:          config.Token,
-		ClientID:       config.ClientID,
-		ClientSecret:   config.ClientSecret,
-		WorkspaceID:    config.WorkspaceID,
+	settings := client.Config{
+		Host:         config.Host,
+		AuthType:     config.AuthType,
+		Token:        config.Token,
+		ClientID:     config.ClientID,
+		ClientSecret: config.ClientSecret,
+		AccountID:    config.AccountID,
+		WorkspaceID:  config.WorkspaceID,
+
+		AzureTenantID:            config.AzureTenantID,
+		AzureClientID:            config.AzureClientID,
+		AzureClientSecret:        config.AzureClientSecret,
+		AzureWorkspaceResourceID: config.AzureWorkspaceResourceID,
+		SubjectToken:             b.subjectToken(config),
+
 		CACert:         config.CACert,
 		RequestTimeout: time.Duration(config.RequestTimeout) * time.Second,
 		MaxRetries:     config.MaxRetries,
 		RateLimit:      config.RateLimit,
 		UserAgent:      b.userAgent(ctx, config.AuthType),
 		Counters:       &b.counters,
-	})
+	}
+	c, err := client.New(settings)
 	if err != nil {
 		return nil, err
 	}
-	return &connection{config: config, client: c, identity: config.Identity}, nil
+	return &connection{config: config, client: c, account: settings.Account(), identity: config.Identity}, nil
 }
 
 // dropConnection makes the next request read the config anew. Calls under way on the old connection go on.
@@ -183,4 +263,16 @@ func (b *backend) userAgent(ctx context.Context, authType string) string {
 	}
 	return fmt.Sprintf("%s/%s vault/%s go/%s os/%s auth/%s", pluginName, strings.TrimPrefix(Version, "v"), vault,
 		strings.TrimPrefix(runtime.Version(), "go"), runtime.GOOS, authType)
+}
+
+// isAzureHost knows the hosts of Azure Databricks, in all clouds, by their zone (Databricks SDK for Go, environments).
+func isAzureHost(origin string) bool {
+	_, host, _ := strings.Cut(origin, "://")
+	host, _, _ = strings.Cut(host, ":")
+	for _, zone := range []string{".azuredatabricks.net", ".databricks.azure.us", ".databricks.azure.cn"} {
+		if strings.HasSuffix(host, zone) {
+			return true
+		}
+	}
+	return false
 }

@@ -14,8 +14,14 @@ import (
 // credentialType is one kind of Databricks credential: how it is minted, undone and revoked. It decides nothing about leases
 // or the write-ahead log.
 type credentialType interface {
+	// needs tells which fields a role of the type may and must have.
+	needs() needs
+
+	// fits refuses a role that can't work over the connection.
+	fits(conn *connection, role *roleEntry) error
+
 	// mint creates one credential with one upstream create that carries the order's nonce. An error for which
-	// hadNoEffect is true says that nothing was created; after any other, there may be something with the nonce.
+	// hadNoEffect is true says that nothing was left behind; after any other, there may be something with the nonce.
 	mint(ctx context.Context, conn *connection, o order) (*minted, error)
 
 	// undo removes every bearer of the intent's nonce but the one to keep, and answers the ids of what it removed. It is
@@ -31,24 +37,52 @@ type credentialType interface {
 
 // credentialTypes has every credential type under the name that roles use.
 var credentialTypes = map[string]credentialType{
-	credentialPAT: patCredential{},
+	credentialPAT:              patCredential{},
+	credentialOBO:              oboCredential{},
+	credentialOAuthSecret:      oauthSecretCredential{},
+	credentialOAuthToken:       oauthTokenCredential{},
+	credentialServicePrincipal: servicePrincipalCredential{},
 }
 
 func credentialTypeNames() []string { return slices.Sorted(maps.Keys(credentialTypes)) }
 
+// need is whether a role must, may or can't name something.
+type need int
+
+const (
+	never need = iota
+	optional
+	required
+)
+
+// needs are what a role of a credential type may have, and what such a credential is like.
+type needs struct {
+	principal    need // service_principal_id and application_id
+	scopes       bool
+	comment      bool
+	groups       bool // and entitlements
+	displayName  bool
+	workspace    bool // can't be minted on an account mount
+	endsByItself bool // can neither be revoked nor renewed
+	lasting      bool // has no end of its own at Databricks
+}
+
 // order is what to mint.
 type order struct {
+	role     *roleEntry
 	marker   marker
-	text     string        // what the comment says before the marker
+	text     string        // what the comment or name says before the marker
 	lifetime time.Duration // at Databricks, whole seconds
 	scopes   []string      // API scopes; empty leaves them to Databricks
 }
 
 // minted is a new credential.
 type minted struct {
-	id       string         // what revoke goes by
-	lifetime time.Duration  // as granted by Databricks, by its own clock; 0 or less means that it never ends
-	retried  bool           // the create was repeated, so that a twin may exist
-	data     map[string]any // the answer to the caller, secret included
-	secret   string         // which field of data is the secret
+	id                 string         // what revoke goes by
+	servicePrincipalID string         // whose it is, where revoke needs that
+	lifetime           time.Duration  // as granted by Databricks; 0 or less means that it never ends
+	twin               bool           // something with the nonce may exist that no lease needs, as after a repeated create
+	keep               string         // what a rollback must keep then, id when empty
+	data               map[string]any // the answer to the caller, secret included
+	secret             string         // which field of data is the secret
 }

@@ -4,7 +4,6 @@ package databricks
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -21,29 +20,64 @@ type patCredential struct{}
 
 var _ credentialType = patCredential{}
 
+func (patCredential) needs() needs { return needs{scopes: true, comment: true, workspace: true} }
+
+func (patCredential) fits(*connection, *roleEntry) error { return nil }
+
 func (patCredential) mint(ctx context.Context, conn *connection, o order) (*minted, error) {
 	created, err := conn.client.CreateToken(ctx, client.CreateTokenRequest{
 		Comment:  o.marker.comment(o.text),
 		Lifetime: o.lifetime,
 		Scopes:   o.scopes,
 	})
+	if isKind(err, client.QuotaExceeded) {
+		count := "how many it has could not be counted"
+		if tokens, listErr := conn.client.ListTokens(ctx); listErr == nil {
+			count = "it has " + countTokens(tokens, o.marker.mountID)
+		}
+		return nil, tokenQuota("the engine's own user", count, err)
+	}
 	if err != nil {
-		return nil, explainTokenQuota(ctx, conn, o.marker.mountID, err)
+		return nil, err
 	}
-	token := &minted{id: created.Info.TokenID, retried: created.Retried, data: tokenData(&created.Info), secret: keyTokenValue}
-	switch {
-	case created.Info.ExpiryTime.IsZero(): // it never ends
-	case created.Info.CreationTime.IsZero():
-		token.lifetime = time.Until(created.Info.ExpiryTime)
-	default:
-		token.lifetime = created.Info.ExpiryTime.Sub(created.Info.CreationTime)
-	}
-	token.data[keyHost] = conn.config.Host
-	token.data[keyTokenValue] = created.Value.Reveal()
-	return token, nil
+	return mintedToken(conn, created), nil
 }
 
-func (patCredential) undo(ctx context.Context, conn *connection, how reach, in *intent) (removed []string, err error) {
+func (patCredential) undo(ctx context.Context, conn *connection, how reach, in *intent) ([]string, error) {
+	return undoTokens(ctx, conn, how, in)
+}
+
+func (patCredential) revoke(ctx context.Context, conn *connection, how reach, l *lease) error {
+	return deletePAT(ctx, conn, how, l.ID)
+}
+
+func (patCredential) warnings(identity *client.Identity, role *roleEntry) []string {
+	return append(adminWarnings(identity), scopeWarnings(role)...)
+}
+
+// mintedToken is a new personal access token, whoever it acts for.
+func mintedToken(conn *connection, created *client.CreatedToken) *minted {
+	token := &minted{id: created.Info.TokenID, twin: created.Retried, data: tokenData(&created.Info), secret: keyTokenValue}
+	token.lifetime = grantedLife(created.Info.CreationTime, created.Info.ExpiryTime)
+	token.data[keyHost] = conn.config.Host
+	token.data[keyTokenValue] = created.Value.Reveal()
+	return token
+}
+
+// grantedLife is how long a credential lives, by Databricks' clock where that is told; 0 for one that never ends.
+func grantedLife(created, expires time.Time) time.Duration {
+	switch {
+	case expires.IsZero():
+		return 0
+	case created.IsZero():
+		return time.Until(expires)
+	default:
+		return expires.Sub(created)
+	}
+}
+
+// undoTokens removes the tokens that bear the intent's nonce, but for the one to keep.
+func undoTokens(ctx context.Context, conn *connection, how reach, in *intent) (removed []string, err error) {
 	tokens, err := passOf(ctx).tokens(ctx, conn, how)
 	if err != nil {
 		return nil, err
@@ -60,10 +94,6 @@ func (patCredential) undo(ctx context.Context, conn *connection, how reach, in *
 	return removed, nil
 }
 
-func (patCredential) revoke(ctx context.Context, conn *connection, how reach, l *lease) error {
-	return deletePAT(ctx, conn, how, l.ID)
-}
-
 // deletePAT succeeds when the token is gone already.
 func deletePAT(ctx context.Context, conn *connection, how reach, id string) error {
 	remove := conn.client.DeleteToken
@@ -76,36 +106,38 @@ func deletePAT(ctx context.Context, conn *connection, how reach, id string) erro
 	return nil
 }
 
-func (patCredential) warnings(identity *client.Identity, role *roleEntry) []string {
-	var all []string
-	if identity != nil && identity.Admin {
-		all = append(all, fmt.Sprintf("Tokens of this role have all the rights of %s, who is a workspace admin. Connect the mount as a service principal with only the rights that the role's users need, or narrow the role with scopes.", identity.UserName))
+// adminWarnings tells of what acts as the engine's own identity.
+func adminWarnings(identity *client.Identity) []string {
+	if identity == nil || !identity.Admin {
+		return nil
 	}
-	for _, scope := range role.Scopes {
-		if scope == "authentication" {
-			all = append(all, `A token with the scope "authentication" can create further tokens with any scope, which outlive the lease.`)
-		}
-	}
-	return all
+	return []string{fmt.Sprintf("Credentials of this role have all the rights of %s, who is a workspace admin. Safer are %s, %s, %s of a named service principal, or %s; or connect the mount as an identity with only the rights that the role's users need.",
+		identity.UserName, credentialOBO, credentialOAuthSecret, credentialOAuthToken, credentialServicePrincipal)}
 }
 
-// explainTokenQuota adds to a quota error what the limit is, how much of it this mount uses, and the way out.
-func explainTokenQuota(ctx context.Context, conn *connection, mountID string, err error) error {
-	var remote *client.Error
-	if !errors.As(err, &remote) || remote.Kind != client.QuotaExceeded {
-		return err
-	}
-	count := "how many it has could not be counted"
-	if tokens, listErr := conn.client.ListTokens(ctx); listErr == nil {
-		ours := 0
-		for _, token := range tokens {
-			if m, ok := parseMarker(token.Comment); ok && m.mountID == mountID {
-				ours++
-			}
+func scopeWarnings(role *roleEntry) []string {
+	for _, scope := range role.Scopes {
+		if scope == "authentication" {
+			return []string{`A credential with the scope "authentication" can create further ones with any scope, which outlive the lease.`}
 		}
-		count = fmt.Sprintf("it has %d, of which this mount made %d", len(tokens), ours)
 	}
-	return fmt.Errorf("a user can have %d live tokens in a workspace, and for the engine's own user %s; revoke leases that are no longer needed (vault lease revoke -prefix …), shorten ttl and max_ttl of the roles, or spread the load over mounts with an identity of their own: %w", maxTokens, count, err)
+	return nil
+}
+
+// tokenQuota adds to a quota error what the limit is, how much of it is used, and the way out.
+func tokenQuota(whose, count string, err error) error {
+	return fmt.Errorf("a user can have %d live tokens in a workspace, and for %s %s; revoke leases that are no longer needed (vault lease revoke -prefix …), shorten ttl and max_ttl of the roles, or use roles of credential_type %s or %s: %w",
+		maxTokens, whose, count, credentialOAuthToken, credentialServicePrincipal, err)
+}
+
+func countTokens(tokens []client.TokenInfo, mountID string) string {
+	ours := 0
+	for _, token := range tokens {
+		if m, ok := parseMarker(token.Comment); ok && m.mountID == mountID {
+			ours++
+		}
+	}
+	return fmt.Sprintf("%d, of which this mount made %d", len(tokens), ours)
 }
 
 // tokenData is a token as answers show it, without its value.

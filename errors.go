@@ -74,8 +74,21 @@ func hasCode(err error, code string) bool {
 	return errors.As(err, &remote) && remote.ErrorCode == code
 }
 
+// halfway is the failure of a credential that is made in several steps. Clean says that nothing is left of the steps before;
+// what the failed step had for an effect doesn't tell.
+type halfway struct {
+	error
+	clean bool
+}
+
+func (h *halfway) Unwrap() error { return h.error }
+
 // hadNoEffect tells whether a failed create is known to have left nothing behind at Databricks.
 func hadNoEffect(err error) bool {
+	var steps *halfway
+	if errors.As(err, &steps) {
+		return steps.clean
+	}
 	var remote *client.Error
 	return errors.As(err, &remote) && remote.Unprocessed
 }

@@ -6,8 +6,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +15,8 @@ import (
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-databricks/internal/client"
 )
 
 const (
@@ -29,17 +31,25 @@ type grantID struct {
 	ID string `json:"id"`
 }
 
+// aclStale is how long Databricks may go on answering with a permission that was changed since (Terraform provider for
+// Databricks, which waits as long).
+const aclStale = 5 * time.Minute
+
 // grants is what is kept of the leased permissions of one principal on one scope. Leases may overlap and end in any order,
 // and Databricks knows only one permission, so each lease's share has to be remembered: the last lease that was given
 // counts, and when none is left, what was there before the first.
+//
+// It is kept for as long as Databricks' answers may be old even when no lease is left: an old answer, taken for true, would
+// become the base of the next lease, and be put back for good by its end.
 type grants struct {
 	aclPlace
-	Base   string  `json:"base"` // what was there before, "" for none
+	Base   string  `json:"base"` // what was there before the first lease, "" for none
 	Leases []grant `json:"leases"`
 
-	// Past has every permission that the leases have put here. Any other one was put by somebody else, who is right.
-	// Databricks' answers may be minutes old, so the present one alone would not tell.
-	Past []string `json:"past"`
+	Put     string    `json:"put"`     // what we put last
+	Pending []string  `json:"pending"` // what may be there instead, where it isn't known whether a put has happened
+	Past    []string  `json:"past"`    // what was there before, which an old answer may show
+	At      time.Time `json:"at"`      // of the last put
 }
 
 type grant struct {
@@ -57,42 +67,135 @@ func (g *grants) wanted() string {
 
 // overruled tells whether somebody else has put the permission that is there.
 func (g *grants) overruled(has string) bool {
-	return has != g.Base && !slices.Contains(g.Past, has)
+	return has != g.Put && !slices.Contains(g.Pending, has) && (time.Since(g.At) > aclStale || !slices.Contains(g.Past, has))
 }
 
-// grantsKey is where the leases of a principal on a scope are kept, by workspace: a mount may be connected to another. Names
-// of scopes ignore case.
-func grantsKey(made origin, place aclPlace) string {
+// putting notes that a permission is about to be put: until it is known to have happened, either may be there.
+func (g *grants) putting(permission string) {
+	if time.Since(g.At) > aclStale {
+		g.Past = nil
+	}
+	for _, past := range []string{g.Put, g.Base} {
+		if !slices.Contains(g.Past, past) {
+			g.Past = append(slices.Clone(g.Past), past)
+		}
+	}
+	g.Pending = []string{g.Put}
+	g.Put, g.At = permission, time.Now().UTC()
+}
+
+// begin answers the record for a next lease, of which old is what is known so far, nil for nothing, and has what Databricks
+// answers.
+func (old *grants) begin(place aclPlace, has string) *grants {
+	switch {
+	case old == nil || old.overruled(has):
+		// Leases that somebody has overruled have nothing left to take back.
+		return &grants{aclPlace: place, Base: has, Put: has}
+	case len(old.Leases) == 0:
+		next := *old
+		next.Base = old.Put
+		return &next
+	default:
+		next := *old
+		return &next
+	}
+}
+
+// grantsPrefix is where the leases on a scope are kept, by workspace: a mount may be connected to another. Names of scopes
+// ignore case.
+func grantsPrefix(made origin, scope string) string {
 	workspace := made.WorkspaceID
 	if workspace == "" {
 		workspace = made.Host
 	}
-	sum := sha256.Sum256([]byte(workspace + "\x00" + strings.ToLower(place.Scope) + "\x00" + place.Principal))
-	return grantStoragePrefix + hex.EncodeToString(sum[:])
+	return grantStoragePrefix + hashed(workspace+"\x00"+strings.ToLower(scope)) + "/"
 }
 
-// readGrants answers nil when there are no leases.
-func readGrants(ctx context.Context, s logical.Storage, key string, place aclPlace) (*grants, error) {
+func grantsKey(made origin, place aclPlace) string {
+	return grantsPrefix(made, place.Scope) + hashed(place.Principal)
+}
+
+// hashed makes a storage key of any text.
+func hashed(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:])
+}
+
+// readGrants answers nil when nothing is known.
+func readGrants(ctx context.Context, s logical.Storage, key string) (*grants, error) {
 	entry, err := s.Get(ctx, key)
 	if err != nil || entry == nil {
 		return nil, err
 	}
 	g := new(grants)
 	if err := entry.DecodeJSON(g); err != nil {
-		return nil, fmt.Errorf("the stored leases of %s cannot be read: %w", place, err)
+		return nil, fmt.Errorf("the stored leases of a permission cannot be read: %w", err)
 	}
 	return g, nil
 }
 
 func (g *grants) save(ctx context.Context, s logical.Storage, key string) error {
-	if len(g.Leases) == 0 {
-		return s.Delete(ctx, key)
-	}
 	entry, err := logical.StorageEntryJSON(key, g)
 	if err != nil {
 		return err
 	}
 	return s.Put(ctx, entry)
+}
+
+// forgetScope drops the leases of a scope that was deleted: a new one of the same name has nothing to do with them.
+func forgetScope(ctx context.Context, s logical.Storage, made origin, scope string) error {
+	prefix := grantsPrefix(made, scope)
+	keys, err := s.List(ctx, prefix)
+	if err != nil {
+		return err
+	}
+	for _, key := range keys {
+		if err := s.Delete(ctx, prefix+key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sweepGrants deletes records that have no leases any more and that no old answer of Databricks makes necessary. Vault calls
+// it about once a minute; it looks only where something may be due.
+func (b *backend) sweepGrants(ctx context.Context, req *logical.Request) error {
+	if !b.grantsSwept.CompareAndSwap(false, true) || !b.WriteSafeReplicationState() {
+		return nil
+	}
+	scopes, err := req.Storage.List(ctx, grantStoragePrefix)
+	if err != nil {
+		return err
+	}
+	for _, scope := range scopes {
+		keys, err := req.Storage.List(ctx, grantStoragePrefix+scope)
+		if err != nil {
+			return err
+		}
+		for _, key := range keys {
+			if err := b.sweepGrant(ctx, req.Storage, grantStoragePrefix+scope+key); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (b *backend) sweepGrant(ctx context.Context, s logical.Storage, key string) error {
+	leave, err := b.grantTurns.take(ctx, key)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	g, err := readGrants(ctx, s, key)
+	if err != nil || g == nil || len(g.Leases) > 0 {
+		return err
+	}
+	if time.Since(g.At) <= aclStale {
+		b.grantsSwept.Store(false)
+		return nil
+	}
+	return s.Delete(ctx, key)
 }
 
 // turns lets one request at a time change the same thing at Databricks, such as the permission of a principal on a scope. A
@@ -146,7 +249,7 @@ func (b *backend) grantSecret() *framework.Secret {
 
 // leaseGrant gives a permission that is taken back when its lease ends. The record comes first: should anything fail from
 // then on, the lease that nobody got is ended again.
-func (b *backend) leaseGrant(ctx context.Context, req *logical.Request, conn *connection, place aclPlace, permission string, asked time.Duration) (*logical.Response, error) {
+func (b *backend) leaseGrant(ctx context.Context, req *logical.Request, conn *connection, place aclPlace, permission string, asked time.Duration, wait bool) (*logical.Response, error) {
 	t, err := decideTerms(b.System(), conn.config, &roleEntry{}, asked)
 	if err != nil {
 		return nil, err
@@ -170,23 +273,14 @@ func (b *backend) leaseGrant(ctx context.Context, req *logical.Request, conn *co
 
 	lasting, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
 	defer cancel()
-	g, err := readGrants(lasting, req.Storage, key, place)
+	old, err := readGrants(lasting, req.Storage, key)
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case g == nil:
-		g = b.ownPuts.begin(key, place, has)
-	case g.overruled(has):
-		// Leases that somebody has overruled have nothing left to take back.
-		b.ownPuts.forget(key)
-		g = &grants{aclPlace: place, Base: has}
-	}
+	g := old.begin(place, has)
 	before := *g
+	g.putting(permission)
 	g.Leases = append(slices.Clone(g.Leases), grant{ID: id.ID, Permission: permission})
-	if !slices.Contains(g.Past, permission) {
-		g.Past = append(slices.Clone(g.Past), permission)
-	}
 	u, err := b.undertake(lasting, req.Storage, in)
 	if err != nil {
 		return nil, err
@@ -197,6 +291,7 @@ func (b *backend) leaseGrant(ctx context.Context, req *logical.Request, conn *co
 	if err != nil {
 		return nil, err
 	}
+	b.grantsSwept.Store(false)
 	if err := g.save(lasting, req.Storage, key); err != nil {
 		return nil, err
 	}
@@ -209,12 +304,16 @@ func (b *backend) leaseGrant(ctx context.Context, req *logical.Request, conn *co
 		}
 		return nil, err
 	}
-	if err := u.settle(lasting); err != nil {
-		return nil, fmt.Errorf("a permission was given but could not be accounted for, so it is taken back; try again: %w", err)
-	}
-
 	resp := b.Secret(secretTypeGrant).Response(nil, internal)
 	resp.Secret.TTL, resp.Secret.MaxTTL, resp.Warnings = t.ttl, t.maxTTL, t.warnings
+	if wait {
+		awaitPermission(ctx, conn, place, permission, resp)
+	}
+	settling, stop := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
+	defer stop()
+	if err := u.settle(settling); err != nil {
+		return nil, fmt.Errorf("a permission was given but could not be accounted for, so it is taken back; try again: %w", err)
+	}
 	if err := u.handOver(ctx); err != nil {
 		return nil, err
 	}
@@ -233,12 +332,22 @@ func (b *backend) changeForGood(ctx context.Context, s logical.Storage, conn *co
 		return err
 	}
 	defer leave()
-	b.ownPuts.forget(key)
+	has, err := permissionOf(ctx, conn, place)
+	if err != nil {
+		return err
+	}
+	old, err := readGrants(ctx, s, key)
+	if err != nil {
+		return err
+	}
 	if err := setPermission(ctx, conn, place, permission); err != nil {
 		return err
 	}
-	b.ownPuts.note(key, permission, nil)
-	return s.Delete(context.WithoutCancel(ctx), key)
+	g := old.begin(place, has)
+	g.putting(permission)
+	g.Base, g.Leases, g.Pending = permission, nil, nil
+	b.grantsSwept.Store(false)
+	return g.save(context.WithoutCancel(ctx), s, key)
 }
 
 func (b *backend) revokeGrant(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
@@ -270,7 +379,7 @@ func (b *backend) endGrant(ctx context.Context, s logical.Storage, conn *connect
 
 // takeBack is endGrant for who has the turn.
 func (b *backend) takeBack(ctx context.Context, s logical.Storage, conn *connection, key string, id grantID) error {
-	g, err := readGrants(ctx, s, key, id.aclPlace)
+	g, err := readGrants(ctx, s, key)
 	if err != nil {
 		return err
 	}
@@ -278,75 +387,41 @@ func (b *backend) takeBack(ctx context.Context, s logical.Storage, conn *connect
 		// Overruled by a permission for good, or ended already.
 		return nil
 	}
-	before := g.wanted()
-	g.Leases = slices.DeleteFunc(g.Leases, func(l grant) bool { return l.ID == id.ID })
+	given := g.wanted()
+	left := slices.DeleteFunc(slices.Clone(g.Leases), func(l grant) bool { return l.ID == id.ID })
+	b.grantsSwept.Store(false)
+	if after := (&grants{Base: g.Base, Leases: left}).wanted(); after == given && after == g.Put && len(left) > 0 {
+		// Another lease goes on giving the same: nothing is to be put, nor to be given back that somebody took away.
+		g.Leases = left
+		return g.save(ctx, s, key)
+	}
 	has, err := permissionOf(ctx, conn, id.aclPlace)
 	if err != nil {
 		return err
 	}
 	if g.overruled(has) {
-		b.Logger().Warn("a leased permission was changed since, so it is left alone", "scope", id.Scope, "principal", id.Principal, "given", before, "now", permissionWord(has))
-		b.ownPuts.forget(key)
+		b.Logger().Warn("a leased permission was changed since, so it is left alone", "scope", id.Scope, "principal", id.Principal, "given", given, "now", permissionWord(has))
 		return s.Delete(ctx, key)
+	}
+	after := (&grants{Base: g.Base, Leases: left}).wanted()
+	g.putting(after)
+	if err := g.save(ctx, s, key); err != nil {
+		return err
 	}
 	// Written even where Databricks seems to have it already, since its answer may be old. A scope that is gone, or a
 	// principal that Databricks does not know any more, has nothing to take back.
-	err = setPermission(ctx, conn, id.aclPlace, g.wanted())
-	if err != nil && !isGone(err) && !hasCode(err, "INVALID_PARAMETER_VALUE") {
+	err = setPermission(ctx, conn, id.aclPlace, after)
+	if err != nil && !isGone(err) && !unknownPrincipal(err) {
 		return err
 	}
-	if len(g.Leases) == 0 {
-		b.ownPuts.note(key, g.Base, append([]string{g.Base}, g.Past...))
-	}
+	g.Leases, g.Pending = left, nil
 	return g.save(ctx, s, key)
 }
 
-// aclStale is how long Databricks may go on answering with a permission that was changed since (Terraform provider for
-// Databricks, which waits as long).
-const aclStale = 5 * time.Minute
-
-// ownPuts remembers what was put by us and is not in a record of leases any more, for as long as Databricks may answer with
-// what was there before: taken for true, that would become the base of the next lease, and be put back for good by its end.
-type ownPuts struct {
-	mu   sync.Mutex
-	last map[string]ownPut // by grantsKey
-}
-
-type ownPut struct {
-	permission string
-	past       []string // what an old answer may show; nil for anything
-	at         time.Time
-}
-
-func (o *ownPuts) note(key, permission string, past []string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.last == nil {
-		o.last = make(map[string]ownPut)
-	}
-	maps.DeleteFunc(o.last, func(_ string, put ownPut) bool { return time.Since(put.at) > aclStale })
-	o.last[key] = ownPut{permission: permission, past: past, at: time.Now()}
-}
-
-func (o *ownPuts) forget(key string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	delete(o.last, key)
-}
-
-// begin makes the record of a first lease. has is what Databricks answers, which is the base unless we know better.
-func (o *ownPuts) begin(key string, place aclPlace, has string) *grants {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	put, known := o.last[key]
-	if !known || time.Since(put.at) > aclStale || put.past != nil && !slices.Contains(put.past, has) {
-		return &grants{aclPlace: place, Base: has}
-	}
-	g := &grants{aclPlace: place, Base: put.permission, Past: slices.Clone(put.past)}
-	if !slices.Contains(g.Past, has) {
-		g.Past = append(g.Past, has)
-	}
-	return g
+// unknownPrincipal tells whether Databricks does not know the principal any more, for which it has no code of its own.
+func unknownPrincipal(err error) bool {
+	var remote *client.Error
+	return errors.As(err, &remote) && remote.ErrorCode == "INVALID_PARAMETER_VALUE" && strings.Contains(strings.ToLower(remote.Message), "principal")
 }
 
 func permissionWord(permission string) string {

@@ -39,6 +39,7 @@ func checkTTLs(ttl, maxTTL int64) error {
 
 // terms are how long a lease and its credential may live.
 type terms struct {
+	asked    time.Duration // what the caller asked for, 0 for nothing
 	ttl      time.Duration // first duration of the lease
 	maxTTL   time.Duration // longest duration of the lease, renewals included
 	warnings []string      // what was shortened, and by whom
@@ -50,7 +51,7 @@ func (t terms) lifetime() time.Duration { return t.maxTTL + lifetimeSkew }
 // decideTerms takes what the caller asked for (0 for nothing), else the role's ttl, else the config's, else the mount's,
 // and caps it by the role's max_ttl or else the config's, and by the mount's maximum.
 func decideTerms(sys logical.SystemView, config *configEntry, role *roleEntry, asked time.Duration) (terms, error) {
-	t := terms{maxTTL: effectiveMaxTTL(sys, config, role)}
+	t := terms{asked: asked, maxTTL: effectiveMaxTTL(sys, config, role)}
 	usual := seconds(firstSet(role.TTL, config.TTL))
 	if usual == 0 {
 		// Nobody asked for the mount's default, so capping it is nothing to warn about.
@@ -90,6 +91,19 @@ func (t *terms) grant(token *minted, asked, left time.Duration) error {
 	return nil
 }
 
+// endByItself makes the terms those of a credential that nobody can end: its lease says when it ends, whatever was asked for.
+func (t *terms) endByItself(lifetime time.Duration) {
+	lifetime = lifetime.Truncate(time.Second)
+	wanted := t.ttl
+	if t.asked > 0 {
+		wanted = t.asked
+	}
+	if lifetime > wanted || t.asked > lifetime {
+		t.warnings = append(t.warnings, fmt.Sprintf("Databricks makes access tokens that live for %s and can't be revoked, so the lease is as long, although ttl is %s.", lifetime, wanted))
+	}
+	t.ttl, t.maxTTL = lifetime, lifetime
+}
+
 // renewTerms decides a renewal. The credential itself can't be extended, so no promise goes past its end, whatever the role
 // says by now. Vault decides the lease once more from the terms' maxTTL and the time of issue, and warns of what that caps,
 // so maxTTL has to hold the credential's end as well. The error is the user's.
@@ -120,12 +134,15 @@ func renewTerms(sys logical.SystemView, config *configEntry, role *roleEntry, se
 // lease is what is kept with a Vault lease: all that renewing and revoking need, and no secret.
 type lease struct {
 	origin
-	CredentialType string    `json:"credential_type"`
-	ID             string    `json:"id"`      // what the credential type revokes by
-	Role           string    `json:"role"`    // for renewals and messages; revoking never needs it
-	TTL            int64     `json:"ttl"`     // seconds, as decided when minted
-	Expires        time.Time `json:"expires"` // the latest that a renewal may promise
-	Dead           time.Time `json:"dead"`    // from here on there is nothing to revoke; later than Expires by what the create took
+	CredentialType string `json:"credential_type"`
+	ID             string `json:"id"`   // what the credential type revokes by
+	Role           string `json:"role"` // for renewals and messages; revoking never needs it
+
+	ServicePrincipalID string `json:"service_principal_id,omitempty"` // whose secret it is
+
+	TTL     int64     `json:"ttl"`     // seconds, as decided when minted
+	Expires time.Time `json:"expires"` // the latest that a renewal may promise
+	Dead    time.Time `json:"dead"`    // from here on there is nothing to revoke; later than Expires by what the create took
 
 	Delivered *writtenSecret `json:"delivered,omitempty"` // the secret that holds the credential, if any
 }
@@ -153,7 +170,12 @@ func askedTTL(data *framework.FieldData) (time.Duration, error) {
 	if err := checkWholeSeconds(data); err != nil {
 		return 0, err
 	}
-	return seconds(int64(data.Get(keyTTL).(int))), nil
+	ttl := data.Get(keyTTL).(int)
+	if _, sent := data.Raw[keyTTL]; sent && ttl <= 0 {
+		// Where a policy demands a ttl, an empty one must not mean "for good".
+		return 0, badField(keyTTL, "is not more than 0; send at least 1s, or leave it out")
+	}
+	return seconds(int64(ttl)), nil
 }
 
 // checkWholeSeconds refuses durations with fractions of a second, which the framework would cut off, down to 0 for "unset".

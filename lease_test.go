@@ -67,7 +67,10 @@ func TestTermsHold(t *testing.T) {
 		require.LessOrEqual(t, renewed.ttl, longest)
 		// Vault calculates once more, from maxTTL and what the client asked for.
 		final, _, err := framework.CalculateTTL(sys, secret.Increment, renewed.ttl, 0, renewed.maxTTL, 0, issued)
-		require.NoError(t, err)
+		if err != nil {
+			require.ErrorContains(t, err, "past the max TTL", "a second later there may be nothing left, and Vault refuses")
+			continue
+		}
 		for _, ttl := range []time.Duration{renewed.ttl, final} {
 			require.False(t, now.Truncate(time.Second).Add(ttl).After(l.Expires), "%s over", now.Add(ttl).Sub(l.Expires))
 		}

@@ -238,7 +238,7 @@ func (b *backend) writeACL(ctx context.Context, req *logical.Request, data *fram
 	if err != nil {
 		return nil, err
 	}
-	if err := guardManage(ctx, conn, place, permission, data.Get(keyForce).(bool)); err != nil {
+	if err := b.guardManage(ctx, req.Storage, conn, place, permission, data.Get(keyForce).(bool)); err != nil {
 		return nil, err
 	}
 
@@ -248,7 +248,7 @@ func (b *backend) writeACL(ctx context.Context, req *logical.Request, data *fram
 		return nil, err
 	}
 	if asked > 0 {
-		resp, err = b.leaseGrant(ctx, req, conn, place, permission, asked)
+		resp, err = b.leaseGrant(ctx, req, conn, place, permission, asked, data.Get(keyWait).(bool))
 	} else {
 		err = b.changeForGood(ctx, req.Storage, conn, place, permission)
 	}
@@ -257,7 +257,7 @@ func (b *backend) writeACL(ctx context.Context, req *logical.Request, data *fram
 	}
 	b.event(ctx, "acl-write", req.Path, "scope", place.Scope, "principal", place.Principal, "permission", permission)
 	resp.Data = map[string]any{keyPrincipal: place.Principal, keyPermission: permission}
-	if data.Get(keyWait).(bool) {
+	if resp.Secret == nil && data.Get(keyWait).(bool) {
 		awaitPermission(ctx, conn, place, permission, resp)
 	}
 	return resp, nil
@@ -272,7 +272,7 @@ func (b *backend) deleteACL(ctx context.Context, req *logical.Request, data *fra
 	if err != nil {
 		return nil, err
 	}
-	if err := guardManage(ctx, conn, place, "", data.Get(keyForce).(bool)); err != nil {
+	if err := b.guardManage(ctx, req.Storage, conn, place, "", data.Get(keyForce).(bool)); err != nil {
 		return nil, err
 	}
 	if err := b.changeForGood(ctx, req.Storage, conn, place, ""); err != nil {
@@ -287,20 +287,25 @@ func (b *backend) deleteACL(ctx context.Context, req *logical.Request, data *fra
 }
 
 // guardManage refuses a change after which the engine could no longer manage the scope: of its own permission, or of that
-// of the last of its groups that manages it.
-func guardManage(ctx context.Context, conn *connection, place aclPlace, permission string, force bool) error {
+// of the last of its groups that manages it for good. Groups change, so Databricks is asked which they are now.
+func (b *backend) guardManage(ctx context.Context, s logical.Storage, conn *connection, place aclPlace, permission string, force bool) error {
 	if permission == permissionManage || force {
 		return nil
 	}
-	identity, err := conn.whoami(ctx)
+	made, err := conn.origin(ctx)
 	if err != nil {
 		return err
 	}
+	identity, err := conn.client.Me(ctx)
+	if err != nil {
+		return err
+	}
+	groups := append(identity.Groups, principalUsers)
 	named := func(name string) func(string) bool {
 		return func(other string) bool { return strings.EqualFold(name, other) }
 	}
 	own := strings.EqualFold(place.Principal, identity.UserName)
-	if !own && !slices.ContainsFunc(identity.Groups, named(place.Principal)) {
+	if !own && !slices.ContainsFunc(groups, named(place.Principal)) {
 		return nil
 	}
 	acls, err := conn.client.ListACLs(ctx, place.Scope)
@@ -318,8 +323,12 @@ func guardManage(ctx context.Context, conn *connection, place aclPlace, permissi
 		switch {
 		case strings.EqualFold(acl.Principal, place.Principal):
 			manages = true
-		case strings.EqualFold(acl.Principal, identity.UserName), slices.ContainsFunc(identity.Groups, named(acl.Principal)):
-			others = true
+		case strings.EqualFold(acl.Principal, identity.UserName), slices.ContainsFunc(groups, named(acl.Principal)):
+			leased, err := readGrants(ctx, s, grantsKey(made, aclPlace{Scope: place.Scope, Principal: acl.Principal}))
+			if err != nil {
+				return err
+			}
+			others = others || leased == nil || len(leased.Leases) == 0
 		}
 	}
 	if !manages || others && !own {

@@ -264,7 +264,7 @@ func TestACLWait(t *testing.T) {
 
 	for name, fault := range map[string]*simulator.Fault{
 		"it still shows": nil,
-		"HTTP 403":       {Path: aclGetPath, Offset: 1, Status: 403},
+		"HTTP 403":       {Path: aclGetPath, Offset: 2, Status: 403},
 	} {
 		t.Run("in vain: "+name, func(t *testing.T) {
 			t.Parallel()
@@ -290,7 +290,7 @@ func TestACLPlainWriteStorageFaults(t *testing.T) {
 	m := withScope(t)
 	lease := m.write("acls/etl/users", map[string]any{"permission": "READ", "ttl": "1h"}).Secret
 	m.storage.onEach(func(op, key string) error {
-		if op == "delete" {
+		if op == "put" {
 			return fmt.Errorf("disk full")
 		}
 		return nil
@@ -311,8 +311,8 @@ func TestACLRequests(t *testing.T) {
 	m.workspace.ResetCalls()
 	m.write("acls/etl/strangers", map[string]any{"permission": "READ"})
 	calls := m.workspace.Calls()
-	require.Len(t, calls, 2, "the existence check and the write")
+	require.Len(t, calls, 4, "the existence check, who the engine is, what was there, and the write")
 	var body map[string]any
-	require.NoError(t, json.Unmarshal(calls[1].Body, &body))
+	require.NoError(t, json.Unmarshal(calls[3].Body, &body))
 	require.Equal(t, map[string]any{"scope": "etl", "principal": "strangers", "permission": "READ"}, body)
 }

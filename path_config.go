@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -40,8 +42,17 @@ const (
 	keyMaxRetries       = "max_retries"
 	keyRateLimit        = "rate_limit"
 	keyVerifyConnection = "verify_connection"
-	keyLastRotation     = "last_vault_rotation"
-	keyNextRotation     = "next_vault_rotation"
+
+	keyAccountID                = "account_id"
+	keyAzureTenantID            = "azure_tenant_id"
+	keyAzureClientID            = "azure_client_id"
+	keyAzureClientSecret        = "azure_client_secret"
+	keyAzureWorkspaceResourceID = "azure_workspace_resource_id"
+	keyIdentityTokenAudience    = "identity_token_audience"
+	keyIdentityTokenTTL         = "identity_token_ttl"
+
+	keyLastRotation = "last_vault_rotation"
+	keyNextRotation = "next_vault_rotation"
 )
 
 // Limits of config fields.
@@ -56,6 +67,7 @@ type configEntry struct {
 	Host             string  `json:"host"`
 	AuthType         string  `json:"auth_type"`
 	ClientID         string  `json:"client_id"`
+	AccountID        string  `json:"account_id"`
 	WorkspaceID      string  `json:"workspace_id"`
 	CACert           string  `json:"ca_cert"`
 	TTL              int64   `json:"ttl"`
@@ -65,28 +77,37 @@ type configEntry struct {
 	RateLimit        float64 `json:"rate_limit"`
 	VerifyConnection bool    `json:"verify_connection"`
 
+	AzureTenantID            string `json:"azure_tenant_id"`
+	AzureClientID            string `json:"azure_client_id"`
+	AzureWorkspaceResourceID string `json:"azure_workspace_resource_id"`
+
+	IdentityTokenAudience string `json:"identity_token_audience"`
+	IdentityTokenTTL      int64  `json:"identity_token_ttl"`
+
 	// Identity is who the credential belongs to, as Databricks said at Verified; nil when it was never asked.
 	Identity *client.Identity `json:"identity,omitempty"`
 	Verified time.Time        `json:"verified,omitzero"`
 
-	Token        client.Secret `json:"-"`
-	ClientSecret client.Secret `json:"-"`
+	Token             client.Secret `json:"-"`
+	ClientSecret      client.Secret `json:"-"`
+	AzureClientSecret client.Secret `json:"-"`
 }
 
 // sealedConfig is configEntry as it is stored: with its secrets, which configEntry itself never shows.
 type sealedConfig struct {
 	configEntry
-	Token        string `json:"token"`
-	ClientSecret string `json:"client_secret"`
+	Token             string `json:"token"`
+	ClientSecret      string `json:"client_secret"`
+	AzureClientSecret string `json:"azure_client_secret"`
 }
 
 func (c *configEntry) seal() *sealedConfig {
-	return &sealedConfig{configEntry: *c, Token: c.Token.Reveal(), ClientSecret: c.ClientSecret.Reveal()}
+	return &sealedConfig{configEntry: *c, Token: c.Token.Reveal(), ClientSecret: c.ClientSecret.Reveal(), AzureClientSecret: c.AzureClientSecret.Reveal()}
 }
 
 func (s *sealedConfig) open() *configEntry {
 	c := s.configEntry
-	c.Token, c.ClientSecret = client.Secret(s.Token), client.Secret(s.ClientSecret)
+	c.Token, c.ClientSecret, c.AzureClientSecret = client.Secret(s.Token), client.Secret(s.ClientSecret), client.Secret(s.AzureClientSecret)
 	return &c
 }
 
@@ -131,8 +152,8 @@ func (b *backend) pathConfig() []*framework.Path {
 			},
 			keyAuthType: {
 				Type:          framework.TypeString,
-				Description:   `How the engine authenticates: "pat" or "oauth-m2m". Inferred from the credential that is sent.`,
-				AllowedValues: []any{client.AuthPAT, client.AuthOAuthM2M},
+				Description:   `How the engine authenticates: "pat", "oauth-m2m", "azure-client-secret" or "oidc". Inferred from the credential that is sent.`,
+				AllowedValues: []any{client.AuthPAT, client.AuthOAuthM2M, client.AuthAzureClientSecret, client.AuthOIDC},
 			},
 			keyToken: {
 				Type:         framework.TypeString,
@@ -141,12 +162,41 @@ func (b *backend) pathConfig() []*framework.Path {
 			},
 			keyClientID: {
 				Type:        framework.TypeString,
-				Description: "Application id of the engine's own service principal, for auth_type oauth-m2m.",
+				Description: "Application id of the engine's own service principal, for auth_type oauth-m2m, and for oidc with a federation policy of that service principal.",
 			},
 			keyClientSecret: {
 				Type:         framework.TypeString,
 				Description:  "OAuth secret of that service principal, for auth_type oauth-m2m. Never shown again.",
 				DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
+			},
+			keyAzureTenantID: {
+				Type:        framework.TypeString,
+				Description: "Entra tenant, for auth_type azure-client-secret.",
+			},
+			keyAzureClientID: {
+				Type:        framework.TypeString,
+				Description: "Client id of the Entra application, for auth_type azure-client-secret.",
+			},
+			keyAzureClientSecret: {
+				Type:         framework.TypeString,
+				Description:  "Client secret of the Entra application, for auth_type azure-client-secret. Never shown again.",
+				DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
+			},
+			keyAzureWorkspaceResourceID: {
+				Type:        framework.TypeString,
+				Description: "Azure resource id of the workspace, where the Entra application has rights on the resource but isn't in the workspace yet.",
+			},
+			keyIdentityTokenAudience: {
+				Type:        framework.TypeString,
+				Description: "Audience of the token that is exchanged, for auth_type oidc, as in the federation policy.",
+			},
+			keyIdentityTokenTTL: {
+				Type:        framework.TypeDurationSecond,
+				Description: "Life of the token that is exchanged, where Vault makes it. 0 means an hour.",
+			},
+			keyAccountID: {
+				Type:        framework.TypeString,
+				Description: "Databricks account, for a mount of an account console.",
 			},
 			keyWorkspaceID: {
 				Type:        framework.TypeString,
@@ -214,10 +264,18 @@ func (b *backend) pathConfig() []*framework.Path {
 }
 
 var configResponseFields = map[string]*framework.FieldSchema{
-	keyHost:             {Type: framework.TypeString, Required: true, Description: "Origin of the workspace."},
-	keyAuthType:         {Type: framework.TypeString, Required: true, Description: "How the engine authenticates."},
-	keyClientID:         {Type: framework.TypeString, Required: true, Description: "Application id of the engine's service principal."},
-	keyWorkspaceID:      {Type: framework.TypeString, Required: true, Description: "Workspace that requests are routed to."},
+	keyHost:        {Type: framework.TypeString, Required: true, Description: "Origin of the workspace."},
+	keyAuthType:    {Type: framework.TypeString, Required: true, Description: "How the engine authenticates."},
+	keyClientID:    {Type: framework.TypeString, Required: true, Description: "Application id of the engine's service principal."},
+	keyAccountID:   {Type: framework.TypeString, Required: true, Description: "Databricks account."},
+	keyWorkspaceID: {Type: framework.TypeString, Required: true, Description: "Workspace that requests are routed to."},
+
+	keyAzureTenantID:            {Type: framework.TypeString, Required: true, Description: "Entra tenant."},
+	keyAzureClientID:            {Type: framework.TypeString, Required: true, Description: "Client id of the Entra application."},
+	keyAzureWorkspaceResourceID: {Type: framework.TypeString, Required: true, Description: "Azure resource id of the workspace."},
+	keyIdentityTokenAudience:    {Type: framework.TypeString, Required: true, Description: "Audience of the token that is exchanged."},
+	keyIdentityTokenTTL:         {Type: framework.TypeInt64, Required: true, Description: "Life of the token that is exchanged, in seconds."},
+
 	keyCACert:           {Type: framework.TypeString, Required: true, Description: "PEM certificates trusted besides the system's."},
 	keyTTL:              {Type: framework.TypeInt64, Required: true, Description: "Default lease duration in seconds."},
 	keyMaxTTL:           {Type: framework.TypeInt64, Required: true, Description: "Default longest lease in seconds."},
@@ -231,10 +289,18 @@ var configResponseFields = map[string]*framework.FieldSchema{
 
 func (c *configEntry) response() *logical.Response {
 	return &logical.Response{Data: map[string]any{
-		keyHost:             c.Host,
-		keyAuthType:         c.AuthType,
-		keyClientID:         c.ClientID,
-		keyWorkspaceID:      c.WorkspaceID,
+		keyHost:        c.Host,
+		keyAuthType:    c.AuthType,
+		keyClientID:    c.ClientID,
+		keyAccountID:   c.AccountID,
+		keyWorkspaceID: c.WorkspaceID,
+
+		keyAzureTenantID:            c.AzureTenantID,
+		keyAzureClientID:            c.AzureClientID,
+		keyAzureWorkspaceResourceID: c.AzureWorkspaceResourceID,
+		keyIdentityTokenAudience:    c.IdentityTokenAudience,
+		keyIdentityTokenTTL:         c.IdentityTokenTTL,
+
 		keyCACert:           c.CACert,
 		keyTTL:              c.TTL,
 		keyMaxTTL:           c.MaxTTL,
@@ -285,7 +351,12 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 	}
 	conn, err := b.connect(ctx, config)
 	if err != nil {
-		return nil, err
+		return nil, badField("config", "%s", err)
+	}
+	if subject := b.subjectToken(config); subject != nil {
+		if _, err := subject(ctx); err != nil {
+			return nil, badField(keyAuthType, "%s", err)
+		}
 	}
 	if config.VerifyConnection {
 		identity, err := conn.whoami(ctx)
@@ -316,7 +387,7 @@ func (b *backend) swapConfig(ctx context.Context, s logical.Storage, before *log
 	if err != nil {
 		return err
 	}
-	if (before == nil) != (now == nil) || before != nil && !bytes.Equal(before.Value, now.Value) {
+	if !sameEntry(before, now) {
 		return logical.CodedError(http.StatusConflict, "the config was changed by somebody else while this write was being verified; nothing was stored, read it and write again")
 	}
 	entry, err := logical.StorageEntryJSON(configStorageKey, conn.config.seal())
@@ -331,6 +402,14 @@ func (b *backend) swapConfig(ctx context.Context, s logical.Storage, before *log
 		old.client.Close()
 	}
 	return nil
+}
+
+// sameEntry tells whether a storage entry, nil for none, is as it was.
+func sameEntry(before, now *logical.StorageEntry) bool {
+	if before == nil || now == nil {
+		return before == now
+	}
+	return bytes.Equal(before.Value, now.Value)
 }
 
 // mergeConfig lays the request's fields over the old config and checks the result.
@@ -350,9 +429,6 @@ func mergeConfig(old *configEntry, data *framework.FieldData) (*configEntry, err
 		return nil, badField(keyHost, "%s", err)
 	}
 	config.Host = host
-	if isAccountHost(host) {
-		return nil, badField(keyHost, "%q is an account console, and credentials are minted in a workspace; send the workspace's own URL", host)
-	}
 	if err := config.settleAuth(data); err != nil {
 		return nil, err
 	}
@@ -360,6 +436,12 @@ func mergeConfig(old *configEntry, data *framework.FieldData) (*configEntry, err
 		return nil, badField(keyHost, "changing it from %q to %q requires %s to be sent again, so that the stored secret can't be sent to another host", old.Host, config.Host, config.secretField())
 	}
 	switch {
+	case client.IsAccountHost(host) && config.AccountID == "":
+		return nil, badField(keyAccountID, "is missing; %q is an account console. For a workspace send its own URL as host", host)
+	case client.IsAccountHost(host) && config.AuthType == client.AuthPAT:
+		return nil, badField(keyAuthType, "personal access tokens don't work on an account console; use %s", client.AuthOAuthM2M)
+	case config.AccountID != "" && !applicationIDForm.MatchString(config.AccountID):
+		return nil, badField(keyAccountID, "%q is not a UUID; it is shown in the account console, under the user's name", config.AccountID)
 	case strings.Trim(config.WorkspaceID, "0123456789") != "":
 		return nil, badField(keyWorkspaceID, "%q is not a number; it is the id after ?o= in the workspace's URL", config.WorkspaceID)
 	case config.RequestTimeout < 1 || config.RequestTimeout > maxRequestTimeout:
@@ -375,82 +457,142 @@ func mergeConfig(old *configEntry, data *framework.FieldData) (*configEntry, err
 	return config, checkTTLs(config.TTL, config.MaxTTL)
 }
 
-// authFields are the fields of each auth type; all of them are required, and the last one is its secret.
-var authFields = map[string][]string{
-	client.AuthPAT:      {keyToken},
-	client.AuthOAuthM2M: {keyClientID, keyClientSecret},
+// authType is a way to authenticate and the config fields that belong to it.
+type authType struct {
+	name     string
+	required []string
+	optional []string
+	secret   string // must be sent again when the host changes
+}
+
+var authTypes = []authType{
+	{client.AuthPAT, []string{keyToken}, nil, keyToken},
+	{client.AuthOAuthM2M, []string{keyClientID, keyClientSecret}, nil, keyClientSecret},
+	{client.AuthAzureClientSecret, []string{keyAzureTenantID, keyAzureClientID, keyAzureClientSecret}, []string{keyAzureWorkspaceResourceID}, keyAzureClientSecret},
+	// There is no secret, but what the exchanged token is good for says the audience.
+	{client.AuthOIDC, []string{keyIdentityTokenAudience}, []string{keyClientID, keyIdentityTokenTTL}, keyIdentityTokenAudience},
+}
+
+func (a authType) has(field string) bool {
+	return slices.Contains(a.required, field) || slices.Contains(a.optional, field)
+}
+
+// authValues are the values of all credentials and what goes with them.
+func (c *configEntry) authValues() map[string]string {
+	ttl := ""
+	if c.IdentityTokenTTL != 0 {
+		ttl = strconv.FormatInt(c.IdentityTokenTTL, 10)
+	}
+	return map[string]string{
+		keyToken: c.Token.Reveal(), keyClientID: c.ClientID, keyClientSecret: c.ClientSecret.Reveal(),
+		keyAzureTenantID: c.AzureTenantID, keyAzureClientID: c.AzureClientID, keyAzureClientSecret: c.AzureClientSecret.Reveal(),
+		keyAzureWorkspaceResourceID: c.AzureWorkspaceResourceID,
+		keyIdentityTokenAudience:    c.IdentityTokenAudience, keyIdentityTokenTTL: ttl,
+	}
 }
 
 // settleAuth infers the auth type from the credential in the request, checks that its fields are there, and drops the
 // credentials of other types.
 func (c *configEntry) settleAuth(data *framework.FieldData) error {
-	values := map[string]string{keyToken: c.Token.Reveal(), keyClientID: c.ClientID, keyClientSecret: c.ClientSecret.Reveal()}
-
+	values := c.authValues()
+	var sent []string
+	for field := range values {
+		if given(data, field) {
+			sent = append(sent, field)
+		}
+	}
+	slices.Sort(sent)
 	if !given(data, keyAuthType) {
-		var sent []string
-		for _, authType := range []string{client.AuthPAT, client.AuthOAuthM2M} {
-			for _, field := range authFields[authType] {
-				if given(data, field) {
-					sent = append(sent, authType)
-					break
-				}
-			}
-		}
-		switch {
-		case len(sent) > 1:
-			return badField(keyAuthType, "is missing, and credentials of both %s were sent; send one of them, or name the one to use", strings.Join(sent, " and "))
-		case len(sent) == 1:
-			c.AuthType = sent[0]
-		case c.AuthType == "" && c.Token != "":
-			c.AuthType = client.AuthPAT
-		case c.AuthType == "" && c.ClientSecret != "":
-			c.AuthType = client.AuthOAuthM2M
-		case c.AuthType == "":
-			return badField(keyAuthType, "can't be inferred; send token for pat, or client_id and client_secret for oauth-m2m")
+		if err := c.inferAuth(sent, values); err != nil {
+			return err
 		}
 	}
-	fields, ok := authFields[c.AuthType]
-	if !ok {
-		return badField(keyAuthType, "%q is unknown; use %q or %q", c.AuthType, client.AuthPAT, client.AuthOAuthM2M)
+	i := slices.IndexFunc(authTypes, func(a authType) bool { return a.name == c.AuthType })
+	if i < 0 {
+		return badField(keyAuthType, "%q is unknown; use one of: %s", c.AuthType, strings.Join(authTypeNames(authTypes), ", "))
 	}
-	for authType, others := range authFields {
-		for _, field := range others {
-			if authType != c.AuthType && given(data, field) {
-				return badField(field, "belongs to auth_type %s, but auth_type is %s; leave one of them out", authType, c.AuthType)
-			}
+	auth := authTypes[i]
+	for _, field := range sent {
+		if !auth.has(field) {
+			return badField(field, "does not belong to auth_type %s; leave one of them out", auth.name)
 		}
 	}
-	for _, field := range fields {
+	for _, field := range auth.required {
 		if values[field] == "" {
-			return badField(field, "is missing; auth_type %s needs %s", c.AuthType, strings.Join(fields, " and "))
+			return badField(field, "is missing; auth_type %s needs %s", auth.name, strings.Join(auth.required, " and "))
 		}
-		if strings.ContainsFunc(values[field], notInCredential) {
-			return badField(field, "contains spaces or control characters, which no credential has; copy it again")
+		if !client.ValidCredential(values[field]) {
+			return badField(field, "contains spaces, control characters or letters that no credential has; copy it again")
 		}
 	}
-	if c.AuthType != client.AuthPAT {
-		c.Token = ""
+	c.dropOtherAuth(auth)
+	return nil
+}
+
+// inferAuth chooses the type that the fields sent fit, and that has all it needs; or the stored one, if none was sent.
+func (c *configEntry) inferAuth(sent []string, values map[string]string) error {
+	var fitting, complete []authType
+	for _, auth := range authTypes {
+		if slices.ContainsFunc(sent, func(field string) bool { return !auth.has(field) }) {
+			continue
+		}
+		fitting = append(fitting, auth)
+		if !slices.ContainsFunc(auth.required, func(field string) bool { return values[field] == "" }) {
+			complete = append(complete, auth)
+		}
 	}
-	if c.AuthType != client.AuthOAuthM2M {
-		c.ClientID, c.ClientSecret = "", ""
+	stays := slices.ContainsFunc(complete, func(a authType) bool { return a.name == c.AuthType })
+	switch {
+	case c.AuthType != "" && (stays || len(sent) == 0):
+	case len(complete) == 1:
+		c.AuthType = complete[0].name
+	case len(sent) == 0 && len(complete) == 0:
+		return badField(keyAuthType, "can't be inferred; send token for pat, or client_id and client_secret for oauth-m2m")
+	case len(fitting) == 0:
+		return badField(keyAuthType, "can't be inferred, because credentials of several types were sent: %s; send those of one", strings.Join(sent, ", "))
+	case len(complete) > 1:
+		return badField(keyAuthType, "can't be inferred, because %s fit; name the one to use", strings.Join(authTypeNames(complete), " and "))
+	default:
+		c.AuthType = fitting[0].name // which says what is missing
 	}
 	return nil
 }
 
-// notInCredential is true of runes that can't be sent in an Authorization header.
-func notInCredential(r rune) bool { return r <= ' ' || r > '~' }
-
-// secretField names the secret of the auth type.
-func (c *configEntry) secretField() string {
-	fields := authFields[c.AuthType]
-	return fields[len(fields)-1]
+func authTypeNames(types []authType) []string {
+	var names []string
+	for _, auth := range types {
+		names = append(names, auth.name)
+	}
+	return names
 }
 
-// isAccountHost knows the hosts of account consoles, in all clouds, by their first label (Databricks SDK for Go,
-// config.HostType).
-func isAccountHost(origin string) bool {
-	_, host, _ := strings.Cut(origin, "://")
-	return strings.HasPrefix(host, "accounts.") || strings.HasPrefix(host, "accounts-dod.")
+// dropOtherAuth forgets what belongs to other auth types only.
+func (c *configEntry) dropOtherAuth(auth authType) {
+	for field, forget := range map[string]func(){
+		keyToken:                    func() { c.Token = "" },
+		keyClientID:                 func() { c.ClientID = "" },
+		keyClientSecret:             func() { c.ClientSecret = "" },
+		keyAzureTenantID:            func() { c.AzureTenantID = "" },
+		keyAzureClientID:            func() { c.AzureClientID = "" },
+		keyAzureClientSecret:        func() { c.AzureClientSecret = "" },
+		keyAzureWorkspaceResourceID: func() { c.AzureWorkspaceResourceID = "" },
+		keyIdentityTokenAudience:    func() { c.IdentityTokenAudience = "" },
+		keyIdentityTokenTTL:         func() { c.IdentityTokenTTL = 0 },
+	} {
+		if !auth.has(field) {
+			forget()
+		}
+	}
+}
+
+// secretField names what must be sent again when the host changes.
+func (c *configEntry) secretField() string {
+	for _, auth := range authTypes {
+		if auth.name == c.AuthType {
+			return auth.secret
+		}
+	}
+	return keyToken
 }
 
 // unproved says what was wrong with a connection that was not stored.
@@ -555,6 +697,16 @@ As a service principal, with an OAuth secret:
   vault write databricks/config \
       host=https://dbc-a1b2c3d4-e5f6.cloud.databricks.com \
       client_id=6f5ccf28-… client_secret=dose…
+
+As an Entra application, on Azure:
+
+  vault write databricks/config host=https://adb-….azuredatabricks.net \
+      azure_tenant_id=… azure_client_id=… azure_client_secret=…
+
+Without any stored secret, by a federation policy:
+
+  vault write databricks/config host=https://… auth_type=oidc \
+      client_id=6f5ccf28-… identity_token_audience=…
 
 Nothing else is used to connect: neither DATABRICKS_* variables of the Vault
 server, nor ~/.databrickscfg, nor the cloud's metadata service.

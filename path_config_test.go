@@ -30,6 +30,7 @@ func TestConfig(t *testing.T) {
 	want := map[string]any{
 		"host": m.workspace.URL(), "auth_type": "pat", "client_id": "", "workspace_id": "", "ca_cert": "", "ttl": int64(900), "max_ttl": int64(7200),
 		"request_timeout": int64(20), "max_retries": 4, "rate_limit": 0.0, "verify_connection": true, "last_vault_rotation": nil, "next_vault_rotation": nil,
+		"account_id": "", "azure_tenant_id": "", "azure_client_id": "", "azure_workspace_resource_id": "", "identity_token_audience": "", "identity_token_ttl": int64(0),
 	}
 	require.Equal(t, want, written.Data)
 	require.Equal(t, want, m.read("config").Data)
@@ -82,13 +83,13 @@ func TestConfigRefusesBadInput(t *testing.T) {
 		"host with a user":            {map[string]any{"host": "https://me:pw@example.com"}, []string{"host: "}},
 		"plain http":                  {map[string]any{"host": "http://example.com"}, []string{"host: ", "https"}},
 		"another scheme":              {map[string]any{"host": "ftp://example.com"}, []string{"host: "}},
-		"account console":             {map[string]any{"host": "https://accounts.cloud.databricks.com"}, []string{"host: ", "account console", "workspace"}},
+		"account console":             {map[string]any{"host": "https://accounts.cloud.databricks.com"}, []string{"account_id: is missing", "account console", "workspace"}},
 		"no credential":               {map[string]any{"token": ""}, []string{"auth_type: can't be inferred"}},
 		"pat without token":           {map[string]any{"token": nil, "auth_type": "pat"}, []string{"token: is missing"}},
 		"token with a newline":        {map[string]any{"token": "dapi\n123"}, []string{"token: ", "control characters"}},
 		"token with umlaut":           {map[string]any{"token": "däpi"}, []string{"token: "}},
-		"two credentials":             {map[string]any{"client_id": "a", "client_secret": "b"}, []string{"auth_type: ", "pat and oauth-m2m"}},
-		"another type's field":        {map[string]any{"auth_type": "pat", "client_id": "a"}, []string{"client_id: belongs to auth_type oauth-m2m"}},
+		"two credentials":             {map[string]any{"client_id": "a", "client_secret": "b"}, []string{"auth_type: ", "several types", "client_secret, token"}},
+		"another type's field":        {map[string]any{"auth_type": "pat", "client_id": "a"}, []string{"client_id: does not belong to auth_type pat"}},
 		"unknown auth type":           {map[string]any{"auth_type": "basic"}, []string{`auth_type: "basic" is unknown`, "oauth-m2m"}},
 		"m2m without secret":          {map[string]any{"token": nil, "client_id": "a"}, []string{"client_secret: is missing"}},
 		"m2m without id":              {map[string]any{"token": nil, "client_secret": "a"}, []string{"client_id: is missing"}},

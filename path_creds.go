@@ -3,8 +3,10 @@
 package databricks
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"strings"
 	"time"
@@ -23,6 +25,10 @@ const (
 	keyExpiryTime   = "expiry_time"
 	keyDeliverScope = "deliver_scope"
 	keyDeliverKey   = "deliver_key"
+	keySecretID     = "secret_id"
+	keyAccessToken  = "access_token"
+	keyTokenType    = "token_type"
+	keyDisplayName  = "display_name"
 
 	secretTypeCredential = "databricks_credential"
 
@@ -93,9 +99,19 @@ func (b *backend) pathCreds() []*framework.Path {
 var credsResponseFields = map[string]*framework.FieldSchema{
 	keyHost:         {Type: framework.TypeString, Required: true, Description: "Origin of the workspace."},
 	keyTokenValue:   {Type: framework.TypeString, Description: "The token, unless it was delivered.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
-	keyTokenID:      {Type: framework.TypeString, Required: true, Description: "Its id, by which it can be found at Databricks."},
-	keyComment:      {Type: framework.TypeString, Required: true, Description: "Its comment."},
-	keyCreationTime: {Type: framework.TypeString, Required: true, Description: "When it was made, RFC 3339."},
+	keyTokenID:      {Type: framework.TypeString, Description: "Its id, by which it can be found at Databricks. Of pat and obo_token."},
+	keyComment:      {Type: framework.TypeString, Description: "Its comment. Of pat and obo_token."},
+	keyCreationTime: {Type: framework.TypeString, Description: "When it was made, RFC 3339. Of pat and obo_token."},
+	keyClientID:     {Type: framework.TypeString, Description: "Client id, which is the application id. Of oauth_secret and service_principal."},
+	keyClientSecret: {Type: framework.TypeString, Description: "The OAuth secret, unless it was delivered. Of oauth_secret and service_principal.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
+	keySecretID:     {Type: framework.TypeString, Description: "Id of the secret. Of oauth_secret and service_principal."},
+	keyAccessToken:  {Type: framework.TypeString, Description: "The access token, unless it was delivered. Of oauth_token.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
+	keyTokenType:    {Type: framework.TypeString, Description: "Bearer. Of oauth_token."},
+	keyDisplayName:  {Type: framework.TypeString, Description: "Display name of the service principal. Of service_principal."},
+
+	keyApplicationID:      {Type: framework.TypeString, Description: "Application id of the service principal. Of service_principal."},
+	keyServicePrincipalID: {Type: framework.TypeString, Description: "Numeric id of the service principal. Of service_principal."},
+
 	keyExpiryTime:   {Type: framework.TypeString, Required: true, Description: "When it ends at Databricks, RFC 3339. The lease ends earlier."},
 	keyScopes:       {Type: framework.TypeStringSlice, Required: true, Description: "Its API scopes, as Databricks says."},
 	keyDeliverScope: {Type: framework.TypeString, Description: "Secret scope that it was delivered to."},
@@ -127,6 +143,9 @@ func (b *backend) mint(ctx context.Context, req *logical.Request, data *framewor
 	if err != nil {
 		return nil, err
 	}
+	if err := conn.fits(role); err != nil {
+		return nil, err
+	}
 	t, o, err := b.decideOrder(req, data, conn, roleName, role)
 	if err != nil {
 		return nil, err
@@ -136,6 +155,16 @@ func (b *backend) mint(ctx context.Context, req *logical.Request, data *framewor
 		return nil, err
 	}
 	in.Credential = &credentialIntent{Type: role.CredentialType, Role: roleName}
+	needs := credentialTypes[role.CredentialType].needs()
+	if needs.endsByItself && role.named() {
+		// The token is made through a secret, of which a service principal can't have many.
+		lane := fmt.Sprint(role.ServicePrincipalID, " ", rand.IntN(stepSecretsAtOnce))
+		leave, err := b.stepTurns.take(ctx, lane)
+		if err != nil {
+			return nil, err
+		}
+		defer leave()
+	}
 	deliver, err := deliveryOf(req, data)
 	if err != nil {
 		return nil, err
@@ -158,8 +187,16 @@ func (b *backend) mint(ctx context.Context, req *logical.Request, data *framewor
 	// From here on the caller's cancellation must not come between the create and its record.
 	lasting, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
 	defer cancel()
-	in.Expires = time.Now().Add(o.lifetime + mintBudget).UTC()
-	o.marker = marker{mountID: b.mountID, nonce: in.Nonce, until: in.Expires}
+	if role.named() && role.CredentialType != credentialOBO {
+		b.tellApart(role, &in, &o)
+	}
+	in.Started = time.Now().UTC()
+	until := in.Started.Add(o.lifetime + mintBudget)
+	// What doesn't end by itself, as a copy in a scope, is to be undone even later.
+	if !needs.lasting && in.Secret == nil || until.After(in.Expires) {
+		in.Expires = until
+	}
+	o.marker = marker{mountID: b.mountID, nonce: in.Nonce, until: until}
 	u, err := b.undertake(lasting, req.Storage, in)
 	if err != nil {
 		return nil, err
@@ -170,7 +207,9 @@ func (b *backend) mint(ctx context.Context, req *logical.Request, data *framewor
 	if err != nil {
 		return nil, err
 	}
-	if err := t.grant(token, o.lifetime, time.Until(l.Expires)); err != nil {
+	if needs.endsByItself {
+		t.endByItself(token.lifetime)
+	} else if err := t.grant(token, o.lifetime, time.Until(l.Expires)); err != nil {
 		return nil, err
 	}
 	l.TTL = int64(t.ttl / time.Second)
@@ -179,9 +218,10 @@ func (b *backend) mint(ctx context.Context, req *logical.Request, data *framewor
 		return nil, err
 	}
 
-	if token.retried {
-		err = u.keep(lasting, token.id)
-	} else {
+	switch {
+	case token.twin:
+		err = u.keep(lasting, cmp.Or(token.keep, token.id))
+	default:
 		err = u.settle(lasting)
 	}
 	if err != nil {
@@ -190,11 +230,22 @@ func (b *backend) mint(ctx context.Context, req *logical.Request, data *framewor
 	b.event(lasting, "creds-create", req.Path, "role", roleName, "credential_type", role.CredentialType, "id", token.id, "expiry_time", rfc3339(l.Expires))
 	resp := b.Secret(secretTypeCredential).Response(token.data, internal)
 	resp.Secret.TTL, resp.Secret.MaxTTL = t.ttl, t.maxTTL
+	resp.Secret.Renewable = !needs.endsByItself
 	resp.Warnings = t.warnings
 	if err := u.handOver(ctx); err != nil {
 		return nil, err
 	}
 	return resp, nil
+}
+
+// tellApart gives an OAuth secret, which bears no text, a lifetime that tells it from others.
+func (b *backend) tellApart(role *roleEntry, in *intent, o *order) {
+	lifetime, unique := b.lifetimes.distinct(role.ServicePrincipalID, o.lifetime)
+	o.lifetime = lifetime
+	in.Credential.ServicePrincipalID = role.ServicePrincipalID
+	if unique {
+		in.Credential.Lifetime = int64(lifetime / time.Second)
+	}
 }
 
 // create makes the credential of an undertaking, delivers it where that was asked for, and completes the lease.
@@ -206,11 +257,13 @@ func (b *backend) create(ctx context.Context, conn *connection, u *undertaking, 
 		u.failed(ctx, err)
 		return nil, err
 	}
-	l.ID, l.Expires, l.Dead = token.id, start.Add(token.lifetime), time.Now().Add(token.lifetime)
+	l.ID, l.ServicePrincipalID = token.id, token.servicePrincipalID
+	l.Expires, l.Dead = start.Add(token.lifetime), time.Now().Add(token.lifetime)
 	if token.lifetime <= 0 {
 		u.intent.Expires = start.Add(maxLifetime).UTC() // it takes more than waiting
 	}
 	deliver := u.intent.Secret
+	u.twin = token.twin
 	u.undo = func(ctx context.Context) error { return credential.revoke(ctx, conn, reachOwn, l) }
 	if deliver == nil {
 		return token, nil
@@ -265,11 +318,18 @@ func (b *backend) decideOrder(req *logical.Request, data *framework.FieldData, c
 	if len(added) > maxCallerComment {
 		return terms{}, order{}, badField(keyComment, "is %d bytes long; the limit is %d", len(added), maxCallerComment)
 	}
-	text, err := b.commentText(req, roleName, role, added)
-	if err != nil {
-		return terms{}, order{}, err
+	o := order{role: role, lifetime: t.lifetime(), scopes: scopes}
+	needs := credentialTypes[role.CredentialType].needs()
+	if needs.endsByItself {
+		o.lifetime, t.warnings = stepSecretLife, nil // what ttl was capped to has no bearing on it
 	}
-	return t, order{text: text, lifetime: t.lifetime(), scopes: scopes}, nil
+	switch {
+	case needs.comment || needs.displayName:
+		o.text, err = b.commentText(req, roleName, role, added)
+	case added != "":
+		t.warnings = append(t.warnings, fmt.Sprintf("comment was left out, because Databricks keeps none for %s.", role.CredentialType))
+	}
+	return t, o, err
 }
 
 // deliveryOf reads where the credential is to be put besides the lease; nil for nowhere.
@@ -324,13 +384,14 @@ func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework
 	if err != nil {
 		return nil, err
 	}
-	ended := time.Now().After(l.Dead)
-	if ended && l.Delivered == nil {
-		return &logical.Response{}, nil
-	}
 	credential, ok := credentialTypes[l.CredentialType]
 	if !ok {
 		return nil, fmt.Errorf("the lease has the unknown credential type %q; was it made by a newer version of the plugin?", l.CredentialType)
+	}
+	needs := credential.needs()
+	ended := needs.endsByItself || !needs.lasting && time.Now().After(l.Dead)
+	if ended && l.Delivered == nil {
+		return &logical.Response{}, nil
 	}
 	conn, err := b.connection(ctx, req.Storage)
 	if err != nil {
@@ -340,11 +401,19 @@ func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework
 	if err != nil {
 		return nil, err
 	}
-	switch {
-	case how == reachNone && l.Delivered != nil:
-		return nil, badField(keyHost, "the lease was made at %s, but the mount is now connected to %s; connect it to the first again. The credential ends by itself at %s, but its copy in %s stays", l.Host, conn.config.Host, rfc3339(l.Expires), l.Delivered.secretPlace)
-	case how == reachNone:
-		return nil, badField(keyHost, "the lease was made at %s, but the mount is now connected to %s; connect it to the first again, or wait until the credential ends by itself at %s", l.Host, conn.config.Host, rfc3339(l.Expires))
+	if how == reachNone {
+		now, err := conn.origin(ctx)
+		if err != nil {
+			return nil, err
+		}
+		stays := ""
+		switch {
+		case l.Delivered != nil:
+			stays = fmt.Sprintf(", but its copy in %s stays", l.Delivered.secretPlace)
+		case needs.lasting:
+			stays = ", but its service principal stays"
+		}
+		return nil, badField(keyHost, "the lease was made at %s, but the mount is now connected to %s; connect it to the first again. The credential ends by itself at %s%s", l.place(), now.place(), rfc3339(l.Expires), stays)
 	}
 	if !ended {
 		if err := credential.revoke(ctx, conn, how, l); err != nil {
@@ -372,4 +441,7 @@ lease, or letting it end, deletes the credential at Databricks.
 
 A caller can only narrow what the role allows. The token ends at Databricks one
 minute after the lease's longest duration, whatever happens to Vault.
+
+An oauth_token is an exception: Databricks can't revoke it. It ends by itself after
+its hour, its lease is as long and can't be renewed, and revoking that does nothing.
 `

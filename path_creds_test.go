@@ -253,7 +253,7 @@ func TestMintStorageFaults(t *testing.T) {
 	}{
 		"intent not written":        {nil, "put", 1, 0, 0, "write-ahead log"},
 		"intent not settled":        {nil, "delete", 1, 1, 0, "try again"},
-		"intent not kept":           {&simulator.Fault{Path: createPath, Status: 429, Times: 1}, "put", 2, 2, 0, "try again"},
+		"intent not kept":           {&simulator.Fault{Path: createPath, Status: 429, Times: 1, AfterEffect: true}, "put", 2, 2, 1, "try again"},
 		"refused, and not settled":  {&simulator.Fault{Path: createPath, Status: 400, ErrorCode: "BAD_REQUEST"}, "delete", 1, 1, 1, "BAD_REQUEST"},
 		"for ever, and not settled": {&simulator.Fault{Path: createPath, Status: 200, Body: `{"token_value":"dapi","token_info":{"token_id":"x","expiry_time":-1}}`}, "delete", 1, 1, 1, "never ends"},
 	} {

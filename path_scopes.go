@@ -285,6 +285,13 @@ func (b *backend) deleteScope(ctx context.Context, req *logical.Request, data *f
 	if err := conn.client.DeleteScope(ctx, name); err != nil && !isGone(err) {
 		return nil, explainSecrets(err, name, permissionManage)
 	}
+	made, err := conn.origin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := forgetScope(ctx, req.Storage, made, name); err != nil {
+		return nil, fmt.Errorf("scope %q was deleted, but the leases of its permissions could not be forgotten; delete it again: %w", name, err)
+	}
 	b.event(ctx, "scope-delete", req.Path, "scope", name)
 	return &logical.Response{}, nil
 }

@@ -61,7 +61,7 @@ func (b *backend) pathSecretsBulk() *framework.Path {
 			},
 			keyPrune: {
 				Type:        framework.TypeBool,
-				Description: "Delete the keys of the scope that were not sent, once all that were sent are stored.",
+				Description: "Delete the keys of the scope that were not sent, once all that were sent are stored; earlier only as far as a full scope needs room.",
 			},
 			keyDryRun: {
 				Type:        framework.TypeBool,
@@ -213,8 +213,9 @@ func pushOf(data *framework.FieldData) (*push, error) {
 	}
 	for field, read := range map[string]func(field, text string) (secretValue, error){keySecrets: stringValue, keyBytes: bytesValue} {
 		for key, raw := range data.Get(field).(map[string]any) {
-			if err := checkName(field, key); err != nil {
-				return nil, err
+			if checkName(field, key) != nil {
+				// It isn't shown, since it may be a value that was sent in the place of its key.
+				return nil, badField(field, "a key of %d characters is no valid name; use 1 to 128 letters, digits, dashes, underscores, periods and @", len(key))
 			}
 			text, ok := raw.(string)
 			if !ok {

@@ -50,6 +50,11 @@ type credentialIntent struct {
 	Type string `json:"credential_type"`
 	Role string `json:"role"`
 
+	// ServicePrincipalID and Lifetime, in seconds, are what an OAuth secret is found by: it can't bear a nonce. A Lifetime of 0
+	// is one that others have, too.
+	ServicePrincipalID string `json:"service_principal_id,omitempty"`
+	Lifetime           int64  `json:"lifetime,omitempty"`
+
 	// Keep is set when the create was repeated: the bearer of the nonce that has this id belongs to a lease, and any other
 	// is a twin.
 	Keep string `json:"keep,omitempty"`
@@ -91,6 +96,7 @@ type undertaking struct {
 
 	// undo is set as soon as it is known what was done. It is called at most once, by end.
 	undo       func(ctx context.Context) error
+	twin       bool // there may be more than what undo knows
 	handedOver bool
 }
 
@@ -163,14 +169,21 @@ func (u *undertaking) end(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
 	defer cancel()
 	err := u.undo(ctx)
-	if err == nil {
+	if err == nil && !u.twin {
 		// A failure leaves an entry by which the rollback finds nothing to undo.
 		_ = u.settle(ctx)
 		return
 	}
+	left := u.intent
+	if err == nil {
+		left.Secret = nil
+	}
 	// The entry may have been deleted, or changed to keep what nobody got.
-	if putErr := u.put(ctx, u.intent); putErr != nil {
-		u.b.complain(u.intent, errors.Join(err, putErr))
+	if putErr := u.put(ctx, left); putErr != nil {
+		u.b.complain(left, errors.Join(err, putErr))
+		return
+	}
+	if err == nil {
 		return
 	}
 	u.b.Logger().Warn("what a failed request did at Databricks could not be undone at once; the rollback will", append(u.intent.fields(), "error", err)...)
@@ -191,15 +204,25 @@ func (b *backend) rollback(ctx context.Context, req *logical.Request, kind strin
 	if _, busy := b.underway.Load(in.Nonce); busy {
 		return errors.New("the request that wrote the entry is still under way")
 	}
-	if time.Now().After(in.Expires) {
+	last := time.Now().After(in.Expires)
+	if last && in.endsByItself() {
 		return nil
 	}
 	err := b.rollbackIntent(ctx, req, &in)
+	if last && err != nil {
+		b.complain(in, fmt.Errorf("it is given up now: %w", err))
+		return nil
+	}
 	if err != nil {
 		// The framework gives errors of rollbacks to Vault in a form that is never logged.
 		b.complain(in, err)
 	}
 	return err
+}
+
+// endsByItself tells whether what the intent leaves ends at Databricks without anybody's doing.
+func (in *intent) endsByItself() bool {
+	return in.Secret == nil && in.Grant == nil && (in.Credential == nil || credentialTypes[in.Credential.Type] == nil || !credentialTypes[in.Credential.Type].needs().lasting)
 }
 
 func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, in *intent) error {
@@ -223,6 +246,10 @@ func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, in *
 		for _, id := range removed {
 			b.Logger().Warn("removed a credential whose creation was not completed", append(in.fields(), "id", id)...)
 			b.event(ctx, "creds-rollback", req.Path, "credential_type", in.Credential.Type, "id", id)
+		}
+		if errors.Is(err, errAmbiguous) {
+			b.Logger().Error("a credential whose creation was not completed may be left", append(in.fields(), "error", err)...)
+			err = nil
 		}
 		if err != nil {
 			return err
@@ -277,6 +304,9 @@ func (in *intent) fields() []any {
 	fields := []any{"host", in.Host, "nonce", in.Nonce}
 	if in.Credential != nil {
 		fields = append(fields, "credential_type", in.Credential.Type, "role", in.Credential.Role, "keep", in.Credential.Keep)
+		if in.Credential.ServicePrincipalID != "" {
+			fields = append(fields, "service_principal_id", in.Credential.ServicePrincipalID, "lifetime", in.Credential.Lifetime)
+		}
 	}
 	if in.Secret != nil {
 		fields = append(fields, "scope", in.Secret.Scope, "key", in.Secret.Key)

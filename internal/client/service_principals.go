@@ -72,19 +72,19 @@ func (c *Client) FindServicePrincipal(ctx context.Context, applicationID string)
 	return nil, absent(opSPList, "no service principal has the application id %q", applicationID)
 }
 
-// ServicePrincipalsNamed returns the service principals whose display names begin with a prefix, which must not be empty
+// ServicePrincipalsNamed returns the service principals whose display names contain a text, which must not be empty
 // (Databricks REST reference, Service principals API, list, which comes in pages).
-func (c *Client) ServicePrincipalsNamed(ctx context.Context, prefix string) ([]ServicePrincipal, error) {
-	if prefix == "" {
-		return nil, notSent(opSPList, "the prefix is empty, which would be that of all service principals")
+func (c *Client) ServicePrincipalsNamed(ctx context.Context, part string) ([]ServicePrincipal, error) {
+	if part == "" {
+		return nil, notSent(opSPList, "the text is empty, which all service principals contain")
 	}
-	listed, err := c.servicePrincipals(ctx, "displayName sw "+filterText(prefix))
+	listed, err := c.servicePrincipals(ctx, "displayName co "+filterText(part))
 	if err != nil {
 		return nil, err
 	}
 	named := make([]ServicePrincipal, 0, len(listed))
 	for _, sp := range listed {
-		if strings.HasPrefix(sp.DisplayName, prefix) {
+		if strings.Contains(sp.DisplayName, part) {
 			named = append(named, sp)
 		}
 	}

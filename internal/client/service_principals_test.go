@@ -56,7 +56,7 @@ func TestServicePrincipalRequests(t *testing.T) {
 		}, &spValue, "GET ServicePrincipals", "attributes=id,applicationId,displayName,active\ncount=10000\nfilter=applicationId eq \"" + strings.ToUpper(appID) + "\"\nstartIndex=1", ""},
 		{"named", answer(200, spList(2, spBody, `{"id":"2","displayName":"Vault-other"}`)), func(ctx context.Context, c *Client) (any, error) {
 			return c.ServicePrincipalsNamed(ctx, `vault-`)
-		}, []ServicePrincipal{spValue}, "GET ServicePrincipals", "attributes=id,applicationId,displayName,active\ncount=10000\nfilter=displayName sw \"vault-\"\nstartIndex=1", ""},
+		}, []ServicePrincipal{spValue}, "GET ServicePrincipals", "attributes=id,applicationId,displayName,active\ncount=10000\nfilter=displayName co \"vault-\"\nstartIndex=1", ""},
 		{"delete", answer(204, ""), func(ctx context.Context, c *Client) (any, error) {
 			return nil, c.DeleteServicePrincipal(ctx, "1234567890123456")
 		}, nil, "DELETE ServicePrincipals/1234567890123456", "", ""},

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"vault-plugin-secrets-databricks/internal/client"
+)
+
+const credentialOAuthSecret = "oauth_secret"
+
+const (
+	// maxOAuthSecrets is how many OAuth secrets a service principal can have (Databricks guide "Authorize service principal
+	// access with OAuth").
+	maxOAuthSecrets = 5
+
+	// maxLifetimeOffset bounds what is added to a secret's lifetime to tell it apart, in seconds.
+	maxLifetimeOffset = 60
+)
+
+// oauthSecretCredential is an OAuth secret of an existing service principal. It carries no text, so the second-exact
+// lifetime and the moment of its creation are its nonce: no two creates for one service principal that could be confused
+// ask for the same lifetime.
+type oauthSecretCredential struct{}
+
+var _ credentialType = oauthSecretCredential{}
+
+func (oauthSecretCredential) needs() needs { return needs{principal: required, scopes: true} }
+
+func (oauthSecretCredential) fits(*connection, *roleEntry) error { return nil }
+
+func (oauthSecretCredential) mint(ctx context.Context, conn *connection, o order) (*minted, error) {
+	secret, err := conn.client.CreateOAuthSecret(ctx, o.role.ServicePrincipalID, o.lifetime, o.scopes)
+	if err != nil {
+		return nil, explainSecretQuota(ctx, conn, o.role.ServicePrincipalID, err)
+	}
+	return mintedSecret(conn, secret, o.role.ServicePrincipalID, o.role.ApplicationID, o), nil
+}
+
+func (oauthSecretCredential) undo(ctx context.Context, conn *connection, _ reach, in *intent) ([]string, error) {
+	return undoOAuthSecret(ctx, conn, in)
+}
+
+func (oauthSecretCredential) revoke(ctx context.Context, conn *connection, _ reach, l *lease) error {
+	return deleteOAuthSecret(ctx, conn, l.ServicePrincipalID, l.ID)
+}
+
+func (oauthSecretCredential) warnings(_ *client.Identity, role *roleEntry) []string {
+	return append(scopeWarnings(role), fmt.Sprintf("A service principal can have %d OAuth secrets, so at most %d leases of it can be alive at once. For more consumers use %s or %s.", maxOAuthSecrets, maxOAuthSecrets, credentialOAuthToken, credentialServicePrincipal))
+}
+
+// mintedSecret is a new OAuth secret as an answer shows it.
+func mintedSecret(conn *connection, secret *client.OAuthSecret, principalID, applicationID string, o order) *minted {
+	m := &minted{id: secret.ID, servicePrincipalID: principalID, twin: secret.Retried, secret: keyClientSecret, data: map[string]any{
+		keyHost:         conn.config.Host,
+		keyClientID:     applicationID,
+		keyClientSecret: secret.Value.Reveal(),
+		keySecretID:     secret.ID,
+		keyExpiryTime:   rfc3339(secret.ExpireTime),
+		keyScopes:       append([]string{}, o.scopes...),
+	}}
+	m.lifetime = grantedLife(secret.CreateTime, secret.ExpireTime)
+	return m
+}
+
+// deleteOAuthSecret succeeds when the secret, or its service principal, is gone already.
+func deleteOAuthSecret(ctx context.Context, conn *connection, principalID, id string) error {
+	if err := conn.client.DeleteOAuthSecret(ctx, principalID, id); err != nil && !isGone(err) {
+		return err
+	}
+	return nil
+}
+
+// errAmbiguous is that nothing tells what was left behind from what belongs to a lease. No repetition changes that.
+var errAmbiguous = errors.New("so none is touched")
+
+// undoOAuthSecret removes the secret whose creation was not completed, if exactly one fits. Where several fit, none is
+// touched: one may belong to a lease, and the short lifetime ends the other.
+func undoOAuthSecret(ctx context.Context, conn *connection, in *intent) (removed []string, err error) {
+	if in.Credential.Lifetime == 0 {
+		return nil, fmt.Errorf("more OAuth secrets of service principal %s were asked for at once than can be told apart, %w; if one was left, it ends by itself by %s", in.Credential.ServicePrincipalID, errAmbiguous, rfc3339(in.Expires))
+	}
+	secrets, err := conn.client.ListOAuthSecrets(ctx, in.Credential.ServicePrincipalID)
+	if isGone(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var fitting []string
+	for _, secret := range secrets {
+		life := secret.ExpireTime.Sub(secret.CreateTime).Round(time.Second)
+		early, late := in.Started.Add(-stampSlack), in.Started.Add(mintBudget+stampSlack)
+		if secret.ID == in.Credential.Keep || secret.ExpireTime.IsZero() || life != seconds(in.Credential.Lifetime) ||
+			secret.CreateTime.Before(early) || secret.CreateTime.After(late) {
+			continue
+		}
+		fitting = append(fitting, secret.ID)
+	}
+	switch len(fitting) {
+	case 0:
+		return nil, nil
+	case 1:
+		return fitting, deleteOAuthSecret(ctx, conn, in.Credential.ServicePrincipalID, fitting[0])
+	default:
+		return nil, fmt.Errorf("%d OAuth secrets of service principal %s could be the one whose creation was not completed, %w; it ends by itself by %s", len(fitting), in.Credential.ServicePrincipalID, errAmbiguous, rfc3339(in.Expires))
+	}
+}
+
+// lifetimes gives out lifetimes by which OAuth secrets can be told apart.
+type lifetimes struct {
+	mu   sync.Mutex
+	used map[string]time.Time // service principal and lifetime: until when another create might be confused with it
+}
+
+// distinct answers a lifetime of at least the given one, or a little less where that is the longest there is. Unless all are
+// taken, no create for the service principal has asked for it lately.
+func (l *lifetimes) distinct(principalID string, least time.Duration) (lifetime time.Duration, unique bool) {
+	least = min(least, maxLifetime-maxLifetimeOffset*time.Second)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	if l.used == nil {
+		l.used = make(map[string]time.Time)
+	}
+	for key, until := range l.used {
+		if now.After(until) {
+			delete(l.used, key)
+		}
+	}
+	// The first is drawn at random, so that it isn't the same again after a restart.
+	first := rand.IntN(maxLifetimeOffset)
+	for i := range maxLifetimeOffset {
+		lifetime := least + seconds(int64((first+i)%maxLifetimeOffset))
+		key := principalID + " " + lifetime.String()
+		if _, taken := l.used[key]; !taken {
+			l.used[key] = now.Add(mintBudget + 2*stampSlack)
+			return lifetime, true
+		}
+	}
+	return least + seconds(int64(first)), false
+}
+
+// explainSecretQuota adds to the refusal of a sixth secret what the limit is, how many there are, and the way out. The code
+// of that refusal isn't documented, so the count decides, unless Databricks wants to be left alone for now.
+func explainSecretQuota(ctx context.Context, conn *connection, principalID string, err error) error {
+	var remote *client.Error
+	if !errors.As(err, &remote) || remote.RetryAfter > 0 || remote.Kind != client.QuotaExceeded && remote.Kind != client.Refused && remote.Kind != client.Throttled {
+		return explainPrincipal(err, principalID)
+	}
+	secrets, listErr := conn.client.ListOAuthSecrets(ctx, principalID)
+	if listErr != nil || len(secrets) < maxOAuthSecrets {
+		return explainPrincipal(err, principalID)
+	}
+	return fmt.Errorf("a service principal can have %d OAuth secrets, and %s has %d; revoke a lease of it (vault lease revoke -prefix …), delete a secret made by hand, or use a role of credential_type %s or %s: %w",
+		maxOAuthSecrets, principalID, len(secrets), credentialOAuthToken, credentialServicePrincipal, err)
+}
+
+// explainPrincipal adds to a refusal about a service principal what to do about it.
+func explainPrincipal(err error, principalID string) error {
+	switch {
+	case isGone(err):
+		return fmt.Errorf("there is no service principal %s where the mount is connected; add it there, or correct the role: %w", principalID, err)
+	case isKind(err, client.PermissionDenied):
+		return fmt.Errorf("the engine's identity must be a workspace admin, or the manager of service principal %s (on an account mount: an account admin): %w", principalID, err)
+	default:
+		return err
+	}
+}
