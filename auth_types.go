@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/hashicorp/vault/sdk/framework"
+
+	"vault-plugin-secrets-databricks/internal/client"
+)
+
+// authType is a way to authenticate and the config fields that belong to it.
+type authType struct {
+	name     string
+	required []string
+	optional []string
+	secret   string // must be sent again when the host changes
+}
+
+var authTypes = []authType{
+	{client.AuthPAT, []string{keyToken}, nil, keyToken},
+	{client.AuthOAuthM2M, []string{keyClientID, keyClientSecret}, nil, keyClientSecret},
+	{client.AuthAzureClientSecret, []string{keyAzureTenantID, keyAzureClientID, keyAzureClientSecret}, []string{keyAzureWorkspaceResourceID}, keyAzureClientSecret},
+	// There is no secret, but what the exchanged token is good for says the audience.
+	{client.AuthOIDC, []string{keyIdentityTokenAudience}, []string{keyClientID, keyIdentityTokenTTL}, keyIdentityTokenAudience},
+}
+
+func (a authType) has(field string) bool {
+	return slices.Contains(a.required, field) || slices.Contains(a.optional, field)
+}
+
+// authValues are the values of all credentials and what goes with them.
+func (c *configEntry) authValues() map[string]string {
+	ttl := ""
+	if c.IdentityTokenTTL != 0 {
+		ttl = strconv.FormatInt(c.IdentityTokenTTL, 10)
+	}
+	return map[string]string{
+		keyToken: c.Token.Reveal(), keyClientID: c.ClientID, keyClientSecret: c.ClientSecret.Reveal(),
+		keyAzureTenantID: c.AzureTenantID, keyAzureClientID: c.AzureClientID, keyAzureClientSecret: c.AzureClientSecret.Reveal(),
+		keyAzureWorkspaceResourceID: c.AzureWorkspaceResourceID,
+		keyIdentityTokenAudience:    c.IdentityTokenAudience, keyIdentityTokenTTL: ttl,
+	}
+}
+
+// settleAuth infers the auth type from the credential in the request, checks that its fields are there, and drops the
+// credentials of other types.
+func (c *configEntry) settleAuth(data *framework.FieldData) error {
+	values := c.authValues()
+	var sent []string
+	for field := range values {
+		if given(data, field) {
+			sent = append(sent, field)
+		}
+	}
+	slices.Sort(sent)
+	if !given(data, keyAuthType) {
+		if err := c.inferAuth(sent, values); err != nil {
+			return err
+		}
+	}
+	i := slices.IndexFunc(authTypes, func(a authType) bool { return a.name == c.AuthType })
+	if i < 0 {
+		return badField(keyAuthType, "%q is unknown; use one of: %s", c.AuthType, strings.Join(authTypeNames(authTypes), ", "))
+	}
+	auth := authTypes[i]
+	for _, field := range sent {
+		if !auth.has(field) {
+			return badField(field, "does not belong to auth_type %s; leave one of them out", auth.name)
+		}
+	}
+	for _, field := range auth.required {
+		if values[field] == "" {
+			return badField(field, "is missing; auth_type %s needs %s", auth.name, strings.Join(auth.required, " and "))
+		}
+		if !client.ValidCredential(values[field]) {
+			return badField(field, "contains spaces, control characters or letters that no credential has; copy it again")
+		}
+	}
+	c.dropOtherAuth(auth)
+	return nil
+}
+
+// inferAuth chooses the type that the fields sent fit, and that has all it needs; or the stored one, if none was sent.
+func (c *configEntry) inferAuth(sent []string, values map[string]string) error {
+	var fitting, complete []authType
+	for _, auth := range authTypes {
+		if slices.ContainsFunc(sent, func(field string) bool { return !auth.has(field) }) {
+			continue
+		}
+		fitting = append(fitting, auth)
+		if !slices.ContainsFunc(auth.required, func(field string) bool { return values[field] == "" }) {
+			complete = append(complete, auth)
+		}
+	}
+	stays := slices.ContainsFunc(complete, func(a authType) bool { return a.name == c.AuthType })
+	switch {
+	case c.AuthType != "" && (stays || len(sent) == 0):
+	case len(complete) == 1:
+		c.AuthType = complete[0].name
+	case len(sent) == 0 && len(complete) == 0:
+		return badField(keyAuthType, "can't be inferred; send token for pat, or client_id and client_secret for oauth-m2m")
+	case len(fitting) == 0:
+		return badField(keyAuthType, "can't be inferred, because credentials of several types were sent: %s; send those of one", strings.Join(sent, ", "))
+	case len(complete) > 1:
+		return badField(keyAuthType, "can't be inferred, because %s fit; name the one to use", strings.Join(authTypeNames(complete), " and "))
+	default:
+		c.AuthType = fitting[0].name // which says what is missing
+	}
+	return nil
+}
+
+func authTypeNames(types []authType) []string {
+	var names []string
+	for _, auth := range types {
+		names = append(names, auth.name)
+	}
+	return names
+}
+
+// dropOtherAuth forgets what belongs to other auth types only.
+func (c *configEntry) dropOtherAuth(auth authType) {
+	for field, forget := range map[string]func(){
+		keyToken:                    func() { c.Token = "" },
+		keyClientID:                 func() { c.ClientID = "" },
+		keyClientSecret:             func() { c.ClientSecret = "" },
+		keyAzureTenantID:            func() { c.AzureTenantID = "" },
+		keyAzureClientID:            func() { c.AzureClientID = "" },
+		keyAzureClientSecret:        func() { c.AzureClientSecret = "" },
+		keyAzureWorkspaceResourceID: func() { c.AzureWorkspaceResourceID = "" },
+		keyIdentityTokenAudience:    func() { c.IdentityTokenAudience = "" },
+		keyIdentityTokenTTL:         func() { c.IdentityTokenTTL = 0 },
+	} {
+		if !auth.has(field) {
+			forget()
+		}
+	}
+}
+
+// secretField names what must be sent again when the host changes.
+func (c *configEntry) secretField() string {
+	for _, auth := range authTypes {
+		if auth.name == c.AuthType {
+			return auth.secret
+		}
+	}
+	return keyToken
+}
