@@ -80,13 +80,48 @@ func TestManualsNameTestsThatExist(t *testing.T) {
 		require.NoError(t, err)
 		sources.Write(text)
 	}
-	for _, manual := range []string{"secrets.md", "policies.md"} {
+	for _, manual := range []string{"auth.md", "credentials.md", "secrets.md", "policies.md"} {
 		text, err := os.ReadFile("../../docs/" + manual)
 		require.NoError(t, err)
 		names := testName.FindAllStringSubmatch(string(text), -1)
 		require.NotEmpty(t, names, manual)
 		for _, name := range names {
 			require.Contains(t, sources.String(), "func "+name[1]+"(t *testing.T)", manual)
+		}
+	}
+}
+
+var (
+	localLink = regexp.MustCompile(`\]\(([^):#]*)(?:#([^)]*))?\)`)
+	heading   = regexp.MustCompile(`(?m)^#+ (.+)$`)
+	notInLink = regexp.MustCompile(`[^a-z0-9_ -]`)
+)
+
+// TestLinksOfTheManualsLeadSomewhere follows the links between our own files, to files and to headings.
+func TestLinksOfTheManualsLeadSomewhere(t *testing.T) {
+	t.Parallel()
+	manuals, err := filepath.Glob("../../docs/*.md")
+	require.NoError(t, err)
+	for _, manual := range append(manuals, "../../README.md") {
+		text, err := os.ReadFile(manual)
+		require.NoError(t, err)
+		for _, link := range localLink.FindAllStringSubmatch(string(text), -1) {
+			target := manual
+			if link[1] != "" {
+				target = filepath.Join(filepath.Dir(manual), link[1])
+			}
+			info, err := os.Stat(target)
+			require.NoError(t, err, "%s links to %s", manual, link[0])
+			if link[2] == "" || info.IsDir() {
+				continue
+			}
+			linked, err := os.ReadFile(target)
+			require.NoError(t, err)
+			var anchors []string
+			for _, h := range heading.FindAllStringSubmatch(string(linked), -1) {
+				anchors = append(anchors, strings.ReplaceAll(notInLink.ReplaceAllString(strings.ToLower(h[1]), ""), " ", "-"))
+			}
+			require.Contains(t, anchors, link[2], "%s links to %s", manual, link[0])
 		}
 	}
 }

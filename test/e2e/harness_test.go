@@ -273,8 +273,8 @@ func (s *vaultServer) client(token string) (*api.Client, error) {
 	return client, nil
 }
 
-// register puts a file of the plugin directory into Vault's catalogue.
-func (s *vaultServer) register(plugin, file string) error {
+// register puts a file of the plugin directory into Vault's catalogue, with variables of the form NAME=value.
+func (s *vaultServer) register(plugin, file string, env ...string) error {
 	sum, err := sha256File(filepath.Join(s.pluginDir, file))
 	if err != nil {
 		return err
@@ -284,7 +284,7 @@ func (s *vaultServer) register(plugin, file string) error {
 		return err
 	}
 	_, err = client.Sys().RegisterPluginDetailed(&api.RegisterPluginInput{
-		Name: plugin, Type: api.PluginTypeSecrets, Command: file, SHA256: sum,
+		Name: plugin, Type: api.PluginTypeSecrets, Command: file, SHA256: sum, Env: env,
 	})
 	return err
 }

@@ -129,7 +129,7 @@ func (m *mount) keys(path string) []string {
 	return keys
 }
 
-// mint reads creds/<role> and notes the token as one that the log must not hold.
+// mint reads creds/<role>.
 func (m *mount) mint(role string) *api.Secret {
 	m.t.Helper()
 	secret, err := m.tryMint(role, nil)
@@ -137,7 +137,7 @@ func (m *mount) mint(role string) *api.Secret {
 	return secret
 }
 
-// tryMint mints by a read, or by a write when a body is given. It may be called from any goroutine.
+// tryMint mints by a read, or by a write when a body is given, and notes the secret as one that the log must not hold. It may be called from any goroutine.
 func (m *mount) tryMint(role string, body data) (secret *api.Secret, err error) {
 	path := m.path + "/creds/" + role
 	if body == nil {
@@ -151,13 +151,25 @@ func (m *mount) tryMint(role string, body data) (secret *api.Secret, err error) 
 	if secret == nil {
 		return nil, fmt.Errorf("%s answered nothing", path)
 	}
-	server.secret(tokenOf(secret), "a token minted by "+m.t.Name())
+	if value := secretPartOf(secret); value != "" {
+		server.secret(value, "a credential minted by "+m.t.Name())
+	}
 	return secret, nil
 }
 
 func (m *mount) revoke(secret *api.Secret) {
 	m.t.Helper()
 	require.NoError(m.t, m.client.Sys().RevokeWithOptions(&api.RevokeOptions{LeaseID: secret.LeaseID, Sync: true}))
+}
+
+// secretPartOf is the secret of a minted credential, of whatever type; "" where it was delivered.
+func secretPartOf(secret *api.Secret) string {
+	for _, field := range []string{"token_value", "client_secret", "access_token"} {
+		if value, ok := secret.Data[field].(string); ok {
+			return value
+		}
+	}
+	return ""
 }
 
 func tokenOf(secret *api.Secret) string   { return secret.Data["token_value"].(string) }

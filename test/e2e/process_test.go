@@ -19,13 +19,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// newOwnPlugin registers a copy of the plugin under a name of its own and returns the name: Vault runs it in a process of
-// its own, which a test may end without disturbing the others.
-func newOwnPlugin(t *testing.T) string {
+// newOwnPlugin registers a copy of the plugin under a name of its own, with variables of the form NAME=value, and returns
+// the name: Vault runs it in a process of its own, which a test may end without disturbing the others.
+func newOwnPlugin(t *testing.T, env ...string) string {
 	t.Helper()
 	name := pluginName + "-" + strings.Trim(notInPaths.ReplaceAllString(strings.ToLower(t.Name()), "-"), "-")
 	require.NoError(t, copyFile(filepath.Join(server.pluginDir, pluginName), filepath.Join(server.pluginDir, name)))
-	require.NoError(t, server.register(name, name))
+	require.NoError(t, server.register(name, name, env...))
 	return name
 }
 
