@@ -159,10 +159,15 @@ func forgetScope(ctx context.Context, s logical.Storage, made origin, scope stri
 
 // sweepGrants deletes records that have no leases any more and that no old answer of Databricks makes necessary. Vault calls
 // it about once a minute; it looks only where something may be due.
-func (b *backend) sweepGrants(ctx context.Context, req *logical.Request) error {
-	if !b.grantsSwept.CompareAndSwap(false, true) || !b.WriteSafeReplicationState() {
+func (b *backend) sweepGrants(ctx context.Context, req *logical.Request) (err error) {
+	if !b.WriteSafeReplicationState() || !b.grantsSwept.CompareAndSwap(false, true) {
 		return nil
 	}
+	defer func() {
+		if err != nil {
+			b.grantsSwept.Store(false) // the next tick tries again
+		}
+	}()
 	scopes, err := req.Storage.List(ctx, grantStoragePrefix)
 	if err != nil {
 		return err

@@ -309,8 +309,17 @@ func TestGrantStale(t *testing.T) {
 		m.end(m.grant("MANAGE"))
 		require.Equal(t, "READ", m.acl("users"))
 
-		// What is not needed any more is swept on Vault's tick.
+		// What is not needed any more is swept on Vault's tick, or on the next one when storage fails.
 		m.ageGrants(aclStale + time.Second)
+		m.storage.onEach(func(op, key string) error {
+			if op == "delete" {
+				return errors.New("disk full")
+			}
+			return nil
+		})
+		_, err := m.rollback()
+		require.ErrorContains(t, err, "disk full")
+		m.storage.onEach(nil)
 		resp, err := m.rollback()
 		m.requireOK(resp, err)
 		require.Empty(t, m.grantRecords())
