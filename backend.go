@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/helper/consts"
@@ -36,6 +37,9 @@ const pluginName = "vault-plugin-secrets-databricks"
 // backend is one mount. It is safe for concurrent use.
 type backend struct {
 	*framework.Backend
+
+	// clock is the time. Tests move it.
+	clock func() time.Time
 
 	// mountID marks what this mount makes at Databricks, so that it can be told from what others made.
 	mountID string
@@ -79,7 +83,7 @@ func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend,
 }
 
 func newBackend(mountID string) *backend {
-	b := &backend{mountID: mountID}
+	b := &backend{mountID: mountID, clock: time.Now}
 	if b.mountID == "" {
 		b.mountID = "unnamed"
 	}
@@ -192,6 +196,9 @@ func (b *backend) invalidate(_ context.Context, key string) {
 }
 
 func (b *backend) clean(context.Context) { b.dropConnection() }
+
+// now is the time of whatever is written down. Time-outs go by the real one.
+func (b *backend) now() time.Time { return b.clock() }
 
 // mayWrite tells whether this node may write the mount's local storage, as a rollback must.
 func (b *backend) mayWrite() bool {

@@ -117,13 +117,18 @@ type marker struct {
 	mountID string
 	nonce   string
 	until   time.Time // the last moment the credential can live
+	kept    bool      // no lease answers for the credential, but an entry of the mount's storage: that of a static role, or the config
 }
 
 func (m marker) String() string {
-	return "vault:" + m.mountID + ":" + m.nonce + ":" + strconv.FormatInt(m.until.Unix(), 10)
+	text := "vault:" + m.mountID + ":" + m.nonce + ":" + strconv.FormatInt(m.until.Unix(), 10)
+	if m.kept {
+		text += ":kept"
+	}
+	return text
 }
 
-var markerForm = regexp.MustCompile(`(?:^| )vault:([0-9A-Za-z-]{1,64}):([0-9a-f]{32}):([0-9]{1,12})$`)
+var markerForm = regexp.MustCompile(`(?:^| )vault:([0-9A-Za-z-]{1,64}):([0-9a-f]{32}):([0-9]{1,12})(:kept)?$`)
 
 // parseMarker finds the marker at the end of a comment. Text before it, which callers influence, is never taken for one.
 func parseMarker(comment string) (marker, bool) {
@@ -135,7 +140,7 @@ func parseMarker(comment string) (marker, bool) {
 	if err != nil {
 		return marker{}, false
 	}
-	return marker{mountID: parts[1], nonce: parts[2], until: time.Unix(until, 0).UTC()}, true
+	return marker{mountID: parts[1], nonce: parts[2], until: time.Unix(until, 0).UTC(), kept: parts[4] != ""}, true
 }
 
 // comment joins the text and the marker. Control characters become spaces, and a text that is too long is cut: the marker

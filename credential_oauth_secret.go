@@ -121,11 +121,10 @@ type lifetimes struct {
 
 // distinct answers a lifetime of at least the given one, or a little less where that is the longest there is. Unless all are
 // taken, no create for the service principal has asked for it lately.
-func (l *lifetimes) distinct(principalID string, least time.Duration) (lifetime time.Duration, unique bool) {
+func (l *lifetimes) distinct(now time.Time, principalID string, least time.Duration) (lifetime time.Duration, unique bool) {
 	least = min(least, maxLifetime-maxLifetimeOffset*time.Second)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now := time.Now()
 	if l.used == nil {
 		l.used = make(map[string]time.Time)
 	}

@@ -280,7 +280,7 @@ func TestOAuthSecretRollback(t *testing.T) {
 		m, sp := secretReady(t)
 		given := &m.backend.(*backend).lifetimes
 		for range maxLifetimeOffset {
-			_, unique := given.distinct(sp.ID, 61*time.Minute)
+			_, unique := given.distinct(time.Now(), sp.ID, 61*time.Minute)
 			require.True(t, unique)
 		}
 		m.loseSecret()
@@ -296,28 +296,28 @@ func TestDistinctLifetimes(t *testing.T) {
 	var given lifetimes
 	seen := map[time.Duration]bool{}
 	for range maxLifetimeOffset {
-		lifetime, unique := given.distinct("1", time.Hour)
+		lifetime, unique := given.distinct(time.Now(), "1", time.Hour)
 		require.True(t, unique)
 		require.False(t, seen[lifetime])
 		require.GreaterOrEqual(t, lifetime, time.Hour)
 		require.Less(t, lifetime, time.Hour+maxLifetimeOffset*time.Second)
 		seen[lifetime] = true
 	}
-	lifetime, unique := given.distinct("1", time.Hour)
+	lifetime, unique := given.distinct(time.Now(), "1", time.Hour)
 	require.False(t, unique)
 	require.GreaterOrEqual(t, lifetime, time.Hour)
-	_, unique = given.distinct("2", time.Hour)
+	_, unique = given.distinct(time.Now(), "2", time.Hour)
 	require.True(t, unique, "each service principal has its own")
 
 	for key := range given.used {
 		given.used[key] = time.Now().Add(-time.Second)
 	}
-	_, unique = given.distinct("1", time.Hour)
+	_, unique = given.distinct(time.Now(), "1", time.Hour)
 	require.True(t, unique, "after a while they are free again")
 	require.Len(t, given.used, 1)
 
 	for range maxLifetimeOffset {
-		lifetime, _ = given.distinct("3", maxLifetime)
+		lifetime, _ = given.distinct(time.Now(), "3", maxLifetime)
 		require.LessOrEqual(t, lifetime, maxLifetime, "Databricks refuses more")
 	}
 }

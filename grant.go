@@ -259,7 +259,7 @@ func (b *backend) leaseGrant(ctx context.Context, req *logical.Request, conn *co
 	if err != nil {
 		return nil, err
 	}
-	in, err := newIntent(ctx, conn)
+	in, err := b.newIntent(ctx, conn)
 	if err != nil {
 		return nil, err
 	}

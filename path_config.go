@@ -362,7 +362,7 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 			conn.client.Close()
 			return nil, unproved(config, err)
 		}
-		config.Identity, config.Verified = identity, time.Now().UTC()
+		config.Identity, config.Verified = identity, b.now().UTC()
 	}
 
 	if err := b.swapConfig(ctx, req.Storage, before, conn); err != nil {

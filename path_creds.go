@@ -150,7 +150,7 @@ func (b *backend) mint(ctx context.Context, req *logical.Request, data *framewor
 	if err != nil {
 		return nil, err
 	}
-	in, err := newIntent(ctx, conn)
+	in, err := b.newIntent(ctx, conn)
 	if err != nil {
 		return nil, err
 	}
@@ -190,7 +190,7 @@ func (b *backend) mint(ctx context.Context, req *logical.Request, data *framewor
 	if role.named() && role.CredentialType != credentialOBO {
 		b.tellApart(role, &in, &o)
 	}
-	in.Started = time.Now().UTC()
+	in.Started = b.now().UTC()
 	until := in.Started.Add(o.lifetime + mintBudget)
 	// What doesn't end by itself, as a copy in a scope, is to be undone even later.
 	if !needs.lasting && in.Secret == nil || until.After(in.Expires) {
@@ -209,7 +209,7 @@ func (b *backend) mint(ctx context.Context, req *logical.Request, data *framewor
 	}
 	if needs.endsByItself {
 		t.endByItself(token.lifetime)
-	} else if err := t.grant(token, o.lifetime, time.Until(l.Expires)); err != nil {
+	} else if err := t.grant(token, o.lifetime, l.Expires.Sub(b.now())); err != nil {
 		return nil, err
 	}
 	l.TTL = int64(t.ttl / time.Second)
@@ -240,7 +240,7 @@ func (b *backend) mint(ctx context.Context, req *logical.Request, data *framewor
 
 // tellApart gives an OAuth secret, which bears no text, a lifetime that tells it from others.
 func (b *backend) tellApart(role *roleEntry, in *intent, o *order) {
-	lifetime, unique := b.lifetimes.distinct(role.ServicePrincipalID, o.lifetime)
+	lifetime, unique := b.lifetimes.distinct(b.now(), role.ServicePrincipalID, o.lifetime)
 	o.lifetime = lifetime
 	in.Credential.ServicePrincipalID = role.ServicePrincipalID
 	if unique {
@@ -251,14 +251,14 @@ func (b *backend) tellApart(role *roleEntry, in *intent, o *order) {
 // create makes the credential of an undertaking, delivers it where that was asked for, and completes the lease.
 func (b *backend) create(ctx context.Context, conn *connection, u *undertaking, l *lease, o order) (*minted, error) {
 	credential := credentialTypes[l.CredentialType]
-	start := time.Now()
+	start := b.now()
 	token, err := credential.mint(ctx, conn, o)
 	if err != nil {
 		u.failed(ctx, err)
 		return nil, err
 	}
 	l.ID, l.ServicePrincipalID = token.id, token.servicePrincipalID
-	l.Expires, l.Dead = start.Add(token.lifetime), time.Now().Add(token.lifetime)
+	l.Expires, l.Dead = start.Add(token.lifetime), b.now().Add(token.lifetime)
 	if token.lifetime <= 0 {
 		u.intent.Expires = start.Add(maxLifetime).UTC() // it takes more than waiting
 	}
@@ -369,7 +369,7 @@ func (b *backend) renew(ctx context.Context, req *logical.Request, _ *framework.
 	if err != nil {
 		return nil, err
 	}
-	t, err := renewTerms(b.System(), conn.config, role, req.Secret, l, time.Now())
+	t, err := renewTerms(b.System(), conn.config, role, req.Secret, l, b.now())
 	if err != nil {
 		return nil, err
 	}
@@ -389,7 +389,7 @@ func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework
 		return nil, fmt.Errorf("the lease has the unknown credential type %q; was it made by a newer version of the plugin?", l.CredentialType)
 	}
 	needs := credential.needs()
-	ended := needs.endsByItself || !needs.lasting && time.Now().After(l.Dead)
+	ended := needs.endsByItself || !needs.lasting && b.now().After(l.Dead)
 	if ended && l.Delivered == nil {
 		return &logical.Response{}, nil
 	}

@@ -150,7 +150,7 @@ func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *c
 	if err != nil {
 		return nil, err
 	}
-	in, err := newIntent(ctx, conn)
+	in, err := b.newIntent(ctx, conn)
 	if err != nil {
 		return nil, err
 	}

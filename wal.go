@@ -61,7 +61,7 @@ type credentialIntent struct {
 }
 
 // newIntent begins an intent over the connection. The caller adds what is to be done, and when it will be over.
-func newIntent(ctx context.Context, conn *connection) (intent, error) {
+func (b *backend) newIntent(ctx context.Context, conn *connection) (intent, error) {
 	made, err := conn.origin(ctx)
 	if err != nil {
 		return intent{}, err
@@ -70,7 +70,7 @@ func newIntent(ctx context.Context, conn *connection) (intent, error) {
 	if err != nil {
 		return intent{}, err
 	}
-	now := time.Now().UTC()
+	now := b.now().UTC()
 	return intent{origin: made, Nonce: nonce, Started: now, Expires: now.Add(intentLife)}, nil
 }
 
@@ -204,7 +204,7 @@ func (b *backend) rollback(ctx context.Context, req *logical.Request, kind strin
 	if _, busy := b.underway.Load(in.Nonce); busy {
 		return errors.New("the request that wrote the entry is still under way")
 	}
-	last := time.Now().After(in.Expires)
+	last := b.now().After(in.Expires)
 	if last && in.endsByItself() {
 		return nil
 	}
