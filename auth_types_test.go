@@ -359,7 +359,7 @@ func TestAuthTypeInference(t *testing.T) {
 				m.refused(resp, err, row.words...)
 				after, err := m.storage.Get(t.Context(), configStorageKey)
 				require.NoError(t, err)
-				require.True(t, sameEntry(before, after), "nothing is stored")
+				require.Equal(t, before, after, "nothing is stored")
 				return
 			}
 			m.requireOK(resp, err)

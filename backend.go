@@ -50,6 +50,7 @@ type backend struct {
 	// connections holds at most one connection, under configStorageKey.
 	connections cache[*connection]
 	roles       cache[*roleEntry]
+	statics     cache[*staticEntry]
 
 	// configWrite and roleWrite make read-modify-write on storage atomic. They are never held over a remote call.
 	configWrite sync.Mutex
@@ -62,6 +63,11 @@ type backend struct {
 	// grantTurns orders changes of the same permission, secretTurns writes of the same secret; stepTurns bounds the secrets
 	// that a service principal has for the sake of access tokens.
 	grantTurns, secretTurns, stepTurns turns
+
+	// rotationTurns lets one request or tick at a time work on a credential that is rotated, by the key of its storage entry;
+	// agenda says when the next of them is due.
+	rotationTurns turns
+	agenda        agenda
 
 	// lifetimes outlive the client, too: they tell secrets apart whichever connection made them.
 	lifetimes lifetimes
@@ -93,12 +99,14 @@ func newBackend(mountID string) *backend {
 		RunningVersion: Version,
 		PathsSpecial: &logical.Paths{
 			LocalStorage:    []string{framework.WALPrefix},
-			SealWrapStorage: []string{configStoragePrefix},
+			SealWrapStorage: []string{configStoragePrefix, staticStoragePrefix},
 		},
 		Paths: framework.PathAppend(
 			b.pathConfig(),
+			b.pathRotateRoot(),
 			b.pathRoles(),
 			b.pathCreds(),
+			b.pathStatic(),
 			b.pathTokens(),
 			b.pathScopes(),
 			b.pathSecrets(),
@@ -108,7 +116,8 @@ func newBackend(mountID string) *backend {
 		Secrets:           []*framework.Secret{b.credentialSecret(), b.secretSecret(), b.grantSecret()},
 		Invalidate:        b.invalidate,
 		Clean:             b.clean,
-		PeriodicFunc:      b.sweepGrants,
+		PeriodicFunc:      b.tick,
+		RotateCredential:  b.rotateManaged,
 		WALRollback:       b.rollback,
 		WALRollbackMinAge: walMinAge,
 	}
@@ -190,8 +199,12 @@ func (b *backend) invalidate(_ context.Context, key string) {
 	switch {
 	case key == configStorageKey:
 		b.dropConnection()
+		b.agenda.touch()
 	case strings.HasPrefix(key, roleStoragePrefix):
 		b.roles.drop(key)
+	case strings.HasPrefix(key, staticStoragePrefix):
+		b.statics.drop(key)
+		b.agenda.touch()
 	}
 }
 

@@ -3,14 +3,16 @@
 package databricks
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net/http"
+	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,9 +50,6 @@ const (
 	keyAzureWorkspaceResourceID = "azure_workspace_resource_id"
 	keyIdentityTokenAudience    = "identity_token_audience"
 	keyIdentityTokenTTL         = "identity_token_ttl"
-
-	keyLastRotation = "last_vault_rotation"
-	keyNextRotation = "next_vault_rotation"
 )
 
 // Limits of config fields.
@@ -81,6 +80,10 @@ type configEntry struct {
 
 	IdentityTokenAudience string `json:"identity_token_audience"`
 	IdentityTokenTTL      int64  `json:"identity_token_ttl"`
+
+	schedule
+	DisableRotation bool         `json:"disable_automated_rotation"`
+	Rotation        rootRotation `json:"rotation"`
 
 	// Identity is who the credential belongs to, as Databricks said at Verified; nil when it was never asked.
 	Identity *client.Identity `json:"identity,omitempty"`
@@ -137,105 +140,14 @@ func decodeConfig(entry *logical.StorageEntry) (*configEntry, error) {
 
 func (b *backend) pathConfig() []*framework.Path {
 	write := []framework.Response{{Description: "The config as stored, without secrets.", Fields: configResponseFields}}
+	fields := configFields()
+	maps.Copy(fields, scheduleFields())
 	return []*framework.Path{{
 		Pattern: "config",
 		DisplayAttrs: &framework.DisplayAttributes{
 			OperationPrefix: "databricks",
 		},
-		Fields: map[string]*framework.FieldSchema{
-			keyHost: {
-				Type:        framework.TypeString,
-				Description: "URL of the workspace, for example https://dbc-a1b2c3d4-e5f6.cloud.databricks.com. Only the origin: no path, query or user part. https only, except for loopback addresses. Changing it requires the secret to be sent again.",
-				Required:    true,
-			},
-			keyAuthType: {
-				Type:          framework.TypeString,
-				Description:   `How the engine authenticates: "pat", "oauth-m2m", "azure-client-secret" or "oidc". Inferred from the credential that is sent.`,
-				AllowedValues: []any{client.AuthPAT, client.AuthOAuthM2M, client.AuthAzureClientSecret, client.AuthOIDC},
-			},
-			keyToken: {
-				Type:         framework.TypeString,
-				Description:  "Personal access token of the engine's own identity, for auth_type pat. Never shown again.",
-				DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
-			},
-			keyClientID: {
-				Type:        framework.TypeString,
-				Description: "Application id of the engine's own service principal, for auth_type oauth-m2m, and for oidc with a federation policy of that service principal.",
-			},
-			keyClientSecret: {
-				Type:         framework.TypeString,
-				Description:  "OAuth secret of that service principal, for auth_type oauth-m2m. Never shown again.",
-				DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
-			},
-			keyAzureTenantID: {
-				Type:        framework.TypeString,
-				Description: "Entra tenant, for auth_type azure-client-secret.",
-			},
-			keyAzureClientID: {
-				Type:        framework.TypeString,
-				Description: "Client id of the Entra application, for auth_type azure-client-secret.",
-			},
-			keyAzureClientSecret: {
-				Type:         framework.TypeString,
-				Description:  "Client secret of the Entra application, for auth_type azure-client-secret. Never shown again.",
-				DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
-			},
-			keyAzureWorkspaceResourceID: {
-				Type:        framework.TypeString,
-				Description: "Azure resource id of the workspace, where the Entra application has rights on the resource but isn't in the workspace yet.",
-			},
-			keyIdentityTokenAudience: {
-				Type:        framework.TypeString,
-				Description: "Audience of the token that is exchanged, for auth_type oidc, as in the federation policy.",
-			},
-			keyIdentityTokenTTL: {
-				Type:        framework.TypeDurationSecond,
-				Description: "Life of the token that is exchanged, where Vault makes it. 0 means an hour.",
-			},
-			keyAccountID: {
-				Type:        framework.TypeString,
-				Description: "Databricks account, for a mount of an account console.",
-			},
-			keyWorkspaceID: {
-				Type:        framework.TypeString,
-				Description: "Numeric id of the workspace. Needed only where one host serves several workspaces.",
-			},
-			keyCACert: {
-				Type:        framework.TypeString,
-				Description: "PEM certificates to trust besides the system's.",
-				DisplayAttrs: &framework.DisplayAttributes{
-					EditType: "file",
-				},
-			},
-			keyTTL: {
-				Type:        framework.TypeDurationSecond,
-				Description: "Lease duration for roles that set none. 0 means the mount's default.",
-			},
-			keyMaxTTL: {
-				Type:        framework.TypeDurationSecond,
-				Description: "Longest lease for roles that set none. 0 means the mount's maximum.",
-			},
-			keyRequestTimeout: {
-				Type:        framework.TypeDurationSecond,
-				Description: fmt.Sprintf("How long one attempt of a request to Databricks may take, 1 to %d seconds.", maxRequestTimeout),
-				Default:     int(client.DefaultRequestTimeout / time.Second),
-			},
-			keyMaxRetries: {
-				Type:        framework.TypeInt,
-				Description: fmt.Sprintf("How often a request is repeated at most, 0 to %d. A create is repeated only where it can't have happened.", maxMaxRetries),
-				Default:     client.DefaultMaxRetries,
-			},
-			keyRateLimit: {
-				Type:        framework.TypeFloat,
-				Description: fmt.Sprintf("Requests per second to Databricks at most, up to %d. 0 means no ceiling of our own.", maxRateLimit),
-				Default:     0.0,
-			},
-			keyVerifyConnection: {
-				Type:        framework.TypeBool,
-				Description: "Prove the connection before it is stored, by asking Databricks who the credential belongs to. Set false to write the config while Databricks is out of reach.",
-				Default:     true,
-			},
-		},
+		Fields: fields,
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: b.writeOperation(b.writeConfig, "Connect the mount to a workspace.", write,
 				framework.RequestExample{
@@ -261,7 +173,113 @@ func (b *backend) pathConfig() []*framework.Path {
 	}}
 }
 
-var configResponseFields = map[string]*framework.FieldSchema{
+func configFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		keyHost: {
+			Type:        framework.TypeString,
+			Description: "URL of the workspace, for example https://dbc-a1b2c3d4-e5f6.cloud.databricks.com. Only the origin: no path, query or user part. https only, except for loopback addresses. Changing it requires the secret to be sent again.",
+			Required:    true,
+		},
+		keyAuthType: {
+			Type:          framework.TypeString,
+			Description:   `How the engine authenticates: "pat", "oauth-m2m", "azure-client-secret" or "oidc". Inferred from the credential that is sent.`,
+			AllowedValues: []any{client.AuthPAT, client.AuthOAuthM2M, client.AuthAzureClientSecret, client.AuthOIDC},
+		},
+		keyToken: {
+			Type:         framework.TypeString,
+			Description:  "Personal access token of the engine's own identity, for auth_type pat. Never shown again.",
+			DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
+		},
+		keyClientID: {
+			Type:        framework.TypeString,
+			Description: "Application id of the engine's own service principal, for auth_type oauth-m2m, and for oidc with a federation policy of that service principal.",
+		},
+		keyClientSecret: {
+			Type:         framework.TypeString,
+			Description:  "OAuth secret of that service principal, for auth_type oauth-m2m. Never shown again.",
+			DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
+		},
+		keyAzureTenantID: {
+			Type:        framework.TypeString,
+			Description: "Entra tenant, for auth_type azure-client-secret.",
+		},
+		keyAzureClientID: {
+			Type:        framework.TypeString,
+			Description: "Client id of the Entra application, for auth_type azure-client-secret.",
+		},
+		keyAzureClientSecret: {
+			Type:         framework.TypeString,
+			Description:  "Client secret of the Entra application, for auth_type azure-client-secret. Never shown again.",
+			DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
+		},
+		keyAzureWorkspaceResourceID: {
+			Type:        framework.TypeString,
+			Description: "Azure resource id of the workspace, where the Entra application has rights on the resource but isn't in the workspace yet.",
+		},
+		keyIdentityTokenAudience: {
+			Type:        framework.TypeString,
+			Description: "Audience of the token that is exchanged, for auth_type oidc, as in the federation policy.",
+		},
+		keyIdentityTokenTTL: {
+			Type:        framework.TypeDurationSecond,
+			Description: "Life of the token that is exchanged, where Vault makes it. 0 means an hour.",
+		},
+		keyAccountID: {
+			Type:        framework.TypeString,
+			Description: "Databricks account, for a mount of an account console.",
+		},
+		keyWorkspaceID: {
+			Type:        framework.TypeString,
+			Description: "Numeric id of the workspace. Needed only where one host serves several workspaces.",
+		},
+		keyCACert: {
+			Type:        framework.TypeString,
+			Description: "PEM certificates to trust besides the system's.",
+			DisplayAttrs: &framework.DisplayAttributes{
+				EditType: "file",
+			},
+		},
+		keyTTL: {
+			Type:        framework.TypeDurationSecond,
+			Description: "Lease duration for roles that set none. 0 means the mount's default.",
+		},
+		keyMaxTTL: {
+			Type:        framework.TypeDurationSecond,
+			Description: "Longest lease for roles that set none. 0 means the mount's maximum.",
+		},
+		keyRequestTimeout: {
+			Type:        framework.TypeDurationSecond,
+			Description: fmt.Sprintf("How long one attempt of a request to Databricks may take, 1 to %d seconds.", maxRequestTimeout),
+			Default:     int(client.DefaultRequestTimeout / time.Second),
+		},
+		keyMaxRetries: {
+			Type:        framework.TypeInt,
+			Description: fmt.Sprintf("How often a request is repeated at most, 0 to %d. A create is repeated only where it can't have happened.", maxMaxRetries),
+			Default:     client.DefaultMaxRetries,
+		},
+		keyRateLimit: {
+			Type:        framework.TypeFloat,
+			Description: fmt.Sprintf("Requests per second to Databricks at most, up to %d. 0 means no ceiling of our own.", maxRateLimit),
+			Default:     0.0,
+		},
+		keyVerifyConnection: {
+			Type:        framework.TypeBool,
+			Description: "Prove the connection before it is stored, by asking Databricks who the credential belongs to. Set false to write the config while Databricks is out of reach.",
+			Default:     true,
+		},
+		keyDisableRotation: {
+			Type:        framework.TypeBool,
+			Description: "Don't rotate the engine's own credential by itself, whatever the schedule says.",
+		},
+		keyForce: {
+			Type:        framework.TypeBool,
+			Description: "On a delete: even if there are static roles, which need the connection.",
+			Query:       true,
+		},
+	}
+}
+
+var configResponseFields = withRotation(map[string]*framework.FieldSchema{
 	keyHost:        {Type: framework.TypeString, Required: true, Description: "Origin of the workspace."},
 	keyAuthType:    {Type: framework.TypeString, Required: true, Description: "How the engine authenticates."},
 	keyClientID:    {Type: framework.TypeString, Required: true, Description: "Application id of the engine's service principal."},
@@ -281,12 +299,15 @@ var configResponseFields = map[string]*framework.FieldSchema{
 	keyMaxRetries:       {Type: framework.TypeInt, Required: true, Description: "Repetitions of a request at most."},
 	keyRateLimit:        {Type: framework.TypeFloat, Required: true, Description: "Requests per second at most."},
 	keyVerifyConnection: {Type: framework.TypeBool, Required: true, Description: "Whether writes prove the connection first."},
-	keyLastRotation:     {Type: framework.TypeString, Required: true, Description: "When Vault last replaced the credential; null for never."},
-	keyNextRotation:     {Type: framework.TypeString, Required: true, Description: "When Vault will next replace it; null for never."},
-}
+	keyDisableRotation:  {Type: framework.TypeBool, Required: true, Description: "Whether the schedule is switched off."},
+	keyCredentialID:     {Type: framework.TypeString, Required: true, Description: "Id of the credential, if a rotation made it."},
+	keyExpiryTime:       {Type: framework.TypeString, Required: true, Description: "When that ends at Databricks if it is not replaced, RFC 3339; empty where it isn't known."},
+	keyRetiredIDs:       {Type: framework.TypeStringSlice, Required: true, Description: "Ids of credentials that were replaced and are about to be removed."},
+	keyHandMade:         {Type: framework.TypeStringSlice, Required: true, Description: "Ids of credentials that were made by hand and have been replaced, to be deleted by hand."},
+})
 
 func (c *configEntry) response() *logical.Response {
-	return &logical.Response{Data: map[string]any{
+	data := map[string]any{
 		keyHost:        c.Host,
 		keyAuthType:    c.AuthType,
 		keyClientID:    c.ClientID,
@@ -306,9 +327,15 @@ func (c *configEntry) response() *logical.Response {
 		keyMaxRetries:       c.MaxRetries,
 		keyRateLimit:        c.RateLimit,
 		keyVerifyConnection: c.VerifyConnection,
-		keyLastRotation:     nil,
-		keyNextRotation:     nil,
-	}}
+		keyDisableRotation:  c.DisableRotation,
+	}
+	c.schedule.addTo(data)
+	c.Rotation.progress.addTo(data)
+	data[keyCredentialID] = c.Rotation.Credential.ID
+	data[keyExpiryTime] = rfc3339(c.Rotation.Credential.Expires)
+	data[keyRetiredIDs] = c.Rotation.retiredIDs()
+	data[keyHandMade] = append([]string{}, c.Rotation.HandMade...)
+	return &logical.Response{Data: data}
 }
 
 func (b *backend) handleReadConfig(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
@@ -316,7 +343,10 @@ func (b *backend) handleReadConfig(ctx context.Context, req *logical.Request, _ 
 	if err != nil || config == nil {
 		return nil, err
 	}
-	return config.response(), nil
+	b.askManager(ctx, config)
+	resp := config.response()
+	addRootWarnings(resp, req.MountPoint, config)
+	return resp, nil
 }
 
 func (b *backend) patchConfig(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
@@ -347,6 +377,9 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
+	if err := config.checkRotation(b.now()); err != nil {
+		return nil, err
+	}
 	conn, err := b.connect(ctx, config)
 	if err != nil {
 		return nil, badField("config", "%s", err)
@@ -365,34 +398,44 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 		config.Identity, config.Verified = identity, b.now().UTC()
 	}
 
-	if err := b.swapConfig(ctx, req.Storage, before, conn); err != nil {
+	managed, next, err := b.arrangeRotation(ctx, req.MountPoint, old, config)
+	if err != nil {
 		conn.client.Close()
+		return nil, err
+	}
+	config.Rotation.Managed = managed
+	if err := b.swapConfig(ctx, req.Storage, before, conn, next); err != nil {
+		conn.client.Close()
+		b.rearrange(ctx, req.MountPoint, old, config)
 		return nil, err
 	}
 	b.event(ctx, "config-write", req.Path, "host", config.Host, "auth_type", config.AuthType)
 
 	resp := config.response()
 	addConfigWarnings(resp, old, config)
+	addRootWarnings(resp, req.MountPoint, config)
 	return resp, nil
 }
 
 // swapConfig saves the connection's config and makes it the mount's, unless the stored config is no longer what it was
 // when the connection was made from it.
-func (b *backend) swapConfig(ctx context.Context, s logical.Storage, before *logical.StorageEntry, conn *connection) error {
+func (b *backend) swapConfig(ctx context.Context, s logical.Storage, before *logical.StorageEntry, conn *connection, managedNext time.Time) error {
 	b.configWrite.Lock()
 	defer b.configWrite.Unlock()
 	now, err := s.Get(ctx, configStorageKey)
 	if err != nil {
 		return err
 	}
-	if !sameEntry(before, now) {
-		return logical.CodedError(http.StatusConflict, "the config was changed by somebody else while this write was being verified; nothing was stored, read it and write again")
-	}
-	entry, err := logical.StorageEntryJSON(configStorageKey, conn.config.seal())
+	same, stored, err := sameConfig(before, now)
 	if err != nil {
 		return err
 	}
-	if err := s.Put(ctx, entry); err != nil {
+	if !same {
+		return logical.CodedError(http.StatusConflict, "the config was changed by somebody else while this write was being verified; nothing was stored, read it and write again")
+	}
+	conn.config.carryRotation(stored, b.now(), managedNext)
+	b.agenda.touch()
+	if err := putConfig(ctx, s, conn.config); err != nil {
 		b.dropConnection() // it may have been stored all the same
 		return err
 	}
@@ -402,12 +445,77 @@ func (b *backend) swapConfig(ctx context.Context, s logical.Storage, before *log
 	return nil
 }
 
-// sameEntry tells whether a storage entry, nil for none, is as it was.
-func sameEntry(before, now *logical.StorageEntry) bool {
+// sameConfig tells whether a stored config, nil for none, is as it was, whatever has become of its rotation. It answers the
+// present one, or the default.
+func sameConfig(before, now *logical.StorageEntry) (same bool, stored *configEntry, err error) {
 	if before == nil || now == nil {
-		return before == now
+		return before == now, newConfig(), nil
 	}
-	return bytes.Equal(before.Value, now.Value)
+	then, err := decodeConfig(before)
+	if err != nil {
+		return false, nil, err
+	}
+	if stored, err = decodeConfig(now); err != nil {
+		return false, nil, err
+	}
+	a, b := *then, *stored
+	a.Rotation, b.Rotation = rootRotation{}, rootRotation{}
+	return reflect.DeepEqual(a, b), stored, nil
+}
+
+// carryRotation takes the state of the rotation over from the stored config, which this one is to replace.
+func (c *configEntry) carryRotation(stored *configEntry, now, managedNext time.Time) {
+	managed := c.Rotation.Managed
+	c.Rotation = stored.Rotation
+	r := &c.Rotation
+	r.Retired, r.HandMade = slices.Clone(r.Retired), slices.Clone(r.HandMade)
+	replaced := stored.Host != "" && (c.AuthType != stored.AuthType || c.ClientID != stored.ClientID || c.Token != stored.Token || c.ClientSecret != stored.ClientSecret)
+	if replaced {
+		// By hand: what a rotation made is no longer needed.
+		if r.Credential.ID != "" {
+			r.retire(stored, now)
+		}
+		r.HandMade = nil
+	}
+	switch s := c.effectiveSchedule(); {
+	case replaced:
+		r.skip(s, now)
+	case s != stored.effectiveSchedule():
+		r.reschedule(s, now)
+	}
+	if r.Managed = managed; managed && !managedNext.IsZero() {
+		r.Next = managedNext
+	}
+}
+
+// checkRotation refuses a schedule that can't be kept.
+func (c *configEntry) checkRotation(now time.Time) error {
+	if err := c.schedule.check(now); err != nil {
+		return err
+	}
+	if !c.automatic() {
+		return nil
+	}
+	field := keyRotationPeriod
+	if c.Cron != "" {
+		field = keyRotationSchedule
+	}
+	if !rotates(c.AuthType) {
+		return notRotated(field, c.AuthType)
+	}
+	if next := c.after(now); next.Sub(now) > maxLifetime/2 || c.after(next).Sub(next) > maxLifetime/2 {
+		return badField(field, "has more than 365 days from one rotation to the next; a credential lives for 730 days at most, so one that is late must still be possible")
+	}
+	return nil
+}
+
+// askManager completes the config's rotation by what Vault's rotation manager says, where that keeps the schedule.
+func (b *backend) askManager(ctx context.Context, config *configEntry) {
+	if config.Rotation.Managed {
+		if next := b.managedNext(ctx); !next.IsZero() {
+			config.Rotation.Next = next
+		}
+	}
 }
 
 // mergeConfig lays the request's fields over the old config and checks the result.
@@ -477,16 +585,62 @@ func addConfigWarnings(resp *logical.Response, old, config *configEntry) {
 	}
 }
 
-func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+// deleteConfig forgets the connection, and then removes at Databricks what only Vault knew: the credentials that rotations made.
+func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	leave, err := b.rotationTurns.take(ctx, configStorageKey)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	names, err := req.Storage.List(ctx, staticStoragePrefix)
+	if err != nil {
+		return nil, err
+	}
+	if len(names) > 0 && !data.Get(keyForce).(bool) {
+		return nil, badField(keyForce, "is missing; there are static roles, which could be neither rotated nor removed without the connection: %s. Delete them first, or send force=true", quoted(names))
+	}
+	config, readErr := readConfig(ctx, req.Storage)
+	if readErr == nil && config != nil && config.Rotation.Managed {
+		if err := b.endArrangement(ctx, req.MountPoint); err != nil {
+			return nil, err
+		}
+	}
 	b.configWrite.Lock()
-	defer b.configWrite.Unlock()
-	err := req.Storage.Delete(ctx, configStorageKey)
+	err = req.Storage.Delete(ctx, configStorageKey)
 	b.dropConnection() // even after an error it may be gone
+	b.agenda.touch()
+	b.configWrite.Unlock()
 	if err != nil {
 		return nil, err
 	}
 	b.event(ctx, "config-delete", req.Path)
-	return &logical.Response{}, nil
+	resp := &logical.Response{}
+	if readErr != nil || config == nil {
+		return resp, nil
+	}
+	if len(config.Rotation.all()) > 0 {
+		b.removeRoot(ctx, resp, config)
+	}
+	return resp, nil
+}
+
+// removeRoot removes the credentials that rotations made for a config that is gone, the one that it connects with last.
+func (b *backend) removeRoot(ctx context.Context, resp *logical.Response, config *configEntry) {
+	all := config.Rotation.all()
+	slices.Reverse(all)
+	conn, connErr := b.connect(ctx, config)
+	if connErr == nil {
+		defer conn.client.Close()
+	}
+	for _, k := range all {
+		err := connErr
+		if err == nil {
+			err = b.revokeKept(ctx, conn, &k)
+		}
+		if err != nil {
+			resp.AddWarning(fmt.Sprintf("The engine's own %s %s may be left at %s; it ends by itself at %s (%s)", k.Type, k.ID, k.Host, rfc3339(k.Expires), err))
+		}
+	}
 }
 
 // given tells whether the request names the field with a value other than null or the empty string.
@@ -570,4 +724,7 @@ Without any stored secret, by a federation policy:
 
 Nothing else is used to connect: neither DATABRICKS_* variables of the Vault
 server, nor ~/.databrickscfg, nor the cloud's metadata service.
+
+With rotation_period or rotation_schedule (cron, UTC), Vault replaces a token or
+client_secret by itself; config/rotate-root does it at once.
 `

@@ -12,6 +12,9 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
+// keyRotatedBy tells who keeps the config's schedule.
+const keyRotatedBy = "rotated_by"
+
 func (b *backend) pathStatus() []*framework.Path {
 	return []*framework.Path{{
 		Pattern: "status",
@@ -33,8 +36,12 @@ func (b *backend) pathStatus() []*framework.Path {
 					"identity":          {Type: framework.TypeMap, Description: "Who the engine is: id, user_name, display_name, service_principal, admin. Null when it was never asked."},
 					"verified_time":     {Type: framework.TypeString, Description: "When the config was last proved by asking Databricks, RFC 3339; empty for never."},
 					"last_success_time": {Type: framework.TypeString, Description: "When Databricks last accepted a call since the connection was made on this node, RFC 3339; empty for never."},
-					keyLastRotation:     {Type: framework.TypeString, Description: "When Vault last replaced the credential; null for never."},
-					keyNextRotation:     {Type: framework.TypeString, Description: "When Vault will next replace it; null for never."},
+					keyLastRotation:     {Type: framework.TypeString, Description: "When Vault last replaced the credential, RFC 3339; null for never."},
+					keyNextRotation:     {Type: framework.TypeString, Description: "When Vault will next replace it, RFC 3339; null for never."},
+					keyRotationFailures: {Type: framework.TypeInt, Description: "Attempts to replace it that failed since then, one after the other."},
+					keyRotationError:    {Type: framework.TypeString, Description: "Why the last of them failed; empty when none did."},
+					keyRotationRetry:    {Type: framework.TypeString, Description: "When the next attempt is made after a failure, RFC 3339; null for none."},
+					keyRotatedBy:        {Type: framework.TypeString, Description: "Who keeps the schedule: engine, vault for its rotation manager, or nobody."},
 					"calls":             {Type: framework.TypeMap, Required: true, Description: "By operation, since the plugin started on this node: calls, errors, retries, throttled, mean_ms and max_ms."},
 				}}}},
 			},
@@ -87,9 +94,29 @@ func (b *backend) readStatus(ctx context.Context, req *logical.Request, _ *frame
 	}
 	status["verified_time"] = rfc3339(conn.config.Verified)
 	status["last_success_time"] = rfc3339(conn.client.LastSuccess())
-	status[keyLastRotation] = nil
-	status[keyNextRotation] = nil
+	// The connection need not have heard of what rotations do.
+	config, err := readConfig(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	if config != nil {
+		b.askManager(ctx, config)
+		config.Rotation.addTo(status)
+		status[keyRotatedBy] = config.rotatedBy()
+	}
 	return &logical.Response{Data: status}, nil
+}
+
+// rotatedBy is who keeps the schedule.
+func (c *configEntry) rotatedBy() string {
+	switch {
+	case !c.effectiveSchedule().automatic():
+		return "nobody"
+	case c.Rotation.Managed:
+		return "vault"
+	default:
+		return "engine"
+	}
 }
 
 // milliseconds with three decimals, as people read latencies.

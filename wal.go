@@ -40,6 +40,9 @@ type intent struct {
 	Started time.Time `json:"started"` // by Vault's clock
 	Expires time.Time `json:"expires"` // after this moment there can be nothing left to undo, or it is no use to go on trying
 
+	// Keeper is the key of the storage entry that answers for the credential once it has it; empty where a lease does.
+	Keeper string `json:"keeper,omitempty"`
+
 	Credential *credentialIntent `json:"credential,omitempty"`
 	Secret     *secretIntent     `json:"secret,omitempty"` // alone, or where the credential is delivered to
 	Grant      *grantID          `json:"grant,omitempty"`
@@ -242,6 +245,9 @@ func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, in *
 		if !ok {
 			return fmt.Errorf("unknown credential type %q; was the entry written by a newer version of the plugin?", in.Credential.Type)
 		}
+		if err := keepSaved(ctx, req.Storage, in); err != nil {
+			return err
+		}
 		removed, err := credential.undo(ctx, conn, how, in)
 		for _, id := range removed {
 			b.Logger().Warn("removed a credential whose creation was not completed", append(in.fields(), "id", id)...)
@@ -262,6 +268,23 @@ func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, in *
 	}
 	if in.Grant != nil {
 		return b.endGrant(ctx, req.Storage, conn, in.origin, *in.Grant)
+	}
+	return nil
+}
+
+// keepSaved makes the rollback keep the credential that the intent's storage entry has.
+func keepSaved(ctx context.Context, s logical.Storage, in *intent) error {
+	if in.Keeper == "" {
+		return nil
+	}
+	saved, err := keptUnder(ctx, s, in.Keeper)
+	if err != nil {
+		return fmt.Errorf("look whether the credential was saved: %w", err)
+	}
+	for _, k := range saved {
+		if k.Nonce == in.Nonce {
+			in.Credential.Keep = k.ID
+		}
 	}
 	return nil
 }
@@ -304,6 +327,9 @@ func (in *intent) fields() []any {
 	fields := []any{"host", in.Host, "nonce", in.Nonce}
 	if in.Credential != nil {
 		fields = append(fields, "credential_type", in.Credential.Type, "role", in.Credential.Role, "keep", in.Credential.Keep)
+		if in.Keeper != "" {
+			fields = append(fields, "keeper", in.Keeper)
+		}
 		if in.Credential.ServicePrincipalID != "" {
 			fields = append(fields, "service_principal_id", in.Credential.ServicePrincipalID, "lifetime", in.Credential.Lifetime)
 		}

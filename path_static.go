@@ -1,0 +1,543 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+const (
+	keyGrace     = "rotation_grace_period"
+	keyLifetime  = "lifetime"
+	keyTrouble   = "last_settle_error"
+	keyNextTry   = "next_settle_attempt"
+	keyDelivered = "delivered"
+)
+
+func (b *backend) pathStatic() []*framework.Path {
+	return []*framework.Path{b.pathStaticList(), b.pathStaticRole(), b.pathStaticCreds(), b.pathRotateRole()}
+}
+
+func (b *backend) pathStaticList() *framework.Path {
+	return &framework.Path{
+		Pattern:      "static-roles/?",
+		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: "databricks", OperationSuffix: "static-roles"},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.ListOperation: &framework.PathOperation{
+				Callback: b.listStatic,
+				Summary:  "List the static roles.",
+				Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: map[string]*framework.FieldSchema{
+					"keys": {Type: framework.TypeStringSlice, Description: "Names of the static roles."},
+				}}}},
+			},
+		},
+		HelpSynopsis:    "The static roles.",
+		HelpDescription: strings.TrimSpace(staticHelp),
+	}
+}
+
+func (b *backend) pathStaticRole() *framework.Path {
+	fields := map[string]*framework.FieldSchema{
+		keyName: {Type: framework.TypeString, Description: "Name of the static role.", Required: true},
+		keyCredentialType: {
+			Type:          framework.TypeString,
+			Description:   "What kind of credential it is: pat, obo_token or oauth_secret.",
+			Required:      true,
+			AllowedValues: []any{credentialPAT, credentialOBO, credentialOAuthSecret},
+		},
+		keyServicePrincipalID: {Type: framework.TypeString, Description: "Numeric id of the service principal whose credential it is. It or application_id is needed for obo_token and oauth_secret."},
+		keyApplicationID:      {Type: framework.TypeString, Description: "Application id of that service principal, instead."},
+		keyScopes:             {Type: framework.TypeCommaStringSlice, Description: "API scopes of the credential. Empty leaves them to Databricks."},
+		keyComment:            {Type: framework.TypeString, Description: "Template of the comment, as in roles. Of pat and obo_token."},
+		keyGrace: {
+			Type:        framework.TypeDurationSecond,
+			Description: "How long the previous credential lives on after a rotation. An hour unless set, or the period if that is shorter; 0 removes it at once.",
+		},
+		keyLifetime: {
+			Type:        framework.TypeDurationSecond,
+			Description: "How long each credential lives at Databricks. 0 means as long as the schedule needs, and 730 days without one.",
+		},
+		keyDeliverScope: {Type: framework.TypeString, Description: "Secret scope in which the current secret part is kept, too, as a text. Needs deliver_key."},
+		keyDeliverKey:   {Type: framework.TypeString, Description: "Key in deliver_scope. What is there is overwritten."},
+		keyForce: {
+			Type:        framework.TypeBool,
+			Description: "On a delete: forget the role even if what it made can't be removed at Databricks.",
+			Query:       true,
+		},
+	}
+	maps.Copy(fields, scheduleFields())
+	write := []framework.Response{{Description: "The static role as stored.", Fields: staticResponseFields}}
+	return &framework.Path{
+		Pattern:      "static-roles/" + framework.GenericNameRegex(keyName),
+		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: "databricks", OperationSuffix: "static-role"},
+		Fields:       fields,
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.CreateOperation: b.writeOperation(b.writeStatic, "Create a static role, and its first credential.", write,
+				framework.RequestExample{
+					Description: "A secret of a service principal, replaced every week, with a day of overlap.",
+					Data:        map[string]any{keyCredentialType: credentialOAuthSecret, keyApplicationID: "6f5ccf28-d83a-4957-9bfb-5bbfac551410", keyRotationPeriod: "168h", keyGrace: "24h"},
+				}),
+			logical.UpdateOperation: b.writeOperation(b.writeStatic, "Change a static role; fields that are not named keep their values.", write),
+			logical.PatchOperation:  b.writeOperation(b.writeStatic, "Change a static role; null resets a field.", write),
+			logical.DeleteOperation: b.writeOperation(b.deleteStatic, "Delete a static role, and what it made at Databricks.",
+				[]framework.Response{{Description: "Deleted, or there was none.", Fields: map[string]*framework.FieldSchema{}}}),
+			logical.ReadOperation: &framework.PathOperation{
+				Callback:  b.readStaticRole,
+				Summary:   "Read a static role, and how its rotations go.",
+				Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: staticResponseFields}}},
+			},
+		},
+		ExistenceCheck: func(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
+			e, err := b.static(ctx, req.Storage, data.Get(keyName).(string))
+			return e != nil, err
+		},
+		HelpSynopsis:    "One shared credential that is rotated.",
+		HelpDescription: strings.TrimSpace(staticHelp),
+	}
+}
+
+func (b *backend) pathStaticCreds() *framework.Path {
+	return &framework.Path{
+		Pattern:      "static-creds/" + framework.GenericNameRegex(keyName),
+		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: "databricks", OperationSuffix: "static-credentials"},
+		Fields:       map[string]*framework.FieldSchema{keyName: {Type: framework.TypeString, Description: "Name of the static role.", Required: true}},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.ReadOperation: &framework.PathOperation{
+				Callback:  b.readStaticCreds,
+				Summary:   "Read the current credential of a static role.",
+				Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: staticCredsFields}}},
+			},
+		},
+		HelpSynopsis:    "The current credential of a static role.",
+		HelpDescription: strings.TrimSpace(staticHelp),
+	}
+}
+
+func (b *backend) pathRotateRole() *framework.Path {
+	return &framework.Path{
+		Pattern:      "rotate-role/" + framework.GenericNameRegex(keyName),
+		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: "databricks", OperationVerb: "rotate", OperationSuffix: "static-role"},
+		Fields:       map[string]*framework.FieldSchema{keyName: {Type: framework.TypeString, Description: "Name of the static role.", Required: true}},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.UpdateOperation: b.writeOperation(b.handleRotateRole, "Replace the credential of a static role now.",
+				[]framework.Response{{Description: "Replaced.", Fields: staticResponseFields}}, framework.RequestExample{Description: "Replace it now.", Data: map[string]any{}}),
+		},
+		HelpSynopsis:    "Replace the credential of a static role now.",
+		HelpDescription: strings.TrimSpace(staticHelp),
+	}
+}
+
+var staticResponseFields = withRotation(map[string]*framework.FieldSchema{
+	keyCredentialType:     {Type: framework.TypeString, Required: true, Description: "What kind of credential it is."},
+	keyServicePrincipalID: {Type: framework.TypeString, Required: true, Description: "Numeric id of the service principal."},
+	keyApplicationID:      {Type: framework.TypeString, Required: true, Description: "Application id of the service principal."},
+	keyScopes:             {Type: framework.TypeStringSlice, Required: true, Description: "API scopes of the credential."},
+	keyComment:            {Type: framework.TypeString, Required: true, Description: "Template of the comment."},
+	keyGrace:              {Type: framework.TypeInt64, Required: true, Description: "Seconds that the previous credential lives on after a rotation."},
+	keyLifetime:           {Type: framework.TypeInt64, Required: true, Description: "Seconds that each credential lives at Databricks; 0 for as long as the schedule needs."},
+	keyDeliverScope:       {Type: framework.TypeString, Required: true, Description: "Secret scope in which the current secret part is kept, too."},
+	keyDeliverKey:         {Type: framework.TypeString, Required: true, Description: "Key in deliver_scope."},
+
+	keyCredentialID: {Type: framework.TypeString, Required: true, Description: "Id of the current credential."},
+	keyExpiryTime:   {Type: framework.TypeString, Required: true, Description: "When it ends at Databricks if it is not replaced, RFC 3339."},
+	keyRetiredIDs:   {Type: framework.TypeStringSlice, Required: true, Description: "Ids of the previous ones that are still alive."},
+	keyDelivered:    {Type: framework.TypeBool, Required: true, Description: "Whether deliver_key has the current secret part; false where there is none."},
+	keyTrouble:      {Type: framework.TypeString, Required: true, Description: "What could not be delivered or removed yet after a rotation, and why; empty for nothing."},
+	keyNextTry:      {Type: framework.TypeString, Required: true, Description: "When that is tried again, RFC 3339; null for never."},
+})
+
+var staticCredsFields = map[string]*framework.FieldSchema{
+	keyHost:         {Type: framework.TypeString, Required: true, Description: "Origin of the workspace."},
+	keyTokenValue:   {Type: framework.TypeString, Description: "The token. Of pat and obo_token.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
+	keyTokenID:      {Type: framework.TypeString, Description: "Its id. Of pat and obo_token."},
+	keyComment:      {Type: framework.TypeString, Description: "Its comment. Of pat and obo_token."},
+	keyCreationTime: {Type: framework.TypeString, Description: "When it was made, RFC 3339. Of pat and obo_token."},
+	keyClientID:     {Type: framework.TypeString, Description: "Client id, which is the application id. Of oauth_secret."},
+	keyClientSecret: {Type: framework.TypeString, Description: "The OAuth secret. Of oauth_secret.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
+	keySecretID:     {Type: framework.TypeString, Description: "Id of the secret. Of oauth_secret."},
+	keyExpiryTime:   {Type: framework.TypeString, Required: true, Description: "When it ends at Databricks if it is not replaced, RFC 3339."},
+	keyScopes:       {Type: framework.TypeStringSlice, Required: true, Description: "Its API scopes."},
+
+	keyTTL:              {Type: framework.TypeInt64, Required: true, Description: "Seconds until it is to be replaced, or, without a schedule, until it ends."},
+	keyRotationPeriod:   {Type: framework.TypeInt64, Required: true, Description: "Seconds from one rotation to the next; 0 for none."},
+	keyRotationSchedule: {Type: framework.TypeString, Description: "Cron schedule in UTC, where set."},
+	keyLastRotation:     {Type: framework.TypeString, Required: true, Description: "When it was made, RFC 3339."},
+}
+
+func (b *backend) staticResponse(e *staticEntry) *logical.Response {
+	data := map[string]any{
+		keyCredentialType:     e.CredentialType,
+		keyServicePrincipalID: e.ServicePrincipalID,
+		keyApplicationID:      e.ApplicationID,
+		keyScopes:             append([]string{}, e.Scopes...),
+		keyComment:            e.Comment,
+		keyGrace:              e.Grace,
+		keyLifetime:           e.Lifetime,
+		keyDeliverScope:       e.DeliverScope,
+		keyDeliverKey:         e.DeliverKey,
+		keyCredentialID:       e.State.Current.ID,
+		keyExpiryTime:         rfc3339(e.State.Current.Expires),
+		keyDelivered:          e.place() != nil && !e.undelivered(),
+		keyTrouble:            e.State.Trouble,
+		keyNextTry:            nil,
+	}
+	ids := []string{}
+	for _, old := range e.State.Retired {
+		if b.now().Before(old.Expires) {
+			ids = append(ids, old.ID)
+		}
+	}
+	data[keyRetiredIDs] = ids
+	if !e.State.Again.IsZero() {
+		data[keyNextTry] = rfc3339(e.State.Again)
+	}
+	e.schedule.addTo(data)
+	e.State.addTo(data)
+	resp := &logical.Response{Data: data}
+	if e.State.Deleting {
+		resp.AddWarning("The static role is being deleted; what it made could not be removed at Databricks yet.")
+	}
+	return resp
+}
+
+func (b *backend) listStatic(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	names, err := req.Storage.List(ctx, staticStoragePrefix)
+	if err != nil {
+		return nil, err
+	}
+	return logical.ListResponse(names), nil
+}
+
+func (b *backend) readStaticRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	e, err := b.static(ctx, req.Storage, data.Get(keyName).(string))
+	if err != nil || e == nil {
+		return nil, err
+	}
+	return b.staticResponse(e), nil
+}
+
+// readStaticCreds answers from memory where it can, and makes no call.
+func (b *backend) readStaticCreds(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name := data.Get(keyName).(string)
+	e, err := b.static(ctx, req.Storage, name)
+	if err != nil {
+		return nil, err
+	}
+	if e == nil {
+		return nil, badField(keyName, "there is no static role %q; list them at static-roles/", name)
+	}
+	if e.State.Deleting {
+		return nil, badField(keyName, "static role %q is being deleted", name)
+	}
+	answer := maps.Clone(e.State.Answer)
+	answer[e.State.Field] = e.State.Secret.Reveal()
+	answer[keyTTL] = e.ttl(b.now())
+	answer[keyRotationPeriod] = e.Period
+	answer[keyLastRotation] = rfc3339(e.State.Last)
+	if e.Cron != "" {
+		answer[keyRotationSchedule] = e.Cron
+	}
+	return &logical.Response{Data: answer}, nil
+}
+
+// ttl is after how many seconds it is worth to read the credential again; at least 1, so that nobody reads without a pause
+// what is overdue.
+func (e *staticEntry) ttl(now time.Time) int64 {
+	next := e.State.progress.at()
+	if next.IsZero() {
+		next = e.State.Current.Expires
+	}
+	return max(1, int64(next.Sub(now)/time.Second))
+}
+
+// writeStatic creates a static role with its first credential, or changes one. A change of what the credential is rotates it at
+// once.
+func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name := data.Get(keyName).(string)
+	leave, err := b.rotationTurns.take(ctx, staticStoragePrefix+name)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	old, err := readStatic(ctx, req.Storage, staticStoragePrefix+name)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case old == nil && req.Operation == logical.PatchOperation:
+		return nil, logical.CodedError(http.StatusNotFound, fmt.Sprintf("there is no static role %q; write it first", name))
+	case old != nil && old.State.Deleting:
+		return nil, badField(keyName, "static role %q is being deleted; delete it again, with force=true if what it made can't be removed", name)
+	}
+	conn, err := b.connection(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	role, err := b.mergeStatic(ctx, data, conn, old)
+	if err != nil {
+		return nil, err
+	}
+
+	var e *staticEntry
+	switch {
+	case old == nil || !role.sameCredentials(&old.staticRole):
+		e, err = b.rotateStatic(ctx, req, conn, name, old, role)
+	default:
+		e = old.clone()
+		e.staticRole = *role
+		e.leave(old)
+		if role.schedule != old.schedule {
+			e.State.reschedule(role.schedule, b.now())
+		}
+		err = b.saveStatic(ctx, req.Storage, name, e)
+	}
+	if err != nil {
+		return nil, err
+	}
+	settled, trouble := b.settleStatic(context.WithoutCancel(ctx), req.Storage, conn, name, e)
+	if trouble != nil && old == nil {
+		return nil, b.abandonStatic(context.WithoutCancel(ctx), req.Storage, conn, name, settled, trouble)
+	}
+	b.event(ctx, "static-role-write", req.Path, "name", name, "credential_type", role.CredentialType)
+
+	resp := b.staticResponse(settled)
+	if trouble != nil {
+		resp.AddWarning(fmt.Sprintf("The static role was stored, but something is left to do, which is tried again at %s: %s", rfc3339(settled.State.Again), trouble))
+	}
+	b.addStaticWarnings(resp, conn, settled)
+	return resp, nil
+}
+
+// abandonStatic takes a new role back whose credential could not be delivered.
+func (b *backend) abandonStatic(ctx context.Context, s logical.Storage, conn *connection, name string, e *staticEntry, why error) error {
+	e = e.clone()
+	e.State.Deleting = true
+	err := b.saveStatic(ctx, s, name, e)
+	if err == nil {
+		_, err = b.settleStatic(ctx, s, conn, name, e)
+	}
+	if err != nil {
+		return fmt.Errorf("the static role was not created, and what was made of it is removed within minutes: %w", errors.Join(why, err))
+	}
+	return fmt.Errorf("the static role was not created, and nothing is left of it: %w", why)
+}
+
+// mergeStatic lays the request's fields over the stored role, and holds the result against what Databricks says.
+func (b *backend) mergeStatic(ctx context.Context, data *framework.FieldData, conn *connection, old *staticEntry) (*staticRole, error) {
+	before := new(staticRole)
+	if old != nil {
+		*before = old.staticRole
+	}
+	role := new(staticRole)
+	if err := mergeFields(data, before, role, keyName, keyForce); err != nil {
+		return nil, err
+	}
+	ids := &roleEntry{ServicePrincipalID: role.ServicePrincipalID, ApplicationID: role.ApplicationID}
+	ids.forgetOtherID(data)
+	role.ServicePrincipalID, role.ApplicationID = ids.ServicePrincipalID, ids.ApplicationID
+	if sent, ok := data.Raw[keyGrace]; (!ok || sent == nil) && (old == nil || ok) {
+		role.Grace = int64(defaultGrace / time.Second)
+		if role.Period > 0 {
+			role.Grace = min(role.Grace, role.Period)
+		}
+	}
+	if err := role.check(b.now()); err != nil {
+		return nil, err
+	}
+	mints := role.mints()
+	if err := mints.check(); err != nil {
+		return nil, err
+	}
+	if err := mints.settle(ctx, conn, before.mints()); err != nil {
+		return nil, err
+	}
+	role.ServicePrincipalID, role.ApplicationID, role.Scopes = mints.ServicePrincipalID, mints.ApplicationID, mints.Scopes
+	if place := role.place(); place != nil && (before.place() == nil || *before.place() != *place) {
+		if _, err := secretUpdated(ctx, conn, *place); isGone(err) {
+			return nil, badField(keyDeliverScope, "there is no secret scope %q at %s; write scopes/%s first", place.Scope, conn.config.Host, place.Scope)
+		} else if err != nil {
+			return nil, explainSecrets(err, place.Scope, permissionRead)
+		}
+	}
+	return role, nil
+}
+
+// check refuses a role that could not be kept.
+func (r *staticRole) check(now time.Time) error {
+	if !slices.Contains(staticTypes, r.CredentialType) {
+		problem := fmt.Sprintf("%q can't be static", r.CredentialType)
+		if r.CredentialType == "" {
+			problem = "is missing"
+		}
+		return badField(keyCredentialType, "%s; use one of: %s", problem, strings.Join(staticTypes, ", "))
+	}
+	if err := r.schedule.check(now); err != nil {
+		return err
+	}
+	longest := int64(maxLifetime/time.Second) - maxLifetimeOffset
+	switch {
+	case r.Grace < 0 || r.Grace > longest:
+		return badField(keyGrace, "%ds is out of range; send 0 to %d seconds", r.Grace, longest)
+	case r.Lifetime < 0 || r.Lifetime > longest:
+		return badField(keyLifetime, "%ds is out of range; send 0 (as long as the schedule needs) to %d seconds", r.Lifetime, longest)
+	case r.Lifetime > 0 && r.Lifetime < int64(minRotationPeriod/time.Second):
+		return badField(keyLifetime, "%ds is too short; send at least 60 seconds", r.Lifetime)
+	case (r.DeliverScope == "") != (r.DeliverKey == ""):
+		return badField(keyDeliverScope, "and %s belong together; send both or neither", keyDeliverKey)
+	}
+	if r.DeliverScope != "" {
+		if err := checkName(keyDeliverScope, r.DeliverScope); err != nil {
+			return err
+		}
+		if err := checkName(keyDeliverKey, r.DeliverKey); err != nil {
+			return err
+		}
+	}
+	if !r.automatic() {
+		return nil
+	}
+	// What is rotated on a date as often as it can be must still see its successor out of its grace.
+	next := r.after(now)
+	gap := max(next.Sub(now.Truncate(time.Second)), r.after(next).Sub(next))
+	least := int64(gap/time.Second) + r.Window + r.Grace
+	switch {
+	case r.Lifetime > 0 && r.Lifetime < least:
+		return badField(keyLifetime, "%ds is too short; between two rotations and with %s and %s, a credential must live for %d seconds", r.Lifetime, keyRotationWindow, keyGrace, least)
+	case least > longest:
+		return badField(keyGrace, "%ds is too long; with the schedule, credentials would have to live for %d seconds, and %d is the most that Databricks gives", r.Grace, least, longest)
+	case r.CredentialType == credentialOAuthSecret && r.Period > 0 && r.Grace > (maxOAuthSecrets-2)*r.Period:
+		return badField(keyGrace, "%ds is too long; a service principal can have %d OAuth secrets, so with a %s of %ds it can be %d seconds at most", r.Grace, maxOAuthSecrets, keyRotationPeriod, r.Period, (maxOAuthSecrets-2)*r.Period)
+	}
+	return nil
+}
+
+func (b *backend) addStaticWarnings(resp *logical.Response, conn *connection, e *staticEntry) {
+	mints := e.mints()
+	switch e.CredentialType {
+	case credentialOAuthSecret:
+		for _, warning := range scopeWarnings(mints) {
+			resp.AddWarning(warning)
+		}
+	default:
+		for _, warning := range credentialTypes[e.CredentialType].warnings(conn.knownIdentity(), mints) {
+			resp.AddWarning(warning)
+		}
+	}
+	switch {
+	case !e.automatic():
+		resp.AddWarning(fmt.Sprintf("The role has no schedule, so its credential ends at %s unless rotate-role is written before.", rfc3339(e.State.Current.Expires)))
+	case e.State.Current.Expires.Before(e.State.Next):
+		resp.AddWarning(fmt.Sprintf("Databricks gave the credential a shorter life than was asked for: it ends at %s, before the next rotation.", rfc3339(e.State.Current.Expires)))
+	}
+}
+
+func (b *backend) handleRotateRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name := data.Get(keyName).(string)
+	leave, err := b.rotationTurns.take(ctx, staticStoragePrefix+name)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	old, err := readStatic(ctx, req.Storage, staticStoragePrefix+name)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case old == nil:
+		return nil, badField(keyName, "there is no static role %q; list them at static-roles/", name)
+	case old.State.Deleting:
+		return nil, badField(keyName, "static role %q is being deleted", name)
+	}
+	conn, err := b.connection(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	// What has had its grace makes room for the new one.
+	if old, err = b.settleStatic(ctx, req.Storage, conn, name, old); err != nil {
+		b.Logger().Warn("what a static role had to do before a rotation could not be done", "name", name, "error", err)
+	}
+	e, err := b.rotateStatic(ctx, req, conn, name, old, &old.staticRole)
+	if err != nil {
+		return nil, err
+	}
+	settled, trouble := b.settleStatic(context.WithoutCancel(ctx), req.Storage, conn, name, e)
+	resp := b.staticResponse(settled)
+	if trouble != nil {
+		resp.AddWarning(fmt.Sprintf("The credential was replaced, but something is left to do, which is tried again at %s: %s", rfc3339(settled.State.Again), trouble))
+	}
+	b.addStaticWarnings(resp, conn, settled)
+	return resp, nil
+}
+
+// deleteStatic first marks the role as being deleted, so that what can't be removed now is removed later.
+func (b *backend) deleteStatic(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name := data.Get(keyName).(string)
+	force := data.Get(keyForce).(bool)
+	leave, err := b.rotationTurns.take(ctx, staticStoragePrefix+name)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	e, err := readStatic(ctx, req.Storage, staticStoragePrefix+name)
+	if err != nil {
+		return nil, err
+	}
+	if e == nil {
+		return &logical.Response{}, nil
+	}
+	conn, err := b.connection(ctx, req.Storage)
+	if err != nil && !(force && err == error(errNotConfigured)) {
+		return nil, err
+	}
+	lasting := context.WithoutCancel(ctx)
+	e.State.Deleting = true
+	if err := b.saveStatic(lasting, req.Storage, name, e); err != nil {
+		return nil, err
+	}
+	resp := &logical.Response{}
+	left := e
+	why := error(errNotConfigured)
+	if conn != nil {
+		left, why = b.settleStatic(lasting, req.Storage, conn, name, e)
+	}
+	if left != nil && !force {
+		return nil, fmt.Errorf("static role %q is marked as deleted, but what it made is not all removed yet; that goes on by itself until it is done, and force=true forgets it: %w", name, why)
+	}
+	if left != nil {
+		if err := b.forgetStatic(lasting, req.Storage, name); err != nil {
+			return nil, err
+		}
+		for _, k := range left.State.all() {
+			resp.AddWarning(fmt.Sprintf("%s %s may be left at %s; it ends by itself at %s (%s)", k.Type, k.ID, k.Host, rfc3339(k.Expires), why))
+		}
+	}
+	b.event(ctx, "static-role-delete", req.Path, "name", name)
+	return resp, nil
+}
+
+const staticHelp = `
+A static role has one credential at a time, which all who may read static-creds/<name>
+share, and which Vault replaces: every rotation_period, by a cron rotation_schedule in
+UTC, or when rotate-role/<name> is written. The previous one lives on for
+rotation_grace_period, so that whoever read it yesterday goes on working. With
+deliver_scope and deliver_key, the current one is kept in a secret scope, too.
+
+  vault write databricks/static-roles/bi credential_type=oauth_secret \
+      application_id=6f5ccf28-… rotation_period=168h rotation_grace_period=24h
+  vault read databricks/static-creds/bi
+  vault write -f databricks/rotate-role/bi
+  vault delete databricks/static-roles/bi
+
+Reading makes no call and no lease. ttl tells when to read again. Deleting the role
+removes its credentials at Databricks. A restart of Vault rotates nothing.
+`

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+// tickBudget is how long a tick goes on beginning new work: Vault gives one 90 seconds, and the rollback has to have its share.
+const tickBudget = 30 * time.Second
+
+// kept is a credential that no lease answers for, but an entry of the mount's storage: the config, or that of a static role.
+// It holds no secret.
+type kept struct {
+	origin
+	Type               string    `json:"credential_type"`
+	ID                 string    `json:"id"`
+	Nonce              string    `json:"nonce"`
+	ServicePrincipalID string    `json:"service_principal_id,omitempty"`
+	Expires            time.Time `json:"expires"`
+}
+
+// retired is a credential that has a successor, and lives on for those who still have it.
+type retired struct {
+	kept
+	Until time.Time `json:"until"`
+}
+
+// uncertain is the failure of a write to the storage which may have been done all the same, or be done yet.
+type uncertain struct{ error }
+
+func (u *uncertain) Unwrap() error { return u.error }
+
+// makeKept makes a credential for the storage entry under key. From the moment that it is written down in the write-ahead log,
+// the storage entry decides: what it has is kept, what it hasn't is removed, by the caller's saveKept or else by the rollback.
+// The caller must defer end, and the context must not end with the request's.
+func (b *backend) makeKept(ctx context.Context, s logical.Storage, conn *connection, key, name string, role *roleEntry, text string, lifetime time.Duration) (*undertaking, *kept, *minted, error) {
+	in, err := b.newIntent(ctx, conn)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	in.Credential = &credentialIntent{Type: role.CredentialType, Role: name}
+	in.Keeper = key
+	o := order{role: role, text: text, scopes: role.Scopes, lifetime: lifetime}
+	if role.CredentialType == credentialOAuthSecret {
+		b.tellApart(role, &in, &o)
+	}
+	in.Expires = in.Started.Add(o.lifetime + mintBudget)
+	o.marker = marker{mountID: b.mountID, nonce: in.Nonce, until: in.Expires, kept: true}
+	u, err := b.undertake(ctx, s, in)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	credential := credentialTypes[role.CredentialType]
+	token, err := credential.mint(ctx, conn, o)
+	if err != nil {
+		u.failed(ctx, err)
+		u.end(ctx)
+		return nil, nil, nil, err
+	}
+	k := &kept{
+		origin: in.origin, Type: role.CredentialType, ID: token.id, Nonce: in.Nonce, ServicePrincipalID: token.servicePrincipalID,
+		Expires: in.Started.Add(token.lifetime),
+	}
+	u.twin = token.twin
+	u.undo = func(ctx context.Context) error { return credential.revoke(ctx, conn, reachOwn, k.lease()) }
+	if token.lifetime <= 0 {
+		u.end(ctx)
+		return nil, nil, nil, logical.CodedError(502, "Databricks made a credential that never ends, although a lifetime was asked for, so it is removed again")
+	}
+	return u, k, token, nil
+}
+
+// saveKept saves the entry that answers for the credential of the undertaking, by save. When the outcome of that is uncertain,
+// nothing is undone: the rollback looks at the storage when it has settled.
+func (u *undertaking) saveKept(ctx context.Context, save func() error) error {
+	if err := save(); err != nil {
+		var maybe *uncertain
+		if errors.As(err, &maybe) {
+			u.undo = nil
+			return fmt.Errorf("the new credential could not be saved for certain; within minutes the rollback finds out and removes it if it was not: %w", maybe.error)
+		}
+		return err
+	}
+	u.handedOver = true
+	if u.twin {
+		return nil // the rollback looks for it, and keeps what the storage has
+	}
+	if err := u.settle(ctx); err != nil {
+		u.b.Logger().Warn("an entry of the write-ahead log was left behind; the rollback will find the credential saved", "error", err)
+	}
+	return nil
+}
+
+// lease is the credential in the form in which credential types revoke.
+func (k *kept) lease() *lease {
+	return &lease{origin: k.origin, CredentialType: k.Type, ID: k.ID, ServicePrincipalID: k.ServicePrincipalID}
+}
+
+// revokeKept ends the credential at Databricks. One that has ended by itself needs no call.
+func (b *backend) revokeKept(ctx context.Context, conn *connection, k *kept) error {
+	if b.now().After(k.Expires) {
+		return nil
+	}
+	how, err := conn.reaches(ctx, k.origin)
+	if err != nil {
+		return err
+	}
+	if how == reachNone {
+		return badField(keyHost, "%s %s was made at %s, but the mount is now connected to %s; connect it to the first again, or wait until it ends by itself at %s", k.Type, k.ID, k.Host, conn.config.Host, rfc3339(k.Expires))
+	}
+	if err := credentialTypes[k.Type].revoke(ctx, conn, how, k.lease()); err != nil {
+		return fmt.Errorf("remove %s %s: %w", k.Type, k.ID, err)
+	}
+	return nil
+}
+
+// keptUnder answers the credentials that the storage entry under key answers for.
+func keptUnder(ctx context.Context, s logical.Storage, key string) ([]kept, error) {
+	if key == configStorageKey {
+		config, err := readConfig(ctx, s)
+		if err != nil || config == nil {
+			return nil, err
+		}
+		return config.Rotation.all(), nil
+	}
+	e, err := readStatic(ctx, s, key)
+	if err != nil || e == nil {
+		return nil, err
+	}
+	return e.State.all(), nil
+}
+
+// ownedNonces answers every nonce that the write-ahead log, the config or a static role still answers for. The log is read
+// first: what is settled there while we read is saved by then.
+func (b *backend) ownedNonces(ctx context.Context, s logical.Storage) (map[string]bool, error) {
+	owned := make(map[string]bool)
+	err := eachIntent(ctx, s, func(_ string, in *intent) error {
+		owned[in.Nonce] = true
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	names, err := s.List(ctx, staticStoragePrefix)
+	if err != nil {
+		return nil, err
+	}
+	keys := []string{configStorageKey}
+	for _, name := range names {
+		keys = append(keys, staticStoragePrefix+name)
+	}
+	for _, key := range keys {
+		credentials, err := keptUnder(ctx, s, key)
+		if err != nil {
+			return nil, err
+		}
+		for _, k := range credentials {
+			owned[k.Nonce] = true
+		}
+	}
+	return owned, nil
+}
+
+// agenda is when the mount's rotations have something to do next, so that a tick with nothing due costs nothing.
+type agenda struct {
+	mu      sync.Mutex
+	at      time.Time // zero for never
+	known   bool
+	changes uint64
+}
+
+// begin answers whether it is time to look, and what finish must be told.
+func (a *agenda) begin(now time.Time) (due bool, changes uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !a.known || !a.at.IsZero() && !now.Before(a.at), a.changes
+}
+
+// finish takes note of the next time, unless something was changed since begin.
+func (a *agenda) finish(at time.Time, changes uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.changes == changes {
+		a.at, a.known = at, true
+	}
+}
+
+// touch makes the next tick look.
+func (a *agenda) touch() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.known = false
+	a.changes++
+}
+
+// earliest is the first of the times that isn't zero.
+func earliest(times ...time.Time) time.Time {
+	var first time.Time
+	for _, t := range times {
+		if !t.IsZero() && (first.IsZero() || t.Before(first)) {
+			first = t
+		}
+	}
+	return first
+}
+
+// tick is what Vault calls about once a minute. What fails in one part doesn't hold up the others.
+func (b *backend) tick(ctx context.Context, req *logical.Request) error {
+	errs := []error{b.sweepGrants(ctx, req)}
+	if b.WriteSafeReplicationState() && !b.System().Tainted() {
+		errs = append(errs, b.rotateDue(ctx, req))
+	}
+	return errors.Join(errs...)
+}
+
+// rotateDue does what is due of the root credential and of static roles. A failure of one of them is recorded with it, and
+// only what can't be recorded is an error of the tick.
+func (b *backend) rotateDue(ctx context.Context, req *logical.Request) error {
+	start := time.Now()
+	due, changes := b.agenda.begin(b.now())
+	if !due {
+		return nil
+	}
+	names, err := req.Storage.List(ctx, staticStoragePrefix)
+	if err != nil {
+		return err
+	}
+	at, err := b.tendRoot(ctx, req)
+	times, errs := []time.Time{at}, []error{err}
+	type work struct {
+		name string
+		at   time.Time
+	}
+	var works []work
+	for _, name := range names {
+		e, err := b.static(ctx, req.Storage, name)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if e == nil {
+			continue
+		}
+		if at := e.at(); at.IsZero() || at.After(b.now()) {
+			times = append(times, at)
+		} else {
+			works = append(works, work{name, at})
+		}
+	}
+	// Who has waited longest comes first, so that nobody waits for ever.
+	slices.SortFunc(works, func(a, b work) int { return a.at.Compare(b.at) })
+	for i, w := range works {
+		if time.Since(start) > tickBudget {
+			b.Logger().Info("not all static roles could be rotated within one tick; the next one goes on", "left", len(works)-i)
+			times = append(times, w.at)
+			break
+		}
+		at, err := b.tendStatic(ctx, req, w.name)
+		times, errs = append(times, at), append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	b.agenda.finish(earliest(times...), changes)
+	return nil
+}
+
+// rotationFailed says loudly that a rotation failed that nobody waits for.
+func (b *backend) rotationFailed(ctx context.Context, kind, path, what string, p *progress, why error) {
+	b.Logger().Error("a rotation failed; it is tried again", "what", what, "failures", p.Failures, "next_attempt", rfc3339(p.Retry), "error", why)
+	b.event(ctx, kind+"-fail", path, "failures", fmt.Sprint(p.Failures), "next_attempt", rfc3339(p.Retry))
+}
+
+// quoted joins ids for a message.
+func quoted(ids []string) string { return strings.Join(ids, ", ") }

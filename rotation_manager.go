@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/helper/automatedrotationutil"
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/hashicorp/vault/sdk/rotation"
+)
+
+const (
+	rotationJobName = "databricks-root-credential"
+	rotationJobPath = "config"
+)
+
+// arrangeRotation has Vault's rotation manager keep the config's schedule, where the host has one, and answers whether it does,
+// and when it first will. Elsewhere the engine's own tick does. The config has not been saved yet.
+func (b *backend) arrangeRotation(ctx context.Context, mountPoint string, old, config *configEntry) (managed bool, next time.Time, err error) {
+	job := config.effectiveSchedule()
+	switch {
+	case !job.automatic() && !old.Rotation.Managed:
+		return false, time.Time{}, nil
+	case !job.automatic():
+		return false, time.Time{}, b.endArrangement(ctx, mountPoint)
+	case old.Rotation.Managed && old.effectiveSchedule() == job:
+		return true, old.Rotation.Next, nil
+	}
+	info, err := b.System().RegisterRotationJobWithResponse(ctx, &rotation.RotationJobConfigureRequest{
+		Name: rotationJobName, MountPoint: mountPoint, ReqPath: rotationJobPath,
+		RotationSchedule: job.Cron, RotationWindow: seconds(job.Window), RotationPeriod: seconds(job.Period),
+	})
+	switch {
+	case withoutRotationManager(err):
+		return false, time.Time{}, nil
+	case err != nil:
+		return false, time.Time{}, fmt.Errorf("hand the schedule to Vault's rotation manager: %w", err)
+	}
+	return true, info.NextVaultRotation.UTC(), nil
+}
+
+// endArrangement tells the rotation manager to let go of the config.
+func (b *backend) endArrangement(ctx context.Context, mountPoint string) error {
+	err := b.System().DeregisterRotationJob(ctx, &rotation.RotationJobDeregisterRequest{MountPoint: mountPoint, ReqPath: rotationJobPath})
+	if err != nil && !withoutRotationManager(err) {
+		return fmt.Errorf("take the schedule back from Vault's rotation manager: %w", err)
+	}
+	return nil
+}
+
+// rearrange makes the rotation manager keep the old schedule again, after the new config could not be saved.
+func (b *backend) rearrange(ctx context.Context, mountPoint string, old, config *configEntry) {
+	if config.Rotation.Managed == old.Rotation.Managed && config.effectiveSchedule() == old.effectiveSchedule() {
+		return
+	}
+	undo := *config
+	undo.Rotation.Managed = true // whatever is registered now
+	if _, _, err := b.arrangeRotation(context.WithoutCancel(ctx), mountPoint, &undo, old); err != nil {
+		b.Logger().Warn("Vault's rotation manager may keep a schedule that was not stored; write the config again", "error", err)
+	}
+}
+
+// managedNext asks the rotation manager when it will rotate next; the zero time when it doesn't tell.
+func (b *backend) managedNext(ctx context.Context) time.Time {
+	info, err := b.System().GetRotationInformation(ctx, &rotation.RotationInfoRequest{ReqPath: rotationJobPath})
+	if err != nil || info == nil || info.NextVaultRotation.Unix() <= 0 {
+		return time.Time{}
+	}
+	return info.NextVaultRotation.UTC()
+}
+
+// rotateManaged is what Vault's rotation manager calls.
+func (b *backend) rotateManaged(ctx context.Context, req *logical.Request) error {
+	_, unrecognised, err := b.rotateRoot(ctx, req, nil)
+	if unrecognised != "" {
+		b.Logger().Warn(unrecognised)
+	}
+	if err == nil {
+		return nil
+	}
+	var p progress
+	saveErr := b.changeRotation(ctx, req.Storage, func(c *configEntry) {
+		c.Rotation.failed(b.now(), err)
+		c.Rotation.Retry = time.Time{} // that is for the manager to decide
+		p = c.Rotation.progress
+	})
+	b.rotationFailed(ctx, "root-rotate", "config/rotate-root", "the engine's own credential", &p, err)
+	// As an answer to the user it would look like a success to the manager.
+	return errors.New(errors.Join(err, saveErr).Error())
+}
+
+// withoutRotationManager tells whether the host has no rotation manager: Vault Community says that it is not supported, and a host
+// that is older than the plugin's SDK that it is not implemented. Neither keeps its type on the way to the plugin.
+func withoutRotationManager(err error) bool {
+	if err == nil {
+		return false
+	}
+	if errors.Is(err, automatedrotationutil.ErrRotationManagerUnsupported) {
+		return true
+	}
+	text := strings.ToLower(err.Error())
+	for _, sign := range []string{"not supported", "unsupported", "unimplemented", "not implemented"} {
+		if strings.Contains(text, sign) {
+			return true
+		}
+	}
+	return false
+}

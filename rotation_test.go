@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/stretchr/testify/require"
+
+	"vault-plugin-secrets-databricks/internal/simulator"
+)
+
+// clock is the time of a mount and of its workspace. It moves when a test moves it, and by a millisecond whenever it is read.
+type clock struct {
+	mu sync.Mutex
+	at time.Time
+}
+
+func newClock() *clock {
+	return &clock{at: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
+}
+
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at = c.at.Add(time.Millisecond)
+	return c.at
+}
+
+func (c *clock) advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at = c.at.Add(d)
+}
+
+// newTimedMount is a mount without config whose time, and whose workspace's, is the clock's.
+func newTimedMount(t *testing.T, opts ...simulator.Option) (*mount, *clock) {
+	t.Helper()
+	c := newClock()
+	m := newMount(t, append(opts, simulator.WithClock(c.now))...)
+	m.backend.(*backend).clock = c.now
+	return m, c
+}
+
+// tick is what Vault does about once a minute, with every entry of the write-ahead log, however young.
+func (m *mount) tick() {
+	m.t.Helper()
+	resp, err := m.rollback()
+	m.requireOK(resp, err)
+}
+
+// restartAt replaces the backend by a new one on the same storage, as a restart of the plugin does.
+func (m *mount) restartAt(c *clock) {
+	m.t.Helper()
+	b, err := Factory(context.Background(), m.config())
+	require.NoError(m.t, err)
+	b.(*backend).clock = c.now
+	m.backend.Cleanup(context.Background())
+	m.backend = b
+}
+
+// die makes everything fail that the plugin does from now on, at Databricks and in the storage, as if its process had ended.
+func (m *mount) die() {
+	dead := func(string, string) error { return logical.ErrReadOnly }
+	m.storage.onEach(dead)
+	m.workspace.ClearFaults()
+	m.workspace.Inject(simulator.Fault{Reset: true})
+}
+
+// revive begins anew where die ended.
+func (m *mount) revive(c *clock) {
+	m.t.Helper()
+	m.storage.onEach(nil)
+	m.storage.afterEach(nil)
+	m.workspace.ClearFaults()
+	m.restartAt(c)
+}
+
+// TestRotationsGoByTheClock walks through a day of both kinds of rotation.
+func TestRotationsGoByTheClock(t *testing.T) {
+	t.Parallel()
+	m, c := newTimedMount(t)
+	m.connect(map[string]any{"rotation_period": "6h"})
+	sp := m.workspace.AddServicePrincipal("bi", false)
+	m.workspace.AddScope("etl", m.admin)
+	m.write("static-roles/bi", map[string]any{
+		"credential_type": "oauth_secret", "application_id": sp.ApplicationID, "rotation_period": "1h", "rotation_grace_period": "30m",
+		"deliver_scope": "etl", "deliver_key": "bi",
+	})
+	first := m.read("static-creds/bi").Data["secret_id"]
+	for range 24 * 60 {
+		c.advance(time.Minute)
+		m.tick()
+	}
+	last := m.moment(m.read("config").Data["last_vault_rotation"])
+	require.WithinDuration(t, c.now(), last, 5*time.Minute)
+	require.NotEqual(t, first, m.read("static-creds/bi").Data["secret_id"])
+	require.LessOrEqual(t, len(m.workspace.OAuthSecrets(sp)), 2)
+}

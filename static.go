@@ -1,0 +1,482 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-databricks/internal/client"
+)
+
+// staticStoragePrefix is seal-wrapped; the trailing slash makes it a prefix.
+const staticStoragePrefix = "static/"
+
+// staticTypes are the credential types that a static role can have.
+var staticTypes = []string{credentialPAT, credentialOBO, credentialOAuthSecret}
+
+// defaultStaticComment is the comment of a static role's credentials: nobody in particular asked for them.
+const defaultStaticComment = "Vault static role {{.RoleName}}"
+
+// defaultGrace is how long a replaced credential lives on where the role doesn't say, if its period is not shorter.
+const defaultGrace = time.Hour
+
+// staticRole is what the user says of a static role. Durations are whole seconds.
+type staticRole struct {
+	CredentialType     string   `json:"credential_type"`
+	ServicePrincipalID string   `json:"service_principal_id"`
+	ApplicationID      string   `json:"application_id"`
+	Scopes             []string `json:"scopes"`
+	Comment            string   `json:"comment"`
+	schedule
+	Grace        int64  `json:"rotation_grace_period"`
+	Lifetime     int64  `json:"lifetime"` // at Databricks; 0 for what the schedule needs
+	DeliverScope string `json:"deliver_scope"`
+	DeliverKey   string `json:"deliver_key"`
+}
+
+// mints is the role in the form in which credential types take it.
+func (r *staticRole) mints() *roleEntry {
+	comment := r.Comment
+	if comment == "" && credentialTypes[r.CredentialType] != nil && credentialTypes[r.CredentialType].needs().comment {
+		comment = defaultStaticComment
+	}
+	return &roleEntry{
+		CredentialType: r.CredentialType, ServicePrincipalID: r.ServicePrincipalID, ApplicationID: r.ApplicationID,
+		Scopes: r.Scopes, Comment: comment,
+	}
+}
+
+// place is where the credential is delivered to; nil for nowhere.
+func (r *staticRole) place() *secretPlace {
+	if r.DeliverScope == "" {
+		return nil
+	}
+	return &secretPlace{Scope: r.DeliverScope, Key: r.DeliverKey}
+}
+
+// sameCredentials tells whether both roles want credentials that can stand for each other.
+func (r *staticRole) sameCredentials(other *staticRole) bool {
+	return r.CredentialType == other.CredentialType && r.ServicePrincipalID == other.ServicePrincipalID && slices.Equal(r.Scopes, other.Scopes)
+}
+
+// lifetimeFrom is how long a credential made now shall live at Databricks.
+func (r *staticRole) lifetimeFrom(now time.Time) time.Duration {
+	longest := maxLifetime - maxLifetimeOffset*time.Second
+	switch {
+	case r.Lifetime > 0:
+		return min(seconds(r.Lifetime), longest)
+	case !r.automatic():
+		return longest
+	default:
+		return min(r.need(now)+seconds(r.Grace), longest)
+	}
+}
+
+// staticEntry is a static role as it is stored, with its credential.
+type staticEntry struct {
+	staticRole
+	State staticState `json:"state"`
+}
+
+// staticState is what the engine knows of a static role's credentials.
+type staticState struct {
+	progress
+	Current kept           `json:"current,omitzero"`
+	Created time.Time      `json:"created,omitzero"` // of the current credential
+	Answer  map[string]any `json:"answer,omitempty"` // what static-creds answers besides the secret part
+	Field   string         `json:"field"`            // the name of the secret part in that answer
+	Retired []retired      `json:"retired,omitempty"`
+
+	// Delivered is the copy in a secret scope, of the credential with the nonce DeliveredNonce. Leftover are copies in places that
+	// the role has left.
+	Delivered      *writtenSecret  `json:"delivered,omitempty"`
+	DeliveredNonce string          `json:"delivered_nonce,omitempty"`
+	Leftover       []writtenSecret `json:"leftover,omitempty"`
+
+	// Deleting is set when the role is being deleted: all that is left to do is to remove what it made.
+	Deleting bool `json:"deleting,omitempty"`
+
+	// Trouble is why something after a rotation could not be done yet, and Again when it is tried again.
+	Trouble string    `json:"trouble,omitempty"`
+	Tried   int       `json:"tried,omitempty"`
+	Again   time.Time `json:"again,omitzero"`
+
+	Secret client.Secret `json:"-"`
+}
+
+// sealedStatic is staticEntry as it is stored: with the secret, which staticEntry itself never shows.
+type sealedStatic struct {
+	staticEntry
+	Secret string `json:"secret"`
+}
+
+// all are the credentials that the role answers for.
+func (s *staticState) all() []kept {
+	var all []kept
+	if s.Current.ID != "" {
+		all = append(all, s.Current)
+	}
+	for _, old := range s.Retired {
+		all = append(all, old.kept)
+	}
+	return all
+}
+
+// undelivered tells whether the current credential is still to be put where the role says.
+func (e *staticEntry) undelivered() bool {
+	return e.place() != nil && (e.State.Delivered == nil || e.State.DeliveredNonce != e.State.Current.Nonce)
+}
+
+// ripe tells whether a replaced credential is to be removed now. The one that is still delivered is not: its consumers could not
+// have taken up the new one.
+func (e *staticEntry) ripe(old *retired, now time.Time) bool {
+	return !now.Before(old.Until) && !(e.undelivered() && old.Nonce == e.State.DeliveredNonce)
+}
+
+// at is when there is something to do for the role; zero for never.
+func (e *staticEntry) at() time.Time {
+	chores := time.Time{}
+	if e.State.Deleting || e.undelivered() || len(e.State.Leftover) > 0 {
+		chores = time.Unix(0, 0).UTC() // at once
+	}
+	for i := range e.State.Retired {
+		old := &e.State.Retired[i]
+		if !(e.undelivered() && old.Nonce == e.State.DeliveredNonce) {
+			chores = earliest(chores, old.Until)
+		}
+	}
+	if !chores.IsZero() && chores.Before(e.State.Again) {
+		chores = e.State.Again
+	}
+	if e.State.Deleting {
+		return chores
+	}
+	return earliest(chores, e.State.progress.at())
+}
+
+func (e *staticEntry) clone() *staticEntry {
+	c := *e
+	c.Scopes = slices.Clone(e.Scopes)
+	c.State.Answer = maps.Clone(e.State.Answer)
+	c.State.Retired = slices.Clone(e.State.Retired)
+	c.State.Leftover = slices.Clone(e.State.Leftover)
+	return &c
+}
+
+// readStatic answers nil when there is no such static role.
+func readStatic(ctx context.Context, s logical.Storage, key string) (*staticEntry, error) {
+	entry, err := s.Get(ctx, key)
+	if err != nil || entry == nil {
+		return nil, err
+	}
+	sealed := new(sealedStatic)
+	if err := entry.DecodeJSON(sealed); err != nil {
+		return nil, fmt.Errorf("the stored static role %q cannot be read: %w", strings.TrimPrefix(key, staticStoragePrefix), err)
+	}
+	e := sealed.staticEntry
+	e.State.Secret = client.Secret(sealed.Secret)
+	return &e, nil
+}
+
+// static answers nil when there is no such static role. What it answers is shared and must not be changed.
+func (b *backend) static(ctx context.Context, s logical.Storage, name string) (*staticEntry, error) {
+	key := staticStoragePrefix + name
+	return b.statics.get(key, func() (*staticEntry, bool, error) {
+		e, err := readStatic(ctx, s, key)
+		return e, e != nil, err
+	})
+}
+
+// saveStatic stores the role. Whoever changes one has its turn.
+func (b *backend) saveStatic(ctx context.Context, s logical.Storage, name string, e *staticEntry) error {
+	key := staticStoragePrefix + name
+	entry, err := logical.StorageEntryJSON(key, &sealedStatic{staticEntry: *e, Secret: e.State.Secret.Reveal()})
+	if err != nil {
+		return err
+	}
+	if err := s.Put(ctx, entry); err != nil {
+		b.statics.drop(key) // it may have been stored all the same
+		return err
+	}
+	b.statics.put(key, e.clone())
+	b.agenda.touch()
+	return nil
+}
+
+// rotateStatic makes a new credential for the role, as it shall be, and saves both. The one before goes on for the role's grace
+// period. The caller has the role's turn.
+func (b *backend) rotateStatic(ctx context.Context, req *logical.Request, conn *connection, name string, old *staticEntry, role *staticRole) (*staticEntry, error) {
+	mints := role.mints()
+	if err := mints.compile(); err != nil {
+		return nil, err
+	}
+	if err := conn.fits(mints); err != nil {
+		return nil, err
+	}
+	text, err := "", error(nil)
+	if credentialTypes[role.CredentialType].needs().comment {
+		if text, err = b.commentText(req, name, mints, ""); err != nil {
+			return nil, err
+		}
+	}
+	lasting, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
+	defer cancel()
+	now := b.now()
+	u, k, token, err := b.makeKept(lasting, req.Storage, conn, staticStoragePrefix+name, name, mints, text, role.lifetimeFrom(now))
+	if err != nil {
+		return nil, err
+	}
+	defer u.end(lasting)
+
+	e := &staticEntry{staticRole: *role}
+	if old != nil {
+		e.State = old.clone().State
+		if old.State.Current.ID != "" {
+			e.State.Retired = append(e.State.Retired, retired{kept: old.State.Current, Until: now.UTC().Add(seconds(role.Grace)).Truncate(time.Second)})
+		}
+		e.leave(old)
+	}
+	e.State.Current, e.State.Created = *k, now.UTC().Truncate(time.Second)
+	e.State.Secret, e.State.Field = client.Secret(token.data[token.secret].(string)), token.secret
+	e.State.Answer = maps.Clone(token.data)
+	delete(e.State.Answer, token.secret)
+	e.State.succeeded(role.schedule, now)
+	e.State.Trouble, e.State.Tried, e.State.Again = "", 0, time.Time{}
+	err = u.saveKept(lasting, func() error {
+		if err := b.saveStatic(lasting, req.Storage, name, e); err != nil {
+			return &uncertain{err}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	replaced := ""
+	if old != nil {
+		replaced = old.State.Current.ID
+	}
+	b.Logger().Info("a static role was rotated", "name", name, "credential_type", k.Type, "id", k.ID, "replaced", replaced)
+	b.event(lasting, "static-rotate", "rotate-role/"+name, "name", name, "credential_type", k.Type, "id", k.ID, "replaced", replaced, "expiry_time", rfc3339(k.Expires))
+	return e, nil
+}
+
+// leave notes the copy in the place that the role had before as one to be removed, if it has another place now.
+func (e *staticEntry) leave(old *staticEntry) {
+	was, is := old.place(), e.place()
+	if e.State.Delivered == nil || is != nil && was != nil && is.folded() == was.folded() {
+		return
+	}
+	e.State.Leftover = append(e.State.Leftover, *e.State.Delivered)
+	e.State.Delivered, e.State.DeliveredNonce = nil, ""
+}
+
+// settleStatic does what is still to be done after a rotation or a deletion: deliver, remove what is no longer delivered, and
+// remove what has had its grace. It saves each step, so that whoever comes next goes on where it stopped. It answers the role as
+// saved, nil when it is gone. The caller has the role's turn.
+func (b *backend) settleStatic(ctx context.Context, s logical.Storage, conn *connection, name string, e *staticEntry) (*staticEntry, error) {
+	e = e.clone()
+	if e.State.Deleting {
+		return b.removeStatic(ctx, s, conn, name, e)
+	}
+	var errs []error
+	changed := false
+	if e.undelivered() {
+		written, err := b.deliverKept(ctx, s, conn, *e.place(), e.State.Secret)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("deliver the credential to %s: %w", e.place(), err))
+		} else {
+			e.State.Delivered, e.State.DeliveredNonce, changed = written, e.State.Current.Nonce, true
+		}
+	}
+	leftover := e.State.Leftover[:0]
+	for _, copied := range e.State.Leftover {
+		if err := b.endWritten(ctx, conn, &copied); err != nil && !isGone(err) {
+			errs = append(errs, fmt.Errorf("remove the copy in %s, where the role delivered before: %w", copied.secretPlace, err))
+			leftover = append(leftover, copied)
+		} else {
+			changed = true
+		}
+	}
+	e.State.Leftover = leftover
+	var stay []retired
+	for i := range e.State.Retired {
+		old := &e.State.Retired[i]
+		if e.ripe(old, b.now()) {
+			err := b.revokeKept(ctx, conn, &old.kept)
+			if err == nil {
+				changed = true
+				continue
+			}
+			errs = append(errs, err)
+		}
+		stay = append(stay, *old)
+	}
+	e.State.Retired = stay
+	trouble := errors.Join(errs...)
+	if trouble == nil && !changed && e.State.Trouble == "" {
+		return e, nil
+	}
+	e.State.troubled(b.now(), trouble)
+	return e, errors.Join(trouble, b.saveStatic(ctx, s, name, e))
+}
+
+// troubled takes note of why something could not be done, and when it is tried again; nil says that all is well.
+func (s *staticState) troubled(now time.Time, why error) {
+	if why == nil {
+		s.Trouble, s.Tried, s.Again = "", 0, time.Time{}
+		return
+	}
+	var p progress
+	p.Failures = s.Tried
+	p.failed(now, why)
+	s.Trouble, s.Tried, s.Again = p.Error, p.Failures, p.Retry
+}
+
+// removeStatic removes what a role has made, and then the role.
+func (b *backend) removeStatic(ctx context.Context, s logical.Storage, conn *connection, name string, e *staticEntry) (*staticEntry, error) {
+	err := b.removeMade(ctx, s, conn, e)
+	if err != nil {
+		e.State.troubled(b.now(), err)
+		return e, errors.Join(err, b.saveStatic(ctx, s, name, e))
+	}
+	if err := b.forgetStatic(ctx, s, name); err != nil {
+		return e, err
+	}
+	return nil, nil
+}
+
+// removeMade removes what a role has made: copies in secret scopes first, so that nobody finds a dead credential there.
+func (b *backend) removeMade(ctx context.Context, s logical.Storage, conn *connection, e *staticEntry) error {
+	if e.undelivered() && e.State.Current.ID != "" {
+		// The copy of the current credential may be there all the same. What is written now can be told apart.
+		written, err := b.deliverKept(ctx, s, conn, *e.place(), e.State.Secret)
+		switch {
+		case err == nil:
+			e.State.Delivered, e.State.DeliveredNonce = written, e.State.Current.Nonce
+		case !isGone(err) && !isKind(err, client.PermissionDenied) && !isKind(err, client.Refused):
+			return fmt.Errorf("look for the copy in %s: %w", e.place(), err)
+		}
+	}
+	copies := e.State.Leftover
+	if e.State.Delivered != nil {
+		copies = append(slices.Clone(copies), *e.State.Delivered)
+	}
+	for _, copied := range copies {
+		if err := b.endWritten(ctx, conn, &copied); err != nil && !isGone(err) {
+			return fmt.Errorf("remove the copy in %s: %w", copied.secretPlace, err)
+		}
+	}
+	var errs []error
+	for _, k := range e.State.all() {
+		errs = append(errs, b.revokeKept(ctx, conn, &k))
+	}
+	return errors.Join(errs...)
+}
+
+// forgetStatic deletes the role from the storage.
+func (b *backend) forgetStatic(ctx context.Context, s logical.Storage, name string) error {
+	key := staticStoragePrefix + name
+	err := s.Delete(ctx, key)
+	b.statics.drop(key) // even after an error it may be gone
+	b.agenda.touch()
+	return err
+}
+
+// deliverKept puts the secret part of a credential into a secret scope, over whatever is there.
+func (b *backend) deliverKept(ctx context.Context, s logical.Storage, conn *connection, place secretPlace, secret client.Secret) (*writtenSecret, error) {
+	leave, err := b.secretTurns.take(ctx, place.folded())
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	before, err := secretUpdated(ctx, conn, place)
+	if err != nil {
+		return nil, explainSecrets(err, place.Scope, permissionRead)
+	}
+	if err := (secretValue{text: secret}).put(ctx, conn, place); err != nil {
+		return nil, err
+	}
+	written, err := stamped(ctx, conn, &secretIntent{secretPlace: place, Before: before})
+	if err != nil {
+		return nil, err
+	}
+	return written, b.supersede(context.WithoutCancel(ctx), s, conn, place)
+}
+
+// tendStatic does what is due of a static role, and answers when there is more to do. What fails is recorded with the role.
+func (b *backend) tendStatic(ctx context.Context, req *logical.Request, name string) (time.Time, error) {
+	leave, err := b.rotationTurns.take(ctx, staticStoragePrefix+name)
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer leave()
+	e, err := b.static(ctx, req.Storage, name)
+	if err != nil || e == nil {
+		return time.Time{}, err
+	}
+	now := b.now()
+	if at := e.at(); at.IsZero() || at.After(now) {
+		return at, nil
+	}
+	conn, err := b.connection(ctx, req.Storage)
+	if err == error(errNotConfigured) {
+		return time.Time{}, nil // until there is a config, whose write makes us look again
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	p := &e.State.progress
+	scheduled := p.at()
+	switch {
+	case e.State.Deleting || scheduled.IsZero() || scheduled.After(now):
+	case p.missed(e.schedule, now):
+		b.Logger().Warn("a rotation of a static role was left out, because its window has passed", "name", name, "scheduled", rfc3339(p.Next))
+		e = e.clone()
+		e.State.skip(e.schedule, now)
+		err = b.saveStatic(ctx, req.Storage, name, e)
+	default:
+		e, err = b.rotateStaticInTime(ctx, req, conn, name, e)
+	}
+	if err != nil {
+		return e.at(), err
+	}
+	settled, err := b.settleStatic(ctx, req.Storage, conn, name, e)
+	if err != nil {
+		b.Logger().Error("what a static role has to do at Databricks after a rotation could not be done yet; it is tried again", "name", name, "next_attempt", rfc3339(settled.State.Again), "error", err)
+		b.event(ctx, "static-rotate-fail", "rotate-role/"+name, "name", name, "next_attempt", rfc3339(settled.State.Again))
+	}
+	if settled == nil {
+		b.event(ctx, "static-role-delete", "static-roles/"+name, "name", name)
+		return time.Time{}, nil
+	}
+	return settled.at(), nil
+}
+
+// rotateStaticInTime rotates, or records why that failed.
+func (b *backend) rotateStaticInTime(ctx context.Context, req *logical.Request, conn *connection, name string, e *staticEntry) (*staticEntry, error) {
+	rotated, why := b.rotateStatic(ctx, req, conn, name, e, &e.staticRole)
+	if why == nil {
+		return rotated, nil
+	}
+	// The storage may have the new credential, after an error that left that uncertain.
+	stored, err := readStatic(ctx, req.Storage, staticStoragePrefix+name)
+	if err != nil {
+		return e, err
+	}
+	if stored == nil || stored.State.Current.Nonce != e.State.Current.Nonce {
+		b.agenda.touch()
+		return e, nil
+	}
+	stored.State.failed(b.now(), why)
+	err = b.saveStatic(ctx, req.Storage, name, stored)
+	b.rotationFailed(ctx, "static-rotate", "rotate-role/"+name, "static role "+name, &stored.State.progress, why)
+	return stored, err
+}
