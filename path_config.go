@@ -345,7 +345,7 @@ func (b *backend) handleReadConfig(ctx context.Context, req *logical.Request, _ 
 	}
 	b.askManager(ctx, config)
 	resp := config.response()
-	addRootWarnings(resp, req.MountPoint, config)
+	addRootWarnings(resp, req.MountPoint, config, b.now().Add(expirySoon))
 	return resp, nil
 }
 
@@ -406,14 +406,14 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 	config.Rotation.Managed = managed
 	if err := b.swapConfig(ctx, req.Storage, before, conn, next); err != nil {
 		conn.client.Close()
-		b.rearrange(ctx, req.MountPoint, old, config)
+		b.rearrange(ctx, req.Storage, req.MountPoint, config)
 		return nil, err
 	}
 	b.event(ctx, "config-write", req.Path, "host", config.Host, "auth_type", config.AuthType)
 
 	resp := config.response()
 	addConfigWarnings(resp, old, config)
-	addRootWarnings(resp, req.MountPoint, config)
+	addRootWarnings(resp, req.MountPoint, config, b.now().Add(expirySoon))
 	return resp, nil
 }
 

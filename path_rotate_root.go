@@ -29,6 +29,9 @@ const (
 	// have not heard of it yet.
 	rootGrace = 5 * time.Minute
 
+	// expirySoon is how long before the end of a credential that nothing replaces every answer warns of it.
+	expirySoon = 30 * 24 * time.Hour
+
 	// rootLife is how long the engine's credential should live at least where it is rotated by itself: when it ends before Vault
 	// is back from an outage, an operator has to make one by hand.
 	rootLife = 90 * 24 * time.Hour
@@ -122,7 +125,7 @@ func (b *backend) handleRotateRoot(ctx context.Context, req *logical.Request, _ 
 	if unrecognised != "" {
 		resp.AddWarning(unrecognised)
 	}
-	addRootWarnings(resp, req.MountPoint, config)
+	addRootWarnings(resp, req.MountPoint, config, b.now().Add(maxLifetime))
 	return resp, nil
 }
 
@@ -134,8 +137,8 @@ func (r *rootRotation) retiredIDs() []string {
 	return ids
 }
 
-// addRootWarnings tells what an operator has to do about the engine's own credential.
-func addRootWarnings(resp *logical.Response, mountPoint string, config *configEntry) {
+// addRootWarnings tells what an operator has to do about the engine's own credential, if it ends before soon among the rest.
+func addRootWarnings(resp *logical.Response, mountPoint string, config *configEntry, soon time.Time) {
 	r := config.Rotation
 	for _, id := range r.HandMade {
 		how := fmt.Sprintf("vault delete %stokens/%s", mountPoint, id)
@@ -148,7 +151,7 @@ func addRootWarnings(resp *logical.Response, mountPoint string, config *configEn
 		}
 		resp.AddWarning(fmt.Sprintf("Credential %s was made by hand and still works, although Vault has replaced it. If nobody else uses it, delete it: %s", id, how))
 	}
-	if r.Credential.ID != "" && !config.effectiveSchedule().automatic() {
+	if r.Credential.ID != "" && r.Credential.Expires.Before(soon) && !config.effectiveSchedule().automatic() {
 		resp.AddWarning(fmt.Sprintf("The engine's credential ends at %s, and nothing replaces it before; set rotation_period or rotation_schedule in config, or rotate again in time.", rfc3339(r.Credential.Expires)))
 	}
 }

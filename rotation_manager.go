@@ -53,14 +53,23 @@ func (b *backend) endArrangement(ctx context.Context, mountPoint string) error {
 	return nil
 }
 
-// rearrange makes the rotation manager keep the old schedule again, after the new config could not be saved.
-func (b *backend) rearrange(ctx context.Context, mountPoint string, old, config *configEntry) {
-	if config.Rotation.Managed == old.Rotation.Managed && config.effectiveSchedule() == old.effectiveSchedule() {
-		return
+// rearrange makes the rotation manager keep the stored schedule again, after the config that it was told of was not saved.
+func (b *backend) rearrange(ctx context.Context, s logical.Storage, mountPoint string, refused *configEntry) {
+	ctx = context.WithoutCancel(ctx)
+	stored, err := readConfig(ctx, s)
+	if err == nil && stored == nil {
+		stored = newConfig()
 	}
-	undo := *config
-	undo.Rotation.Managed = true // whatever is registered now
-	if _, _, err := b.arrangeRotation(context.WithoutCancel(ctx), mountPoint, &undo, old); err != nil {
+	switch {
+	case err != nil || refused.Rotation.Managed == stored.Rotation.Managed && refused.effectiveSchedule() == stored.effectiveSchedule():
+	case !stored.Rotation.Managed:
+		err = b.endArrangement(ctx, mountPoint)
+	default:
+		unsaved := *refused
+		unsaved.Rotation.Managed = true
+		_, _, err = b.arrangeRotation(ctx, mountPoint, &unsaved, stored)
+	}
+	if err != nil {
 		b.Logger().Warn("Vault's rotation manager may keep a schedule that was not stored; write the config again", "error", err)
 	}
 }
