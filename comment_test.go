@@ -20,7 +20,15 @@ func TestMarker(t *testing.T) {
 	require.Equal(t, "Vault role etl for alice vault:"+testMountID+":"+m.nonce+":1800000000", m.comment("Vault role etl for alice"))
 	require.Equal(t, m.String(), m.comment(" \n"), "a marker alone is a comment")
 
+	kept := m
+	kept.kept = true
+	got, ok = parseMarker(kept.comment("Vault static role bi"))
+	require.True(t, ok)
+	require.Equal(t, kept, got)
+	require.Equal(t, m.String()+":kept", kept.String())
+
 	for _, comment := range []string{
+		kept.String() + ":kept", m.String() + ":", m.String() + ":keep", strings.Replace(kept.String(), ":kept", " :kept", 1),
 		"", "vault", "made by hand", m.String() + " ", m.String() + "x", "x" + m.String(), strings.Replace(m.String(), "a1", "A1", 1),
 		strings.TrimSuffix(m.String(), "1800000000"), "vault::" + m.nonce + ":1", m.String() + "\n",
 	} {
@@ -57,9 +65,10 @@ func FuzzComment(f *testing.F) {
 // FuzzParseMarker shows that what is taken for a marker is one.
 func FuzzParseMarker(f *testing.F) {
 	f.Add("vault:" + testMountID + ":" + strings.Repeat("0", 32) + ":1800000000")
+	f.Add("x vault:" + testMountID + ":" + strings.Repeat("0", 32) + ":1800000000:kept")
 	f.Fuzz(func(t *testing.T, comment string) {
 		m, ok := parseMarker(comment)
-		if ok && !strings.Contains(comment, m.nonce) {
+		if ok && (!strings.Contains(comment, m.nonce) || m.kept != strings.HasSuffix(comment, ":kept")) {
 			t.Fatalf("%q: %+v", comment, m)
 		}
 	})
