@@ -34,6 +34,9 @@ var Version = "v0.1.0-dev"
 // pluginName names the plugin towards Databricks, in the User-Agent of every request.
 const pluginName = "vault-plugin-secrets-databricks"
 
+// unnamedMount is the id of a mount whose host tells none.
+const unnamedMount = "unnamed"
+
 // backend is one mount. It is safe for concurrent use.
 type backend struct {
 	*framework.Backend
@@ -74,6 +77,8 @@ type backend struct {
 
 	// grantsSwept is false when there may be records of permissions to be deleted.
 	grantsSwept atomic.Bool
+
+	tidy tidying
 }
 
 // Factory makes the backend of one mount. It does no I/O and writes nothing: Vault refuses writes while it sets up mounts.
@@ -91,7 +96,7 @@ func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend,
 func newBackend(mountID string) *backend {
 	b := &backend{mountID: mountID, clock: time.Now}
 	if b.mountID == "" {
-		b.mountID = "unnamed"
+		b.mountID = unnamedMount
 	}
 	b.Backend = &framework.Backend{
 		Help:           strings.TrimSpace(backendHelp),
@@ -112,6 +117,7 @@ func newBackend(mountID string) *backend {
 			b.pathSecrets(),
 			b.pathACLs(),
 			b.pathStatus(),
+			b.pathTidy(),
 		),
 		Secrets:           []*framework.Secret{b.credentialSecret(), b.secretSecret(), b.grantSecret()},
 		Invalidate:        b.invalidate,
@@ -205,10 +211,15 @@ func (b *backend) invalidate(_ context.Context, key string) {
 	case strings.HasPrefix(key, staticStoragePrefix):
 		b.statics.drop(key)
 		b.agenda.touch()
+	case key == tidyStorageKey:
+		b.forgetTidy()
 	}
 }
 
-func (b *backend) clean(context.Context) { b.dropConnection() }
+func (b *backend) clean(context.Context) {
+	b.stopTidy()
+	b.dropConnection()
+}
 
 // now is the time of whatever is written down. Time-outs go by the real one.
 func (b *backend) now() time.Time { return b.clock() }

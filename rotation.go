@@ -217,7 +217,7 @@ func earliest(times ...time.Time) time.Time {
 func (b *backend) tick(ctx context.Context, req *logical.Request) error {
 	errs := []error{b.sweepGrants(ctx, req)}
 	if b.WriteSafeReplicationState() && !b.System().Tainted() {
-		errs = append(errs, b.rotateDue(ctx, req))
+		errs = append(errs, b.rotateDue(ctx, req), b.tidyTick(ctx, req))
 	}
 	return errors.Join(errs...)
 }

@@ -101,3 +101,31 @@ func TestRotationsGoByTheClock(t *testing.T) {
 	require.NotEqual(t, first, m.read("static-creds/bi").Data["secret_id"])
 	require.LessOrEqual(t, len(m.workspace.OAuthSecrets(sp)), 2)
 }
+
+// TestTidyKnowsWhatIsKept shows that tidy leaves alone what the config and static roles have, and removes what a role had that was
+// forgotten by force.
+func TestTidyKnowsWhatIsKept(t *testing.T) {
+	t.Parallel()
+	m, c := newTimedMount(t)
+	m.connect()
+	m.write("config/rotate-root", nil)
+	for _, name := range []string{"stays", "forgotten"} {
+		m.write("static-roles/"+name, map[string]any{"credential_type": "pat", "rotation_period": "24h", "rotation_grace_period": "24h"})
+		m.write("rotate-role/"+name, nil)
+	}
+	require.Len(t, m.minted(), 5)
+	m.workspace.Inject(simulator.Fault{Path: "/api/2.0/token/delete", Status: 403})
+	resp, err := m.do(logical.DeleteOperation, "static-roles/forgotten", map[string]any{"force": true})
+	m.requireOK(resp, err)
+	require.Len(t, resp.Warnings, 2, "the ids that may be left")
+	m.workspace.ClearFaults()
+
+	m.write("tidy", nil)
+	requireTidy(t, m.awaitTidy(), "finished", 0, 0, 0)
+	c.advance(2 * tidyKeptAge)
+	m.write("tidy", nil)
+	requireTidy(t, m.awaitTidy(), "finished", 2, 2, 0)
+	require.Len(t, m.minted(), 3)
+	require.Equal(t, 200, m.whoami(m.read("static-creds/stays").Data["token_value"].(string)))
+	m.write("config", map[string]any{"ttl": "1h"}) // which proves the engine's own
+}

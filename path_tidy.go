@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+const (
+	keyCancel            = "cancel"
+	keyMountIDs          = "mount_ids"
+	keyState             = "state"
+	keyStarted           = "started"
+	keyFinished          = "finished"
+	keyAutomatic         = "automatic"
+	keyFound             = "found"
+	keyFailed            = "failed"
+	keyLastError         = "last_error"
+	keyTokens            = "tokens"
+	keyServicePrincipals = "service_principals"
+	keyTruncated         = "truncated"
+	keyNextAutomatic     = "next_automatic"
+)
+
+func (b *backend) pathTidy() []*framework.Path {
+	responses := []framework.Response{{Description: "OK", Fields: tidyResponseFields}}
+	return []*framework.Path{
+		{
+			Pattern: "tidy",
+			DisplayAttrs: &framework.DisplayAttributes{
+				OperationPrefix: "databricks",
+				OperationSuffix: "tidy",
+			},
+			Fields: map[string]*framework.FieldSchema{
+				keyDryRun: {
+					Type:        framework.TypeBool,
+					Description: "Only report what would be removed.",
+				},
+				keyMountIDs: {
+					Type:        framework.TypeCommaStringSlice,
+					Description: "Ids of other mounts, as their status shows them: also remove what they made and what is past its end. For mounts that are gone, and on an account mount for the service principals that workspaces have left there.",
+				},
+				keyCancel: {
+					Type:        framework.TypeBool,
+					Description: "Stop the run that is under way. What it has removed stays removed.",
+				},
+			},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.UpdateOperation: b.writeOperation(b.writeTidy, "Remove from Databricks what this mount made and no longer owns.", responses,
+					framework.RequestExample{
+						Description: "Report what would be removed.",
+						Data:        map[string]any{keyDryRun: true},
+					}),
+			},
+			HelpSynopsis:    "Remove what this mount made and no longer owns.",
+			HelpDescription: strings.TrimSpace(tidyHelp),
+		},
+		{
+			Pattern: "tidy/status",
+			DisplayAttrs: &framework.DisplayAttributes{
+				OperationPrefix: "databricks",
+				OperationSuffix: "tidy-status",
+			},
+			Operations: map[logical.Operation]framework.OperationHandler{
+				logical.ReadOperation: &framework.PathOperation{
+					Callback:  b.readTidy,
+					Summary:   "Read how the latest run went, or how far the present one has come.",
+					Responses: map[int][]framework.Response{http.StatusOK: responses},
+					// How far a run has come is in the memory of the node that does it.
+					ForwardPerformanceStandby:   true,
+					ForwardPerformanceSecondary: true,
+				},
+			},
+			HelpSynopsis:    "How the latest run of tidy went.",
+			HelpDescription: strings.TrimSpace(tidyHelp),
+		},
+	}
+}
+
+var tidyResponseFields = map[string]*framework.FieldSchema{
+	keyState:             {Type: framework.TypeString, Required: true, Description: "idle before the first run, then running, finished, failed or cancelled."},
+	keyStarted:           {Type: framework.TypeString, Required: true, Description: "When the run began, RFC 3339; empty before the first one."},
+	keyFinished:          {Type: framework.TypeString, Required: true, Description: "When it ended, RFC 3339; empty when it has not."},
+	keyDryRun:            {Type: framework.TypeBool, Required: true, Description: "Whether it only reports."},
+	keyAutomatic:         {Type: framework.TypeBool, Required: true, Description: "Whether the engine began it by itself."},
+	keyFound:             {Type: framework.TypeInt, Required: true, Description: "How many things it found that should be removed."},
+	keyDeleted:           {Type: framework.TypeInt, Required: true, Description: "How many of them it has removed, those included that were gone already."},
+	keyFailed:            {Type: framework.TypeInt, Required: true, Description: "How many of them it could not remove."},
+	keyLastError:         {Type: framework.TypeString, Required: true, Description: "What went wrong last; empty for nothing."},
+	keyTokens:            {Type: framework.TypeStringSlice, Required: true, Description: fmt.Sprintf("Ids of the personal access tokens that it found, %d at most.", tidyMaxIDs)},
+	keyServicePrincipals: {Type: framework.TypeStringSlice, Required: true, Description: fmt.Sprintf("Ids of the service principals that it found, %d at most.", tidyMaxIDs)},
+	keyTruncated:         {Type: framework.TypeBool, Required: true, Description: "Whether it found more than are shown."},
+	keyNextAutomatic:     {Type: framework.TypeString, Required: true, Description: "When the engine will next look for service principals by itself, RFC 3339; empty when that is not decided yet."},
+}
+
+// data is the status as answers show it.
+func (s *tidyStatus) data() map[string]any {
+	return map[string]any{
+		keyState:             s.State,
+		keyStarted:           rfc3339(s.Started),
+		keyFinished:          rfc3339(s.Finished),
+		keyDryRun:            s.DryRun,
+		keyAutomatic:         s.Automatic,
+		keyFound:             s.Found,
+		keyDeleted:           s.Deleted,
+		keyFailed:            s.Failed,
+		keyLastError:         s.LastError,
+		keyTokens:            append([]string{}, s.Tokens...),
+		keyServicePrincipals: append([]string{}, s.ServicePrincipals...),
+		keyTruncated:         s.Truncated,
+		keyNextAutomatic:     rfc3339(s.NextAutomatic),
+	}
+}
+
+func (b *backend) readTidy(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+	return b.tidyAnswer(ctx, req.Storage)
+}
+
+// tidyAnswer shows the status with warnings.
+func (b *backend) tidyAnswer(ctx context.Context, s logical.Storage, warnings ...string) (*logical.Response, error) {
+	status, _, err := b.tidyStatus(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	return &logical.Response{Data: status.data(), Warnings: slices.Clone(warnings)}, nil
+}
+
+func (b *backend) writeTidy(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	dryRun, cancel := data.Get(keyDryRun).(bool), data.Get(keyCancel).(bool)
+	follow := fmt.Sprintf("follow it with: vault read %stidy/status", req.MountPoint)
+	switch {
+	case dryRun && cancel:
+		return nil, badField(keyCancel, "can't be combined with %s, since it begins no run", keyDryRun)
+	case b.mountID == unnamedMount:
+		return nil, badField("mount", "Vault has told the plugin no id of this mount, so what it made can't be told from what other mounts made, and nothing is removed")
+	case cancel:
+		if !b.cancelTidy() {
+			return b.tidyAnswer(ctx, req.Storage, "No run is under way, so none was cancelled.")
+		}
+		return b.tidyAnswer(ctx, req.Storage)
+	}
+	others := data.Get(keyMountIDs).([]string)
+	for _, id := range others {
+		if !mountIDForm.MatchString(id) || id == unnamedMount {
+			return nil, badField(keyMountIDs, "%q is no id of a mount; its path status shows it as mount_id", id)
+		}
+	}
+	conn, err := b.connection(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	mounts := append([]string{b.mountID}, others...)
+	slices.Sort(mounts)
+	began, err := b.beginTidy(ctx, &tidyRun{conn: conn, storage: req.Storage, dryRun: dryRun, mounts: slices.Compact(mounts)})
+	if err != nil {
+		return nil, err
+	}
+	if !began {
+		return b.tidyAnswer(ctx, req.Storage, "A run is under way already, so no other was begun; "+follow)
+	}
+	return b.tidyAnswer(ctx, req.Storage, "The run goes on in the background; "+follow)
+}
+
+// mountIDForm is what a marker can have for the id of a mount.
+var mountIDForm = regexp.MustCompile(`^[0-9A-Za-z-]{1,64}$`)
+
+const tidyHelp = `
+Finds what this mount made at Databricks and no longer owns, and removes it: what
+is past the last moment that its lease could have lived, and credentials of static
+roles and of the config that nothing in Vault knows of any more. The mount's own
+mark at the end of a comment or a display name tells; what doesn't bear it is never
+touched.
+
+  vault write databricks/tidy dry_run=true
+  vault write -force databricks/tidy
+  vault read databricks/tidy/status
+  vault write databricks/tidy cancel=true
+
+What another mount left that is past its end, for example one that is gone:
+
+  vault write databricks/tidy mount_ids=5c1c8c1e-…
+
+It looks at the personal access tokens of the engine's identity, or of everybody
+where that identity is a workspace admin, and at service principals, whose secrets
+go with them. On an account mount it looks at service principals only.
+
+A run goes on in the background. Service principals never end by themselves, so the
+engine also looks for those on its own, once a day.
+`

@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-databricks/internal/client"
+)
+
+const tidyStorageKey = "tidy/status"
+
+const (
+	// tidyPerTick is how many service principals an automatic run removes at most. The next tick goes on.
+	tidyPerTick = 50
+
+	// A first automatic run is tidyRetry after the mount was connected, the next one tidyPeriod after one that succeeded and
+	// tidyRetry after one that did not.
+	tidyRetry  = time.Hour
+	tidyPeriod = 24 * time.Hour
+
+	// tidyMaxIDs bounds each list of ids in the status.
+	tidyMaxIDs = 1000
+
+	// tidySaveBudget is how long the end of a run may take to be stored, and tidyStopPatience how long a run may take to stop.
+	tidySaveBudget   = 5 * time.Second
+	tidyStopPatience = 10 * time.Second
+)
+
+const (
+	tidyIdle      = "idle"
+	tidyRunning   = "running"
+	tidyFinished  = "finished"
+	tidyFailed    = "failed"
+	tidyCancelled = "cancelled"
+)
+
+// Why a run was stopped.
+var (
+	errTidyCancelled   = errors.New("cancelled")
+	errTidyInterrupted = errors.New("interrupted: the plugin was restarted or another node took over; run it again")
+)
+
+// tidyStatus is the latest run, and when the next automatic one is due.
+type tidyStatus struct {
+	State             string    `json:"state"`
+	Started           time.Time `json:"started,omitzero"`
+	Finished          time.Time `json:"finished,omitzero"`
+	DryRun            bool      `json:"dry_run"`
+	Automatic         bool      `json:"automatic"`
+	Found             int       `json:"found"`
+	Deleted           int       `json:"deleted"`
+	Failed            int       `json:"failed"`
+	LastError         string    `json:"last_error"`
+	Tokens            []string  `json:"tokens"`
+	ServicePrincipals []string  `json:"service_principals"`
+	Truncated         bool      `json:"truncated"`
+	NextAutomatic     time.Time `json:"next_automatic,omitzero"` // zero when no tick has found a config yet
+}
+
+// tidying is the tidy of a mount on this node.
+type tidying struct {
+	mu      sync.Mutex
+	status  *tidyStatus // nil when it has not been read yet
+	unsaved bool        // the status differs from the stored one, and no run will store it
+	run     *tidyRun    // the latest one of this process, nil for none
+	closed  bool        // the backend is being unloaded
+
+	// saving is held while the status is stored, so that an older one never replaces a newer.
+	saving sync.Mutex
+}
+
+// tidyRun is one run. It ends by itself, or by cancel.
+type tidyRun struct {
+	conn              *connection
+	storage           logical.Storage
+	dryRun, automatic bool
+	mounts            []string // ids of the mounts whose garbage it is about
+
+	more   bool // than an automatic run may remove
+	over   bool // the status says how it ended; guarded by the mutex of tidying
+	cancel context.CancelCauseFunc
+	done   chan struct{} // closed when that is also stored and told
+}
+
+// underway tells whether there is a run. The caller holds the mutex.
+func (t *tidying) underway() bool { return t.run != nil && !t.run.over }
+
+// stop cancels the run and waits for its end, for tidyStopPatience at most.
+func (r *tidyRun) stop(why error) {
+	r.cancel(why)
+	timer := time.NewTimer(tidyStopPatience)
+	defer timer.Stop()
+	select {
+	case <-r.done:
+	case <-timer.C:
+	}
+}
+
+// tidyStatus answers how the latest run went, and whether it is under way on this node.
+func (b *backend) tidyStatus(ctx context.Context, s logical.Storage) (status tidyStatus, underway bool, err error) {
+	b.tidy.mu.Lock()
+	defer b.tidy.mu.Unlock()
+	if err := b.loadTidy(ctx, s); err != nil {
+		return tidyStatus{}, false, err
+	}
+	return *b.tidy.status, b.tidy.underway(), nil
+}
+
+// loadTidy reads the stored status unless it is known. The caller holds the mutex.
+func (b *backend) loadTidy(ctx context.Context, s logical.Storage) error {
+	if b.tidy.status != nil {
+		return nil
+	}
+	entry, err := s.Get(ctx, tidyStorageKey)
+	if err != nil {
+		return err
+	}
+	status := &tidyStatus{State: tidyIdle}
+	if entry != nil {
+		if err := entry.DecodeJSON(status); err != nil {
+			b.Logger().Warn("the stored status of tidy can't be read, so it begins anew", "error", err)
+			status = &tidyStatus{State: tidyIdle}
+		}
+	}
+	if status.State == tidyRunning {
+		status.State, status.Finished, status.LastError = tidyFailed, b.now().UTC(), errTidyInterrupted.Error()
+		b.tidy.unsaved = true
+	}
+	b.tidy.status = status
+	return nil
+}
+
+// forgetTidy makes the status be read again, since another node has stored one.
+func (b *backend) forgetTidy() {
+	b.tidy.mu.Lock()
+	defer b.tidy.mu.Unlock()
+	if !b.tidy.underway() {
+		b.tidy.status, b.tidy.unsaved = nil, false
+	}
+}
+
+// changeTidy changes the status of the run under way, which is stored later.
+func (b *backend) changeTidy(change func(*tidyStatus)) {
+	b.tidy.mu.Lock()
+	defer b.tidy.mu.Unlock()
+	change(b.tidy.status)
+}
+
+// saveTidy stores the status as it is.
+func (b *backend) saveTidy(ctx context.Context, s logical.Storage) error {
+	t := &b.tidy
+	t.saving.Lock()
+	defer t.saving.Unlock()
+	t.mu.Lock()
+	if t.status == nil {
+		t.mu.Unlock()
+		return nil
+	}
+	entry, err := logical.StorageEntryJSON(tidyStorageKey, t.status)
+	t.unsaved = false
+	t.mu.Unlock()
+	if err == nil {
+		err = s.Put(ctx, entry)
+	}
+	if err != nil {
+		t.mu.Lock()
+		t.unsaved = true
+		t.mu.Unlock()
+	}
+	return err
+}
+
+// beginTidy begins a run in the background. It answers false, and does nothing, when one is under way.
+func (b *backend) beginTidy(ctx context.Context, run *tidyRun) (bool, error) {
+	t := &b.tidy
+	running, cancel := context.WithCancelCause(context.Background())
+	run.cancel, run.done = cancel, make(chan struct{})
+	t.mu.Lock()
+	if err := b.loadTidy(ctx, run.storage); err != nil || t.underway() || t.closed {
+		closed := t.closed
+		t.mu.Unlock()
+		cancel(nil)
+		if err == nil && closed {
+			err = errTidyInterrupted
+		}
+		return false, err
+	}
+	before := t.status
+	now := b.now().UTC()
+	t.run, t.status = run, &tidyStatus{State: tidyRunning, Started: now, DryRun: run.dryRun, Automatic: run.automatic, NextAutomatic: before.NextAutomatic}
+	if run.automatic {
+		t.status.NextAutomatic = now.Add(tidyRetry) // unless it succeeds
+	}
+	t.mu.Unlock()
+
+	if err := b.saveTidy(ctx, run.storage); err != nil {
+		t.mu.Lock()
+		run.over, t.status, t.unsaved = true, before, true // it may have been stored all the same
+		t.mu.Unlock()
+		cancel(nil)
+		close(run.done)
+		return false, fmt.Errorf("the run was not begun, because its status could not be stored: %w", err)
+	}
+	go func() {
+		// A panic of this goroutine would end every mount of the process.
+		defer close(run.done)
+		defer cancel(nil)
+		err := b.safely("tidy", func() error { return b.tidyUp(running, run) })
+		_ = b.safely("end of tidy", func() error { b.endTidy(running, run, err); return nil })
+	}()
+	return true, nil
+}
+
+// safely turns a panic into an error.
+func (b *backend) safely(where string, do func() error) (err error) {
+	defer b.recoverPanic(where, nil, &err)
+	return do()
+}
+
+// cancelTidy stops the run under way, and answers false when there is none.
+func (b *backend) cancelTidy() bool {
+	b.tidy.mu.Lock()
+	run, underway := b.tidy.run, b.tidy.underway()
+	b.tidy.mu.Unlock()
+	if !underway {
+		return false
+	}
+	run.stop(errTidyCancelled)
+	return true
+}
+
+// stopTidy stops the run under way and allows no other.
+func (b *backend) stopTidy() {
+	b.tidy.mu.Lock()
+	b.tidy.closed = true
+	run := b.tidy.run
+	b.tidy.mu.Unlock()
+	if run != nil {
+		run.stop(errTidyInterrupted)
+	}
+}
+
+// tidyTick begins an automatic run when one is due. It is called about once a minute and reads no storage while there is
+// nothing to do.
+func (b *backend) tidyTick(ctx context.Context, req *logical.Request) error {
+	if !b.WriteSafeReplicationState() || b.System().Tainted() || b.mountID == unnamedMount {
+		return nil
+	}
+	status, underway, err := b.tidyStatus(ctx, req.Storage)
+	if err != nil || underway {
+		return err
+	}
+	b.tidy.mu.Lock()
+	unsaved := b.tidy.unsaved
+	b.tidy.mu.Unlock()
+	if unsaved {
+		if err := b.saveTidy(ctx, req.Storage); err != nil {
+			return err
+		}
+	}
+	if b.now().Before(status.NextAutomatic) {
+		return nil
+	}
+	conn, err := b.connection(ctx, req.Storage)
+	if err == errNotConfigured {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if status.NextAutomatic.IsZero() {
+		b.tidy.mu.Lock()
+		if b.tidy.status != nil {
+			b.tidy.status.NextAutomatic = b.now().UTC().Add(tidyRetry)
+		}
+		b.tidy.mu.Unlock()
+		return b.saveTidy(ctx, req.Storage)
+	}
+	_, err = b.beginTidy(ctx, &tidyRun{conn: conn, storage: req.Storage, automatic: true, mounts: []string{b.mountID}})
+	return err
+}
+
+// endTidy takes down how the run ended. What happened is reported even where that can't be stored.
+func (b *backend) endTidy(ctx context.Context, run *tidyRun, err error) {
+	t := &b.tidy
+	t.mu.Lock()
+	s := t.status
+	s.Finished = b.now().UTC()
+	switch {
+	case err == nil:
+		s.State = tidyFinished
+	case errors.Is(context.Cause(ctx), errTidyCancelled):
+		s.State = tidyCancelled
+	case ctx.Err() != nil:
+		s.State, s.LastError = tidyFailed, context.Cause(ctx).Error()
+	default:
+		s.State, s.LastError = tidyFailed, err.Error()
+	}
+	switch {
+	case !run.automatic:
+	case err == nil && run.more:
+		s.NextAutomatic = s.Finished // the next tick goes on
+	case err == nil && s.Failed == 0, isKind(err, client.PermissionDenied):
+		s.NextAutomatic = s.Finished.Add(tidyPeriod)
+	}
+	ended := *s
+	run.over, t.unsaved = true, true
+	t.mu.Unlock()
+
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidySaveBudget)
+	defer cancel()
+	if err := b.saveTidy(last, run.storage); err != nil {
+		b.Logger().Warn("how tidy ended could not be stored yet", "error", err)
+	}
+	report := b.Logger().Info
+	if ended.State == tidyFailed {
+		report = b.Logger().Warn
+	}
+	report("tidy ended", "state", ended.State, "found", ended.Found, "deleted", ended.Deleted, "failed", ended.Failed,
+		"dry_run", ended.DryRun, "automatic", ended.Automatic, "error", ended.LastError)
+	b.event(last, "tidy-finish", "tidy", "state", ended.State, "found", strconv.Itoa(ended.Found), "deleted", strconv.Itoa(ended.Deleted),
+		"failed", strconv.Itoa(ended.Failed), "dry_run", strconv.FormatBool(ended.DryRun))
+}

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-databricks/internal/client"
+)
+
+const (
+	// tidySlack is how long past its end something must be, for clocks that differ and revocations that are late.
+	tidySlack = 10 * time.Minute
+
+	// tidyKeptAge is how old a credential must be that no lease answers for, before it may count as disowned: more than any
+	// rotation takes, at both clocks.
+	tidyKeptAge = time.Hour
+
+	// tidyBatch is how many deletes go by between two looks at whether the mount is still connected to the same place.
+	tidyBatch = 50
+
+	// tidyMaxFailures is after how many failed deletes in a row a run gives up.
+	tidyMaxFailures = 10
+
+	// A run stores how far it has come, and logs it, every so many deletes; it also stores it every so often.
+	tidySaveEvery = 100
+	tidySavePause = 5 * time.Second
+)
+
+// The kinds of things that a run looks for, as events and logs name them.
+const (
+	tidyToken            = "token"
+	tidyServicePrincipal = "service_principal"
+)
+
+// tidyObject is something at Databricks that bears the marker of a mount that the run is about.
+type tidyObject struct {
+	kind    string // tidyToken or tidyServicePrincipal
+	id      string
+	how     reach
+	mark    marker
+	created time.Time // zero for unknown
+}
+
+func (o *tidyObject) remove(ctx context.Context, conn *connection) error {
+	if o.kind == tidyServicePrincipal {
+		return removePrincipal(ctx, conn, o.id)
+	}
+	return deletePAT(ctx, conn, o.how, o.id)
+}
+
+// tidyUp finds garbage and removes it. An error ends the run; a delete that fails does not.
+func (b *backend) tidyUp(ctx context.Context, run *tidyRun) error {
+	b.Logger().Info("tidy begins", "host", run.conn.config.Host, "dry_run", run.dryRun, "automatic", run.automatic)
+	b.event(ctx, "tidy-start", "tidy", "dry_run", strconv.FormatBool(run.dryRun), "automatic", strconv.FormatBool(run.automatic))
+	made, err := run.conn.origin(ctx)
+	if err != nil {
+		return err
+	}
+	// The lists come first: what is handed over while they are read is then known to be owned, and what is made later is not in them.
+	marked, err := b.listMarked(ctx, run)
+	if err != nil {
+		return err
+	}
+	owned, err := b.ownedNonces(ctx, run.storage)
+	if err != nil {
+		return fmt.Errorf("nothing was removed, because it could not be read what is still needed: %w", err)
+	}
+	var garbage []tidyObject
+	for _, o := range marked {
+		if b.isGarbage(&o, owned) {
+			garbage = append(garbage, o)
+		}
+	}
+	b.changeTidy(func(s *tidyStatus) {
+		for _, o := range garbage {
+			s.found(&o)
+		}
+	})
+	if run.dryRun {
+		return nil
+	}
+	if run.automatic && len(garbage) > tidyPerTick {
+		garbage, run.more = garbage[:tidyPerTick], true
+	}
+	return b.removeGarbage(ctx, run, made, garbage)
+}
+
+func (s *tidyStatus) found(o *tidyObject) {
+	s.Found++
+	ids := &s.Tokens
+	if o.kind == tidyServicePrincipal {
+		ids = &s.ServicePrincipals
+	}
+	if len(*ids) == tidyMaxIDs {
+		s.Truncated = true
+		return
+	}
+	*ids = append(*ids, o.id)
+}
+
+// listMarked lists what bears a marker of the mounts and is of the kinds that the run is about.
+func (b *backend) listMarked(ctx context.Context, run *tidyRun) ([]tidyObject, error) {
+	var marked []tidyObject
+	add := func(text string, o tidyObject) {
+		if m, ok := parseMarker(text); ok && slices.Contains(run.mounts, m.mountID) {
+			o.mark = m
+			marked = append(marked, o)
+		}
+	}
+	tokensToo := !run.automatic && !run.conn.account
+	if tokensToo {
+		tokens, how, err := listTokensToTidy(ctx, run.conn)
+		if err != nil {
+			return nil, err
+		}
+		for _, token := range tokens {
+			add(token.Comment, tidyObject{kind: tidyToken, id: token.TokenID, how: how, created: token.CreationTime})
+		}
+	}
+	var principals []client.ServicePrincipal
+	var err error
+	for _, id := range run.mounts {
+		var named []client.ServicePrincipal
+		if named, err = run.conn.client.ServicePrincipalsNamed(ctx, "vault:"+id+":"); err != nil {
+			break
+		}
+		principals = append(principals, named...)
+	}
+	if tokensToo && isKind(err, client.PermissionDenied) {
+		err = fmt.Errorf("service principals were left out: %w", err)
+		b.Logger().Warn("tidy may not see everything", "error", err)
+		b.changeTidy(func(s *tidyStatus) { s.LastError = err.Error() })
+		return marked, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, principal := range principals {
+		add(principal.DisplayName, tidyObject{kind: tidyServicePrincipal, id: principal.ID})
+	}
+	return marked, nil
+}
+
+// listTokensToTidy lists the tokens of everybody where the engine may, else those of its own identity.
+func listTokensToTidy(ctx context.Context, conn *connection) ([]client.TokenInfo, reach, error) {
+	identity, err := conn.whoami(ctx)
+	if err != nil {
+		return nil, reachNone, err
+	}
+	if identity.Admin {
+		tokens, err := conn.client.ListManagedTokens(ctx)
+		if !isKind(err, client.PermissionDenied) {
+			return tokens, reachAdmin, err
+		}
+	}
+	tokens, err := conn.client.ListTokens(ctx)
+	return tokens, reachOwn, err
+}
+
+// isGarbage tells whether nothing answers any more for what bears a mount's marker. For what this one keeps, owned may do so
+// however long it is past its end; what another one keeps, it alone knows.
+func (b *backend) isGarbage(o *tidyObject, owned map[string]bool) bool {
+	if _, busy := b.underway.Load(o.mark.nonce); busy || o.mark.kept && owned[o.mark.nonce] {
+		return false
+	}
+	now := b.now()
+	if now.After(o.mark.until.Add(tidySlack)) {
+		return true
+	}
+	return o.mark.kept && o.mark.mountID == b.mountID && !o.created.IsZero() && now.After(o.created.Add(tidyKeptAge))
+}
+
+// removeGarbage removes one thing after the other.
+func (b *backend) removeGarbage(ctx context.Context, run *tidyRun, made origin, garbage []tidyObject) error {
+	conn, inARow := run.conn, 0
+	saved := time.Now()
+	for i, o := range garbage {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if i%tidyBatch == 0 {
+			var err error
+			if conn, err = b.sameConnection(ctx, run.storage, made); err != nil {
+				return err
+			}
+		}
+		err := o.remove(ctx, conn)
+		if err != nil && ctx.Err() != nil {
+			return err
+		}
+		if err != nil {
+			inARow++
+			b.Logger().Warn("tidy could not remove something", "kind", o.kind, "id", o.id, "error", err)
+			b.changeTidy(func(s *tidyStatus) { s.Failed++; s.LastError = err.Error() })
+		} else {
+			inARow = 0
+			b.changeTidy(func(s *tidyStatus) { s.Deleted++ })
+			b.event(ctx, "tidy-delete", "tidy", "kind", o.kind, "id", o.id)
+		}
+		if inARow == tidyMaxFailures {
+			return fmt.Errorf("gave up after %d failures in a row: %w", tidyMaxFailures, err)
+		}
+		if hundred := (i+1)%tidySaveEvery == 0; hundred || time.Since(saved) > tidySavePause {
+			saved = time.Now()
+			if hundred {
+				b.Logger().Info("tidy goes on", "done", i+1, "of", len(garbage))
+			}
+			if err := b.saveTidy(ctx, run.storage); err != nil {
+				b.Logger().Warn("how far tidy has come could not be stored", "error", err)
+			}
+		}
+	}
+	return nil
+}
+
+// sameConnection answers the mount's connection as it is by now, if it is still to the same place, as the same identity:
+// elsewhere, what is to be removed would seem to be gone.
+func (b *backend) sameConnection(ctx context.Context, s logical.Storage, made origin) (*connection, error) {
+	conn, err := b.connection(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	now, err := conn.origin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if now != made {
+		return nil, errors.New("the mount's connection was changed to another host, workspace or identity meanwhile; run it again")
+	}
+	return conn, nil
+}
