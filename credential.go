@@ -81,6 +81,7 @@ type minted struct {
 	id                 string         // what revoke goes by
 	servicePrincipalID string         // whose it is, where revoke needs that
 	lifetime           time.Duration  // as granted by Databricks; 0 or less means that it never ends
+	expires            time.Time      // by Databricks' clock, where that is told
 	twin               bool           // something with the nonce may exist that no lease needs, as after a repeated create
 	keep               string         // what a rollback must keep then, id when empty
 	data               map[string]any // the answer to the caller, secret included

@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-databricks/internal/client"
 )
@@ -65,7 +68,7 @@ func mintedSecret(conn *connection, secret *client.OAuthSecret, principalID, app
 		keyExpiryTime:   rfc3339(secret.ExpireTime),
 		keyScopes:       append([]string{}, o.scopes...),
 	}}
-	m.lifetime = grantedLife(secret.CreateTime, secret.ExpireTime)
+	m.lifetime, m.expires = grantedLife(secret.CreateTime, secret.ExpireTime), secret.ExpireTime
 	return m
 }
 
@@ -97,7 +100,7 @@ func undoOAuthSecret(ctx context.Context, conn *connection, in *intent) (removed
 	for _, secret := range secrets {
 		life := secret.ExpireTime.Sub(secret.CreateTime).Round(time.Second)
 		early, late := in.Started.Add(-stampSlack), in.Started.Add(mintBudget+stampSlack)
-		if secret.ID == in.Credential.Keep || secret.ExpireTime.IsZero() || life != seconds(in.Credential.Lifetime) ||
+		if secret.ID == in.Credential.Keep || in.spared[secret.ID] || secret.ExpireTime.IsZero() || life != seconds(in.Credential.Lifetime) ||
 			secret.CreateTime.Before(early) || secret.CreateTime.After(late) {
 			continue
 		}
@@ -117,6 +120,38 @@ func undoOAuthSecret(ctx context.Context, conn *connection, in *intent) (removed
 type lifetimes struct {
 	mu   sync.Mutex
 	used map[string]time.Time // service principal and lifetime: until when another create might be confused with it
+
+	// learned is set when what an earlier process asked for has been taken into account.
+	learned atomic.Bool
+}
+
+// take notes that a create which began at the moment asked for the lifetime. The caller holds the mutex.
+func (l *lifetimes) take(started time.Time, principalID string, lifetime time.Duration) {
+	if l.used == nil {
+		l.used = make(map[string]time.Time)
+	}
+	l.used[principalID+" "+lifetime.String()] = started.Add(mintBudget + 2*stampSlack)
+}
+
+// learnLifetimes takes into account what open intents asked for, once a process.
+func (b *backend) learnLifetimes(ctx context.Context, s logical.Storage) error {
+	l := &b.lifetimes
+	if l.learned.Load() {
+		return nil
+	}
+	err := eachIntent(ctx, s, func(_ string, in *intent) error {
+		if c := in.Credential; c != nil && c.Lifetime > 0 {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.take(in.Started, c.ServicePrincipalID, seconds(c.Lifetime))
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read the write-ahead log: %w", err)
+	}
+	l.learned.Store(true)
+	return nil
 }
 
 // distinct answers a lifetime of at least the given one, or a little less where that is the longest there is. Unless all are
@@ -125,9 +160,6 @@ func (l *lifetimes) distinct(now time.Time, principalID string, least time.Durat
 	least = min(least, maxLifetime-maxLifetimeOffset*time.Second)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.used == nil {
-		l.used = make(map[string]time.Time)
-	}
 	for key, until := range l.used {
 		if now.After(until) {
 			delete(l.used, key)
@@ -139,7 +171,7 @@ func (l *lifetimes) distinct(now time.Time, principalID string, least time.Durat
 		lifetime := least + seconds(int64((first+i)%maxLifetimeOffset))
 		key := principalID + " " + lifetime.String()
 		if _, taken := l.used[key]; !taken {
-			l.used[key] = now.Add(mintBudget + 2*stampSlack)
+			l.take(now, principalID, lifetime)
 			return lifetime, true
 		}
 	}

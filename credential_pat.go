@@ -59,6 +59,7 @@ func (patCredential) warnings(identity *client.Identity, role *roleEntry) []stri
 func mintedToken(conn *connection, created *client.CreatedToken) *minted {
 	token := &minted{id: created.Info.TokenID, twin: created.Retried, data: tokenData(&created.Info), secret: keyTokenValue}
 	token.lifetime = grantedLife(created.Info.CreationTime, created.Info.ExpiryTime)
+	token.expires = created.Info.ExpiryTime
 	token.data[keyHost] = conn.config.Host
 	token.data[keyTokenValue] = created.Value.Reveal()
 	return token

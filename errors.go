@@ -42,6 +42,10 @@ func answer(resp *logical.Response, err error) (*logical.Response, error) {
 	}
 	var remote *client.Error
 	if !errors.As(err, &remote) {
+		var coded logical.HTTPCodedError
+		if errors.As(err, &coded) {
+			return nil, logical.CodedError(coded.Code(), err.Error())
+		}
 		if errors.Is(err, context.DeadlineExceeded) {
 			return nil, logical.CodedError(http.StatusGatewayTimeout, err.Error())
 		}

@@ -300,6 +300,8 @@ var configResponseFields = withRotation(map[string]*framework.FieldSchema{
 	keyRateLimit:        {Type: framework.TypeFloat, Required: true, Description: "Requests per second at most."},
 	keyVerifyConnection: {Type: framework.TypeBool, Required: true, Description: "Whether writes prove the connection first."},
 	keyDisableRotation:  {Type: framework.TypeBool, Required: true, Description: "Whether the schedule is switched off."},
+	keyPendingError:     {Type: framework.TypeString, Required: true, Description: "Why a credential that was replaced could not be removed yet; empty for nothing."},
+	keyPendingAttempt:   {Type: framework.TypeString, Required: true, Description: "When that is tried again, RFC 3339; null for never."},
 	keyCredentialID:     {Type: framework.TypeString, Required: true, Description: "Id of the credential, if a rotation made it."},
 	keyExpiryTime:       {Type: framework.TypeString, Required: true, Description: "When that ends at Databricks if it is not replaced, RFC 3339; empty where it isn't known."},
 	keyRetiredIDs:       {Type: framework.TypeStringSlice, Required: true, Description: "Ids of credentials that were replaced and are about to be removed."},
@@ -330,7 +332,8 @@ func (c *configEntry) response() *logical.Response {
 		keyDisableRotation:  c.DisableRotation,
 	}
 	c.schedule.addTo(data)
-	c.Rotation.progress.addTo(data)
+	c.Rotation.progress.addTo(data, c.Rotation.next())
+	c.Rotation.addTrouble(data)
 	data[keyCredentialID] = c.Rotation.Credential.ID
 	data[keyExpiryTime] = rfc3339(c.Rotation.Credential.Expires)
 	data[keyRetiredIDs] = c.Rotation.retiredIDs()
@@ -479,7 +482,7 @@ func (c *configEntry) carryRotation(stored *configEntry, now, managedNext time.T
 	}
 	switch s := c.effectiveSchedule(); {
 	case replaced:
-		r.skip(s, now)
+		r.restart(s, now)
 	case s != stored.effectiveSchedule():
 		r.reschedule(s, now)
 	}
@@ -600,26 +603,29 @@ func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, data *
 		return nil, badField(keyForce, "is missing; there are static roles, which could be neither rotated nor removed without the connection: %s. Delete them first, or send force=true", quoted(names))
 	}
 	config, readErr := readConfig(ctx, req.Storage)
-	if readErr == nil && config != nil && config.Rotation.Managed {
-		if err := b.endArrangement(ctx, req.MountPoint); err != nil {
-			return nil, err
-		}
-	}
 	b.configWrite.Lock()
 	err = req.Storage.Delete(ctx, configStorageKey)
 	b.dropConnection() // even after an error it may be gone
 	b.agenda.touch()
 	b.configWrite.Unlock()
 	if err != nil {
-		return nil, err
+		if entry, againErr := req.Storage.Get(ctx, configStorageKey); againErr != nil || entry != nil {
+			return nil, err
+		}
+		b.Logger().Warn("the config is gone, although its deletion failed", "error", err)
 	}
 	b.event(ctx, "config-delete", req.Path)
 	resp := &logical.Response{}
 	if readErr != nil || config == nil {
 		return resp, nil
 	}
+	if config.Rotation.Managed {
+		if err := b.endArrangement(ctx, req.MountPoint); err != nil {
+			resp.AddWarning(fmt.Sprintf("The config is gone, but Vault's rotation manager may go on trying to rotate: %s", err))
+		}
+	}
 	if len(config.Rotation.all()) > 0 {
-		b.removeRoot(ctx, resp, config)
+		b.removeRoot(context.WithoutCancel(ctx), resp, config)
 	}
 	return resp, nil
 }
@@ -633,6 +639,7 @@ func (b *backend) removeRoot(ctx context.Context, resp *logical.Response, config
 		defer conn.client.Close()
 	}
 	for _, k := range all {
+		b.Logger().Info("removing a credential of the engine, since its config was deleted", "credential_type", k.Type, "id", k.ID, "host", k.Host)
 		err := connErr
 		if err == nil {
 			err = b.revokeKept(ctx, conn, &k)

@@ -32,7 +32,7 @@ func TestConfig(t *testing.T) {
 		"request_timeout": int64(20), "max_retries": 4, "rate_limit": 0.0, "verify_connection": true, "last_vault_rotation": nil, "next_vault_rotation": nil,
 		"account_id": "", "azure_tenant_id": "", "azure_client_id": "", "azure_workspace_resource_id": "", "identity_token_audience": "", "identity_token_ttl": int64(0),
 		"rotation_period": int64(0), "rotation_schedule": "", "rotation_window": int64(0), "disable_automated_rotation": false, "rotation_failures": 0,
-		"last_rotation_error": "", "next_rotation_attempt": nil, "credential_id": "", "expiry_time": "", "retired_ids": []string{}, "hand_made_credentials": []string{},
+		"last_rotation_error": "", "next_rotation_attempt": nil, "credential_id": "", "expiry_time": "", "pending_error": "", "next_pending_attempt": nil, "retired_ids": []string{}, "hand_made_credentials": []string{},
 	}
 	require.Equal(t, want, written.Data)
 	require.Equal(t, want, m.read("config").Data)

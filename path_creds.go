@@ -188,7 +188,9 @@ func (b *backend) mint(ctx context.Context, req *logical.Request, data *framewor
 	lasting, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
 	defer cancel()
 	if role.named() && role.CredentialType != credentialOBO {
-		b.tellApart(role, &in, &o)
+		if err := b.tellApart(lasting, req.Storage, role, &in, &o); err != nil {
+			return nil, err
+		}
 	}
 	in.Started = b.now().UTC()
 	until := in.Started.Add(o.lifetime + mintBudget)
@@ -239,13 +241,17 @@ func (b *backend) mint(ctx context.Context, req *logical.Request, data *framewor
 }
 
 // tellApart gives an OAuth secret, which bears no text, a lifetime that tells it from others.
-func (b *backend) tellApart(role *roleEntry, in *intent, o *order) {
+func (b *backend) tellApart(ctx context.Context, s logical.Storage, role *roleEntry, in *intent, o *order) error {
+	if err := b.learnLifetimes(ctx, s); err != nil {
+		return err
+	}
 	lifetime, unique := b.lifetimes.distinct(b.now(), role.ServicePrincipalID, o.lifetime)
 	o.lifetime = lifetime
 	in.Credential.ServicePrincipalID = role.ServicePrincipalID
 	if unique {
 		in.Credential.Lifetime = int64(lifetime / time.Second)
 	}
+	return nil
 }
 
 // create makes the credential of an undertaking, delivers it where that was asked for, and completes the lease.

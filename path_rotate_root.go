@@ -3,6 +3,7 @@
 package databricks
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -29,6 +30,9 @@ const (
 	// have not heard of it yet.
 	rootGrace = 5 * time.Minute
 
+	// prepareBudget is how long the calls before the create may take.
+	prepareBudget = 40 * time.Second
+
 	// expirySoon is how long before the end of a credential that nothing replaces every answer warns of it.
 	expirySoon = 30 * 24 * time.Hour
 
@@ -49,6 +53,10 @@ type rootRotation struct {
 	// the operator knows who else uses them.
 	HandMade []string `json:"hand_made,omitempty"`
 
+	// Trouble is why a credential that was replaced could not be removed yet, and Again when that is tried again.
+	Trouble string    `json:"trouble,omitempty"`
+	Again   time.Time `json:"again,omitzero"`
+
 	// Managed is set where Vault's own rotation manager keeps the schedule.
 	Managed bool `json:"managed,omitempty"`
 }
@@ -65,16 +73,48 @@ func (r *rootRotation) all() []kept {
 	return all
 }
 
-// at is when there is something to do; zero for never.
-func (r *rootRotation) at() time.Time {
-	var at time.Time
-	if !r.Managed {
-		at = r.progress.at()
+// rootMargin is how much of the credential's life must be left when it is replaced.
+const rootMargin = time.Hour
+
+// managedPatience is how late Vault's rotation manager may be. Then the engine takes over: the manager may have lost the schedule, as
+// when the storage was restored elsewhere.
+const managedPatience = 24 * time.Hour
+
+// next is when the credential is due.
+func (r *rootRotation) next() time.Time { return r.due(&r.Credential, rootMargin) }
+
+// rotateAt is when the engine's next attempt is made to replace it.
+func (r *rootRotation) rotateAt(s schedule) time.Time {
+	at := r.progress.at(&r.Credential, rootMargin)
+	if !r.Managed || at.IsZero() || at.Before(r.Next) {
+		return at // before, because the credential ends
 	}
+	return at.Add(managedPatience + seconds(s.Window))
+}
+
+// at is when there is something to do; zero for never.
+func (r *rootRotation) at(s schedule) time.Time {
+	at := r.rotateAt(s)
 	for _, old := range r.Retired {
-		at = earliest(at, old.Until)
+		until := old.Until
+		if r.Again.After(until) {
+			until = r.Again
+		}
+		at = earliest(at, until)
 	}
 	return at
+}
+
+// correct takes back what was decided while the clock was ahead, and tells whether there was such a thing.
+func (r *rootRotation) correct(s schedule, now time.Time) bool {
+	changed := !r.Managed && r.progress.corrected(s, now)
+	for i := range r.Retired {
+		changed = r.Retired[i].corrected(now) || changed
+	}
+	if r.Again.After(now.Add(longestRetry)) {
+		r.Again, changed = time.Time{}, true
+	}
+	return changed
 }
 
 func (b *backend) pathRotateRoot() []*framework.Path {
@@ -119,14 +159,22 @@ func (b *backend) handleRotateRoot(ctx context.Context, req *logical.Request, _ 
 		keyRetiredIDs:   r.retiredIDs(),
 		keyHandMade:     append([]string{}, r.HandMade...),
 	}}
-	if !r.Next.IsZero() {
-		resp.Data[keyNextRotation] = rfc3339(r.Next)
+	if next := r.next(); !next.IsZero() {
+		resp.Data[keyNextRotation] = rfc3339(next)
 	}
 	if unrecognised != "" {
 		resp.AddWarning(unrecognised)
 	}
 	addRootWarnings(resp, req.MountPoint, config, b.now().Add(maxLifetime))
 	return resp, nil
+}
+
+// addTrouble shows in an answer what could not be removed.
+func (r *rootRotation) addTrouble(data map[string]any) {
+	data[keyPendingError], data[keyPendingAttempt] = r.Trouble, nil
+	if !r.Again.IsZero() {
+		data[keyPendingAttempt] = rfc3339(r.Again)
+	}
 }
 
 func (r *rootRotation) retiredIDs() []string {
@@ -192,25 +240,24 @@ func (b *backend) rotateRoot(ctx context.Context, req *logical.Request, wanted f
 	case !rotates(config.AuthType):
 		return nil, "", notRotated(keyAuthType, config.AuthType)
 	}
-	conn, err := b.connect(ctx, config)
+	conn, done, err := b.connectionOf(ctx, req.Storage, config)
 	if err != nil {
 		return nil, "", err
 	}
-	defer conn.client.Close()
-	if err := b.removeRetiredRoot(ctx, req, conn); err != nil {
-		b.Logger().Warn("a credential that was replaced could not be removed yet", "error", err)
-	}
-	identity, err := conn.whoami(ctx)
+	defer done()
+	prepared, cancel := context.WithTimeout(ctx, prepareBudget)
+	defer cancel()
+	identity, err := conn.whoami(prepared)
 	if err != nil {
 		return nil, "", fmt.Errorf("ask who the present credential belongs to: %w", err)
 	}
-	old, err := recogniseRoot(ctx, conn, identity)
+	old, err := b.recogniseRoot(prepared, req, conn, identity)
 	if err != nil {
 		return nil, "", err
 	}
 
-	lasting, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
-	defer cancel()
+	lasting, end := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
+	defer end()
 	u, k, token, err := b.makeRoot(lasting, req, conn, identity, old)
 	if err != nil {
 		return nil, "", fmt.Errorf("make a new credential: %w", err)
@@ -249,57 +296,113 @@ type rootFound struct {
 	unrecognised string          // what to tell the operator when id is empty
 }
 
+// connectionOf answers a connection with the stored config: the mount's own, if that has the same credential. Done must be called.
+func (b *backend) connectionOf(ctx context.Context, s logical.Storage, config *configEntry) (conn *connection, done func(), err error) {
+	if shared, err := b.connection(ctx, s); err == nil && shared.config.sameCredential(config) {
+		return &connection{config: config, client: shared.client, account: shared.account, identity: shared.knownIdentity()}, func() {}, nil
+	}
+	if conn, err = b.connect(ctx, config); err != nil {
+		return nil, nil, err
+	}
+	return conn, conn.client.Close, nil
+}
+
 // recogniseRoot looks for the present credential at Databricks, and refuses when there is no room for another.
-func recogniseRoot(ctx context.Context, conn *connection, identity *client.Identity) (*rootFound, error) {
-	found := &rootFound{live: make(map[string]bool), id: conn.config.Rotation.Credential.ID}
-	ours := found.id != ""
+func (b *backend) recogniseRoot(ctx context.Context, req *logical.Request, conn *connection, identity *client.Identity) (*rootFound, error) {
 	if conn.config.AuthType == client.AuthPAT {
-		tokens, err := conn.client.ListTokens(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("list the tokens of %s: %w", identity.UserName, err)
-		}
-		// A token's id is the SHA-256 of it (Databricks SDK, UpdateTokenRequest).
-		sum := sha256.Sum256([]byte(conn.config.Token.Reveal()))
-		id := hex.EncodeToString(sum[:])
-		for _, token := range tokens {
-			found.live[token.TokenID] = true
-			if token.TokenID == found.id || found.id == "" && token.TokenID == id {
-				found.id, found.scopes = token.TokenID, token.Scopes
-				found.lifetime = grantedLife(token.CreationTime, token.ExpiryTime)
+		return recogniseToken(ctx, req.MountPoint, conn, identity)
+	}
+	found, err := b.recogniseSecret(ctx, req.Storage, conn, identity)
+	if err == nil || !errors.Is(err, errNoRoom) {
+		return found, err
+	}
+	// What has had its grace makes room.
+	if removeErr := b.removeRetiredRoot(ctx, req, conn); removeErr != nil {
+		return nil, errors.Join(err, removeErr)
+	}
+	return b.recogniseSecret(ctx, req.Storage, conn, identity)
+}
+
+func recogniseToken(ctx context.Context, mountPoint string, conn *connection, identity *client.Identity) (*rootFound, error) {
+	tokens, err := conn.client.ListTokens(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list the tokens of %s: %w", identity.UserName, err)
+	}
+	ours := conn.config.Rotation.Credential
+	found := &rootFound{live: make(map[string]bool), id: ours.ID, scopes: ours.Scopes}
+	if ours.ID == "" {
+		found.id = tokenIDOf(conn.config.Token)
+	}
+	scoped := false
+	for _, token := range tokens {
+		found.live[token.TokenID] = true
+		scoped = scoped || len(token.Scopes) > 0
+		if token.TokenID == found.id {
+			found.lifetime = grantedLife(token.CreationTime, token.ExpiryTime)
+			if ours.ID == "" {
+				found.scopes = token.Scopes
 			}
 		}
-		if !found.live[found.id] {
-			found.id = ""
-		}
-		if found.id == "" && !ours {
-			found.unrecognised = fmt.Sprintf("The token that was replaced can't be recognised among the %d tokens of %s, so its API scopes could not be taken over, and it still works; delete it by hand (vault list databricks/tokens shows them).", len(tokens), identity.UserName)
-		}
-		return found, nil
 	}
+	switch {
+	case ours.ID != "" || found.live[found.id]:
+	case scoped:
+		return nil, badField(keyToken, "the present one can't be recognised among the %d tokens of %s, of which some have API scopes, so it isn't known which scopes a new one may have; make one by hand, and write it to config", len(tokens), identity.UserName)
+	default:
+		found.id = ""
+		found.unrecognised = fmt.Sprintf("The token that was replaced can't be recognised among the %d tokens of %s, and still works; delete it by hand (vault list %stokens shows them).", len(tokens), identity.UserName, mountPoint)
+	}
+	return found, nil
+}
+
+// tokenIDOf is the id of a personal access token: the SHA-256 of it (Databricks SDK, UpdateTokenRequest).
+func tokenIDOf(token client.Secret) string {
+	sum := sha256.Sum256([]byte(token.Reveal()))
+	return hex.EncodeToString(sum[:])
+}
+
+func (b *backend) recogniseSecret(ctx context.Context, s logical.Storage, conn *connection, identity *client.Identity) (*rootFound, error) {
 	secrets, err := conn.client.ListOAuthSecrets(ctx, identity.ID)
 	if err != nil {
 		return nil, fmt.Errorf("list the OAuth secrets of the engine's own service principal: %w", explainPrincipal(err, identity.ID))
 	}
-	var ids []string
+	ours := conn.config.Rotation.Credential
+	found := &rootFound{live: make(map[string]bool), id: ours.ID}
+	var all, unknown []string
+	known := make(map[string]bool)
+	err = eachKept(ctx, s, func(_ string, kept []kept) {
+		for _, k := range kept {
+			known[k.ID] = true
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	lives := make(map[string]time.Duration)
 	for _, secret := range secrets {
-		ids = append(ids, secret.ID)
+		all = append(all, secret.ID)
 		found.live[secret.ID] = true
-		if secret.ID == found.id || found.id == "" && len(secrets) == 1 {
-			found.id = secret.ID
-			found.lifetime = grantedLife(secret.CreateTime, secret.ExpireTime)
+		lives[secret.ID] = grantedLife(secret.CreateTime, secret.ExpireTime)
+		if !known[secret.ID] {
+			unknown = append(unknown, secret.ID)
 		}
 	}
 	if len(secrets) >= maxOAuthSecrets {
-		return nil, noRoom(conn.config, identity, ids)
+		return nil, noRoom(conn.config, identity, all)
 	}
-	if !found.live[found.id] {
-		found.id = ""
+	if ours.ID == "" {
+		if len(unknown) == 1 {
+			found.id = unknown[0]
+		} else {
+			found.unrecognised = fmt.Sprintf("The OAuth secret that was replaced can't be told from the others of service principal %s, so it still works. It is one of these, unless they belong to leases of this mount; delete it by hand: %s", identity.UserName, quoted(unknown))
+		}
 	}
-	if found.id == "" && !ours {
-		found.unrecognised = fmt.Sprintf("The OAuth secret that was replaced can't be told from the others of service principal %s, so it still works; delete by hand what is no longer needed of: %s", identity.UserName, quoted(ids))
-	}
+	found.lifetime = lives[found.id]
 	return found, nil
 }
+
+// errNoRoom is that a service principal has all the secrets that it can have.
+var errNoRoom = errors.New("there is no room for a new one")
 
 // noRoom refuses a rotation because the service principal has all the secrets that it can have.
 func noRoom(config *configEntry, identity *client.Identity, ids []string) error {
@@ -310,7 +413,7 @@ func noRoom(config *configEntry, identity *client.Identity, ids []string) error 
 			break
 		}
 	}
-	return badField(keyClientSecret, "service principal %s has %d OAuth secrets, which is all it can have, so there is no room for a new one: %s. Delete one that is no longer needed, or revoke leases of roles for this service principal%s", identity.UserName, len(ids), quoted(ids), soon)
+	return fmt.Errorf("%w: %w", badField(keyClientSecret, "service principal %s has %d OAuth secrets, which is all it can have: %s. Delete one that is no longer needed, or revoke leases of roles for this service principal%s", identity.UserName, len(ids), quoted(ids), soon), errNoRoom)
 }
 
 // makeRoot makes the new credential. It asks for a long life, and where the workspace refuses that, for one that it is known to
@@ -347,10 +450,12 @@ func rootLifetimes(config *configEntry, granted time.Duration, now time.Time) []
 		return slices.Compact([]time.Duration{max(need, rootLife), need})
 	}
 	granted = granted.Truncate(time.Second)
+	lives := []time.Duration{longest, rootLife, expirySoon}
 	if granted > 0 && granted < longest {
-		return []time.Duration{longest, granted}
+		lives = append(lives, granted)
 	}
-	return []time.Duration{longest}
+	slices.SortFunc(lives, func(a, b time.Duration) int { return cmp.Compare(b, a) })
+	return slices.Compact(lives)
 }
 
 // proveRoot uses the new credential, and requires that it is of the same identity.
@@ -414,7 +519,7 @@ func (r *rootRotation) retire(config *configEntry, now time.Time) {
 	if config.Period > 0 {
 		grace = min(grace, seconds(config.Period)/2)
 	}
-	r.Retired = append(r.Retired, retired{kept: r.Credential, Until: now.UTC().Add(grace).Truncate(time.Second)})
+	r.Retired = append(r.Retired, r.Credential.retire(now, grace))
 	r.Credential = kept{}
 }
 
@@ -472,7 +577,7 @@ func (b *backend) removeRetiredRoot(ctx context.Context, req *logical.Request, c
 	if len(done) == 0 {
 		return errors.Join(errs...)
 	}
-	err := b.changeRotation(ctx, req.Storage, func(c *configEntry) {
+	err := b.changeRotation(context.WithoutCancel(ctx), req.Storage, func(c *configEntry) {
 		c.Rotation.Retired = slices.DeleteFunc(c.Rotation.Retired, func(r retired) bool { return slices.Contains(done, r.ID) })
 	})
 	return errors.Join(append(errs, err)...)
@@ -485,19 +590,31 @@ func (b *backend) tendRoot(ctx context.Context, req *logical.Request) (time.Time
 		return time.Time{}, err
 	}
 	now := b.now()
-	at := config.Rotation.at()
-	if at.IsZero() || at.After(now) {
+	if probe := *config; probe.cloneRotation().correct(config.effectiveSchedule(), now) {
+		b.Logger().Warn("dates of the rotation of the engine's own credential lay further ahead than can be, so they are corrected; was the clock set back?")
+		err := b.changeRotation(ctx, req.Storage, func(c *configEntry) { c.Rotation.correct(c.effectiveSchedule(), now) })
+		if err != nil {
+			return time.Time{}, err
+		}
+		if config, err = readConfig(ctx, req.Storage); err != nil || config == nil {
+			return time.Time{}, err
+		}
+	}
+	s, r := config.effectiveSchedule(), &config.Rotation
+	if at := r.at(s); at.IsZero() || at.After(now) {
 		return at, nil
 	}
-	r := &config.Rotation
-	switch scheduled := r.progress.at(); {
-	case r.Managed || scheduled.IsZero() || scheduled.After(now):
-		err = b.tendRetiredRoot(ctx, req)
-	case r.missed(config.effectiveSchedule(), now):
+	switch scheduled := r.rotateAt(s); {
+	case scheduled.IsZero() || scheduled.After(now):
+	case !r.Managed && r.missed(s, now):
 		b.Logger().Warn("a rotation of the engine's own credential was left out, because its window has passed", "scheduled", rfc3339(r.Next))
+		b.event(ctx, "root-rotate-fail", "config/rotate-root", "missed", rfc3339(r.Next))
 		err = b.changeRotation(ctx, req.Storage, func(c *configEntry) { c.Rotation.skip(c.effectiveSchedule(), now) })
 	default:
-		err = b.rotateRootInTime(ctx, req)
+		err = b.rotateRootInTime(ctx, req, r.Credential.Nonce)
+	}
+	if err == nil {
+		err = b.tendRetiredRoot(ctx, req)
 	}
 	if err != nil {
 		return time.Time{}, err
@@ -505,14 +622,20 @@ func (b *backend) tendRoot(ctx context.Context, req *logical.Request) (time.Time
 	if config, err = readConfig(ctx, req.Storage); err != nil || config == nil {
 		return time.Time{}, err
 	}
-	return config.Rotation.at(), nil
+	return config.Rotation.at(config.effectiveSchedule()), nil
+}
+
+// cloneRotation makes the rotation the config's alone, and answers it.
+func (c *configEntry) cloneRotation() *rootRotation {
+	c.Rotation.Retired, c.Rotation.HandMade = slices.Clone(c.Rotation.Retired), slices.Clone(c.Rotation.HandMade)
+	return &c.Rotation
 }
 
 // rotateRootInTime rotates, or records why that failed.
-func (b *backend) rotateRootInTime(ctx context.Context, req *logical.Request) error {
+func (b *backend) rotateRootInTime(ctx context.Context, req *logical.Request, nonce string) error {
 	_, unrecognised, err := b.rotateRoot(ctx, req, func(c *configEntry) bool {
-		at := c.Rotation.progress.at()
-		return !c.Rotation.Managed && !at.IsZero() && !at.After(b.now())
+		at := c.Rotation.rotateAt(c.effectiveSchedule())
+		return !at.IsZero() && !at.After(b.now())
 	})
 	if unrecognised != "" {
 		b.Logger().Warn(unrecognised)
@@ -520,41 +643,61 @@ func (b *backend) rotateRootInTime(ctx context.Context, req *logical.Request) er
 	if err == nil {
 		return nil
 	}
-	var p progress
-	saveErr := b.changeRotation(ctx, req.Storage, func(c *configEntry) {
-		c.Rotation.failed(b.now(), err)
-		p = c.Rotation.progress
-	})
-	b.rotationFailed(ctx, "root-rotate", "config/rotate-root", "the engine's own credential", &p, err)
-	return saveErr
+	return b.recordRootFailure(ctx, req, nonce, err)
 }
 
-// tendRetiredRoot removes what was replaced. What can't be removed now is tried again in an hour.
+// recordRootFailure records why the credential with the nonce could not be replaced, even if there is no time left for anything
+// else.
+func (b *backend) recordRootFailure(ctx context.Context, req *logical.Request, nonce string, why error) error {
+	ctx = context.WithoutCancel(ctx)
+	var p *progress
+	err := b.changeRotation(ctx, req.Storage, func(c *configEntry) {
+		if c.Rotation.Credential.Nonce != nonce {
+			return // after an error that left it uncertain, the new one was saved
+		}
+		c.Rotation.failed(b.now(), why)
+		p = &c.Rotation.progress
+	})
+	if p == nil {
+		b.agenda.touch()
+		return err
+	}
+	b.rotationFailed(ctx, "root-rotate", "config/rotate-root", "the engine's own credential", p, why)
+	return err
+}
+
+// tendRetiredRoot removes what was replaced and has had its grace. What can't be removed now is tried again in an hour.
 func (b *backend) tendRetiredRoot(ctx context.Context, req *logical.Request) error {
 	leave, err := b.rotationTurns.take(ctx, configStorageKey)
 	if err != nil {
 		return err
 	}
 	defer leave()
-	conn, err := b.connection(ctx, req.Storage)
-	if err != nil {
-		return err
-	}
 	config, err := readConfig(ctx, req.Storage)
 	if err != nil || config == nil {
 		return err
 	}
-	fresh := &connection{config: config, client: conn.client, account: conn.account, identity: conn.knownIdentity()}
-	why := b.removeRetiredRoot(ctx, req, fresh)
-	if why == nil {
+	now := b.now()
+	if now.Before(config.Rotation.Again) || !slices.ContainsFunc(config.Rotation.Retired, func(r retired) bool { return !now.Before(r.Until) }) {
 		return nil
 	}
-	b.Logger().Error("a credential of the engine that was replaced could not be removed; it is tried again in an hour", "error", why)
-	return b.changeRotation(ctx, req.Storage, func(c *configEntry) {
-		for i := range c.Rotation.Retired {
-			if old := &c.Rotation.Retired[i]; !old.Until.After(b.now()) {
-				old.Until = b.now().UTC().Add(longestRetry).Truncate(time.Second)
-			}
+	conn, done, err := b.connectionOf(ctx, req.Storage, config)
+	if err != nil {
+		return err
+	}
+	defer done()
+	why := b.removeRetiredRoot(ctx, req, conn)
+	if why == nil && config.Rotation.Trouble == "" {
+		return nil
+	}
+	if why != nil {
+		b.Logger().Error("a credential of the engine that was replaced could not be removed; it is tried again in an hour", "error", why)
+		b.event(ctx, "root-rotate-fail", "config/rotate-root", "next_attempt", rfc3339(now.Add(longestRetry)))
+	}
+	return b.changeRotation(context.WithoutCancel(ctx), req.Storage, func(c *configEntry) {
+		c.Rotation.Trouble, c.Rotation.Again = "", time.Time{}
+		if why != nil {
+			c.Rotation.Trouble, c.Rotation.Again = why.Error(), b.now().UTC().Add(longestRetry).Truncate(time.Second)
 		}
 	})
 }

@@ -17,11 +17,11 @@ import (
 )
 
 const (
-	keyGrace     = "rotation_grace_period"
-	keyLifetime  = "lifetime"
-	keyTrouble   = "last_settle_error"
-	keyNextTry   = "next_settle_attempt"
-	keyDelivered = "delivered"
+	keyGrace          = "rotation_grace_period"
+	keyLifetime       = "lifetime"
+	keyPendingError   = "pending_error"
+	keyPendingAttempt = "next_pending_attempt"
+	keyDelivered      = "delivered"
 )
 
 func (b *backend) pathStatic() []*framework.Path {
@@ -98,8 +98,8 @@ func (b *backend) pathStaticRole() *framework.Path {
 			},
 		},
 		ExistenceCheck: func(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
-			e, err := b.static(ctx, req.Storage, data.Get(keyName).(string))
-			return e != nil, err
+			entry, err := req.Storage.Get(ctx, staticStoragePrefix+data.Get(keyName).(string))
+			return entry != nil, err
 		},
 		HelpSynopsis:    "One shared credential that is rotated.",
 		HelpDescription: strings.TrimSpace(staticHelp),
@@ -148,12 +148,12 @@ var staticResponseFields = withRotation(map[string]*framework.FieldSchema{
 	keyDeliverScope:       {Type: framework.TypeString, Required: true, Description: "Secret scope in which the current secret part is kept, too."},
 	keyDeliverKey:         {Type: framework.TypeString, Required: true, Description: "Key in deliver_scope."},
 
-	keyCredentialID: {Type: framework.TypeString, Required: true, Description: "Id of the current credential."},
-	keyExpiryTime:   {Type: framework.TypeString, Required: true, Description: "When it ends at Databricks if it is not replaced, RFC 3339."},
-	keyRetiredIDs:   {Type: framework.TypeStringSlice, Required: true, Description: "Ids of the previous ones that are still alive."},
-	keyDelivered:    {Type: framework.TypeBool, Required: true, Description: "Whether deliver_key has the current secret part; false where there is none."},
-	keyTrouble:      {Type: framework.TypeString, Required: true, Description: "What could not be delivered or removed yet after a rotation, and why; empty for nothing."},
-	keyNextTry:      {Type: framework.TypeString, Required: true, Description: "When that is tried again, RFC 3339; null for never."},
+	keyCredentialID:   {Type: framework.TypeString, Required: true, Description: "Id of the current credential."},
+	keyExpiryTime:     {Type: framework.TypeString, Required: true, Description: "When it ends at Databricks if it is not replaced, RFC 3339."},
+	keyRetiredIDs:     {Type: framework.TypeStringSlice, Required: true, Description: "Ids of the previous ones that are still alive."},
+	keyDelivered:      {Type: framework.TypeBool, Required: true, Description: "Whether deliver_key has the current secret part; false where there is none."},
+	keyPendingError:   {Type: framework.TypeString, Required: true, Description: "What could not be delivered or removed yet after a rotation, and why; empty for nothing."},
+	keyPendingAttempt: {Type: framework.TypeString, Required: true, Description: "When that is tried again, RFC 3339; null for never."},
 })
 
 var staticCredsFields = map[string]*framework.FieldSchema{
@@ -188,8 +188,8 @@ func (b *backend) staticResponse(e *staticEntry) *logical.Response {
 		keyCredentialID:       e.State.Current.ID,
 		keyExpiryTime:         rfc3339(e.State.Current.Expires),
 		keyDelivered:          e.place() != nil && !e.undelivered(),
-		keyTrouble:            e.State.Trouble,
-		keyNextTry:            nil,
+		keyPendingError:       e.State.Trouble,
+		keyPendingAttempt:     nil,
 	}
 	ids := []string{}
 	for _, old := range e.State.Retired {
@@ -199,10 +199,10 @@ func (b *backend) staticResponse(e *staticEntry) *logical.Response {
 	}
 	data[keyRetiredIDs] = ids
 	if !e.State.Again.IsZero() {
-		data[keyNextTry] = rfc3339(e.State.Again)
+		data[keyPendingAttempt] = rfc3339(e.State.Again)
 	}
 	e.schedule.addTo(data)
-	e.State.addTo(data)
+	e.State.progress.addTo(data, e.next())
 	resp := &logical.Response{Data: data}
 	if e.State.Deleting {
 		resp.AddWarning("The static role is being deleted; what it made could not be removed at Databricks yet.")
@@ -253,7 +253,7 @@ func (b *backend) readStaticCreds(ctx context.Context, req *logical.Request, dat
 // ttl is after how many seconds it is worth to read the credential again; at least 1, so that nobody reads without a pause
 // what is overdue.
 func (e *staticEntry) ttl(now time.Time) int64 {
-	next := e.State.progress.at()
+	next := e.rotateAt()
 	if next.IsZero() {
 		next = e.State.Current.Expires
 	}
@@ -283,7 +283,7 @@ func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
-	role, err := b.mergeStatic(ctx, data, conn, old)
+	role, err := b.mergeStatic(ctx, req.Storage, name, data, conn, old)
 	if err != nil {
 		return nil, err
 	}
@@ -295,7 +295,6 @@ func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *f
 	default:
 		e = old.clone()
 		e.staticRole = *role
-		e.leave(old)
 		if role.schedule != old.schedule {
 			e.State.reschedule(role.schedule, b.now())
 		}
@@ -327,13 +326,13 @@ func (b *backend) abandonStatic(ctx context.Context, s logical.Storage, conn *co
 		_, err = b.settleStatic(ctx, s, conn, name, e)
 	}
 	if err != nil {
-		return fmt.Errorf("the static role was not created, and what was made of it is removed within minutes: %w", errors.Join(why, err))
+		return fmt.Errorf("the static role could not be completed, and what was made of it could not be removed yet; delete the role: %w", errors.Join(why, err))
 	}
 	return fmt.Errorf("the static role was not created, and nothing is left of it: %w", why)
 }
 
 // mergeStatic lays the request's fields over the stored role, and holds the result against what Databricks says.
-func (b *backend) mergeStatic(ctx context.Context, data *framework.FieldData, conn *connection, old *staticEntry) (*staticRole, error) {
+func (b *backend) mergeStatic(ctx context.Context, s logical.Storage, name string, data *framework.FieldData, conn *connection, old *staticEntry) (*staticRole, error) {
 	before := new(staticRole)
 	if old != nil {
 		*before = old.staticRole
@@ -345,10 +344,14 @@ func (b *backend) mergeStatic(ctx context.Context, data *framework.FieldData, co
 	ids := &roleEntry{ServicePrincipalID: role.ServicePrincipalID, ApplicationID: role.ApplicationID}
 	ids.forgetOtherID(data)
 	role.ServicePrincipalID, role.ApplicationID = ids.ServicePrincipalID, ids.ApplicationID
+	if err := role.schedule.check(b.now()); err != nil {
+		return nil, err
+	}
 	if sent, ok := data.Raw[keyGrace]; (!ok || sent == nil) && (old == nil || ok) {
 		role.Grace = int64(defaultGrace / time.Second)
-		if role.Period > 0 {
-			role.Grace = min(role.Grace, role.Period)
+		if role.automatic() {
+			shortest, _ := role.gaps(b.now())
+			role.Grace = min(role.Grace, int64(shortest/time.Second))
 		}
 	}
 	if err := role.check(b.now()); err != nil {
@@ -363,6 +366,9 @@ func (b *backend) mergeStatic(ctx context.Context, data *framework.FieldData, co
 	}
 	role.ServicePrincipalID, role.ApplicationID, role.Scopes = mints.ServicePrincipalID, mints.ApplicationID, mints.Scopes
 	if place := role.place(); place != nil && (before.place() == nil || *before.place() != *place) {
+		if err := b.checkPlaceFree(ctx, s, name, *place); err != nil {
+			return nil, err
+		}
 		if _, err := secretUpdated(ctx, conn, *place); isGone(err) {
 			return nil, badField(keyDeliverScope, "there is no secret scope %q at %s; write scopes/%s first", place.Scope, conn.config.Host, place.Scope)
 		} else if err != nil {
@@ -370,6 +376,27 @@ func (b *backend) mergeStatic(ctx context.Context, data *framework.FieldData, co
 		}
 	}
 	return role, nil
+}
+
+// checkPlaceFree refuses a place where another static role delivers to: each would overwrite what the other keeps there.
+func (b *backend) checkPlaceFree(ctx context.Context, s logical.Storage, name string, place secretPlace) error {
+	names, err := s.List(ctx, staticStoragePrefix)
+	if err != nil {
+		return err
+	}
+	for _, other := range names {
+		if other == name {
+			continue
+		}
+		e, err := b.static(ctx, s, other)
+		if unreadable := (*unreadableStatic)(nil); err != nil && !errors.As(err, &unreadable) {
+			return err
+		}
+		if e != nil && e.place() != nil && e.place().folded() == place.folded() {
+			return badField(keyDeliverKey, "%s is where static role %q delivers to; choose another key", place, other)
+		}
+	}
+	return nil
 }
 
 // check refuses a role that could not be kept.
@@ -406,17 +433,17 @@ func (r *staticRole) check(now time.Time) error {
 	if !r.automatic() {
 		return nil
 	}
-	// What is rotated on a date as often as it can be must still see its successor out of its grace.
-	next := r.after(now)
-	gap := max(next.Sub(now.Truncate(time.Second)), r.after(next).Sub(next))
-	least := int64(gap/time.Second) + r.Window + r.Grace
+	// A credential must live from one rotation to the next, and through its grace.
+	shortest, longestGap := r.gaps(now)
+	least := int64(longestGap/time.Second) + r.Window + r.Grace
+	most := (maxOAuthSecrets - 2) * int64(shortest/time.Second)
 	switch {
 	case r.Lifetime > 0 && r.Lifetime < least:
 		return badField(keyLifetime, "%ds is too short; between two rotations and with %s and %s, a credential must live for %d seconds", r.Lifetime, keyRotationWindow, keyGrace, least)
 	case least > longest:
 		return badField(keyGrace, "%ds is too long; with the schedule, credentials would have to live for %d seconds, and %d is the most that Databricks gives", r.Grace, least, longest)
-	case r.CredentialType == credentialOAuthSecret && r.Period > 0 && r.Grace > (maxOAuthSecrets-2)*r.Period:
-		return badField(keyGrace, "%ds is too long; a service principal can have %d OAuth secrets, so with a %s of %ds it can be %d seconds at most", r.Grace, maxOAuthSecrets, keyRotationPeriod, r.Period, (maxOAuthSecrets-2)*r.Period)
+	case r.CredentialType == credentialOAuthSecret && r.Grace > most:
+		return badField(keyGrace, "%ds is too long; a service principal can have %d OAuth secrets, so with rotations %s apart it can be %d seconds at most", r.Grace, maxOAuthSecrets, shortest, most)
 	}
 	return nil
 }
@@ -433,11 +460,8 @@ func (b *backend) addStaticWarnings(resp *logical.Response, conn *connection, e 
 			resp.AddWarning(warning)
 		}
 	}
-	switch {
-	case !e.automatic():
+	if !e.automatic() {
 		resp.AddWarning(fmt.Sprintf("The role has no schedule, so its credential ends at %s unless rotate-role is written before.", rfc3339(e.State.Current.Expires)))
-	case e.State.Current.Expires.Before(e.State.Next):
-		resp.AddWarning(fmt.Sprintf("Databricks gave the credential a shorter life than was asked for: it ends at %s, before the next rotation.", rfc3339(e.State.Current.Expires)))
 	}
 }
 
@@ -489,6 +513,11 @@ func (b *backend) deleteStatic(ctx context.Context, req *logical.Request, data *
 	}
 	defer leave()
 	e, err := readStatic(ctx, req.Storage, staticStoragePrefix+name)
+	if unreadable := (*unreadableStatic)(nil); force && errors.As(err, &unreadable) {
+		resp := &logical.Response{}
+		resp.AddWarning("The static role could not be read, so what it made may be left at Databricks; tidy finds tokens of it.")
+		return resp, b.forgetStatic(ctx, req.Storage, name)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -41,6 +41,8 @@ func (b *backend) pathStatus() []*framework.Path {
 					keyRotationFailures: {Type: framework.TypeInt, Description: "Attempts to replace it that failed since then, one after the other."},
 					keyRotationError:    {Type: framework.TypeString, Description: "Why the last of them failed; empty when none did."},
 					keyRotationRetry:    {Type: framework.TypeString, Description: "When the next attempt is made after a failure, RFC 3339; null for none."},
+					keyPendingError:     {Type: framework.TypeString, Description: "Why a credential that was replaced could not be removed yet; empty for nothing."},
+					keyPendingAttempt:   {Type: framework.TypeString, Description: "When that is tried again, RFC 3339; null for never."},
 					keyRotatedBy:        {Type: framework.TypeString, Description: "Who keeps the schedule: engine, vault for its rotation manager, or nobody."},
 					"calls":             {Type: framework.TypeMap, Required: true, Description: "By operation, since the plugin started on this node: calls, errors, retries, throttled, mean_ms and max_ms."},
 				}}}},
@@ -101,7 +103,8 @@ func (b *backend) readStatus(ctx context.Context, req *logical.Request, _ *frame
 	}
 	if config != nil {
 		b.askManager(ctx, config)
-		config.Rotation.addTo(status)
+		config.Rotation.progress.addTo(status, config.Rotation.next())
+		config.Rotation.addTrouble(status)
 		status[keyRotatedBy] = config.rotatedBy()
 	}
 	return &logical.Response{Data: status}, nil

@@ -5,6 +5,7 @@ package databricks
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -166,11 +167,48 @@ func (b *backend) deleteToken(ctx context.Context, req *logical.Request, data *f
 		how = reachAdmin
 	}
 	id := data.Get(keyTokenID).(string)
+	if err := checkNotKept(ctx, req.Storage, id); err != nil {
+		return nil, err
+	}
 	if err := deletePAT(ctx, conn, how, id); err != nil {
 		return nil, err
 	}
+	if slices.Contains(conn.config.Rotation.HandMade, id) {
+		err := b.changeRotation(ctx, req.Storage, func(c *configEntry) {
+			c.Rotation.HandMade = slices.DeleteFunc(c.Rotation.HandMade, func(left string) bool { return left == id })
+		})
+		if err != nil {
+			b.Logger().Warn("the config goes on naming a token that was deleted", "error", err)
+		}
+	}
 	b.event(ctx, "token-delete", req.Path, "token_id", id)
 	return &logical.Response{}, nil
+}
+
+// checkNotKept refuses to delete a token that is in use by more than a lease.
+func checkNotKept(ctx context.Context, s logical.Storage, id string) error {
+	config, err := readConfig(ctx, s)
+	if err != nil {
+		return err
+	}
+	if config != nil && config.Token != "" && tokenIDOf(config.Token) == id {
+		return badField(keyTokenID, "%s is the token that the engine itself connects with; replace it by config/rotate-root, or write another one to config", id)
+	}
+	inUse := ""
+	err = eachKept(ctx, s, func(key string, all []kept) {
+		if len(all) > 0 && all[0].ID == id {
+			inUse = strings.TrimPrefix(key, staticStoragePrefix)
+		}
+	})
+	switch {
+	case err != nil:
+		return err
+	case inUse == configStorageKey:
+		return badField(keyTokenID, "%s is the token that the engine itself connects with; replace it by config/rotate-root", id)
+	case inUse != "":
+		return badField(keyTokenID, "%s is the current token of static role %q; replace it by rotate-role/%s, or delete the role", id, inUse, inUse)
+	}
+	return nil
 }
 
 const tokensHelp = `

@@ -25,13 +25,31 @@ type kept struct {
 	ID                 string    `json:"id"`
 	Nonce              string    `json:"nonce"`
 	ServicePrincipalID string    `json:"service_principal_id,omitempty"`
-	Expires            time.Time `json:"expires"`
+	Scopes             []string  `json:"scopes,omitempty"`
+	Created            time.Time `json:"created"` // by Vault's clock
+	Expires            time.Time `json:"expires"` // by Databricks' clock
 }
 
 // retired is a credential that has a successor, and lives on for those who still have it.
 type retired struct {
 	kept
 	Until time.Time `json:"until"`
+	Grace int64     `json:"grace"` // seconds that it was to live on at first
+}
+
+// retire ends the grace of a credential in due course.
+func (k kept) retire(now time.Time, grace time.Duration) retired {
+	return retired{kept: k, Until: now.UTC().Add(grace).Truncate(time.Second), Grace: int64(grace / time.Second)}
+}
+
+// corrected takes back a date that was set while the clock was ahead, and tells whether there was one.
+func (r *retired) corrected(now time.Time) bool {
+	latest := now.UTC().Add(seconds(r.Grace) + longestRetry).Truncate(time.Second)
+	if !r.Until.After(latest) {
+		return false
+	}
+	r.Until = latest
+	return true
 }
 
 // uncertain is the failure of a write to the storage which may have been done all the same, or be done yet.
@@ -51,7 +69,9 @@ func (b *backend) makeKept(ctx context.Context, s logical.Storage, conn *connect
 	in.Keeper = key
 	o := order{role: role, text: text, scopes: role.Scopes, lifetime: lifetime}
 	if role.CredentialType == credentialOAuthSecret {
-		b.tellApart(role, &in, &o)
+		if err := b.tellApart(ctx, s, role, &in, &o); err != nil {
+			return nil, nil, nil, err
+		}
 	}
 	in.Expires = in.Started.Add(o.lifetime + mintBudget)
 	o.marker = marker{mountID: b.mountID, nonce: in.Nonce, until: in.Expires, kept: true}
@@ -59,23 +79,31 @@ func (b *backend) makeKept(ctx context.Context, s logical.Storage, conn *connect
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	made := false
+	defer func() {
+		if !made {
+			u.end(ctx)
+		}
+	}()
 	credential := credentialTypes[role.CredentialType]
 	token, err := credential.mint(ctx, conn, o)
 	if err != nil {
 		u.failed(ctx, err)
-		u.end(ctx)
 		return nil, nil, nil, err
 	}
 	k := &kept{
 		origin: in.origin, Type: role.CredentialType, ID: token.id, Nonce: in.Nonce, ServicePrincipalID: token.servicePrincipalID,
-		Expires: in.Started.Add(token.lifetime),
+		Scopes: role.Scopes, Created: in.Started, Expires: token.expires,
+	}
+	if k.Expires.IsZero() {
+		k.Expires = in.Started.Add(token.lifetime)
 	}
 	u.twin = token.twin
 	u.undo = func(ctx context.Context) error { return credential.revoke(ctx, conn, reachOwn, k.lease()) }
 	if token.lifetime <= 0 {
-		u.end(ctx)
 		return nil, nil, nil, logical.CodedError(502, "Databricks made a credential that never ends, although a lifetime was asked for, so it is removed again")
 	}
+	made = true
 	return u, k, token, nil
 }
 
@@ -105,10 +133,14 @@ func (k *kept) lease() *lease {
 	return &lease{origin: k.origin, CredentialType: k.Type, ID: k.ID, ServicePrincipalID: k.ServicePrincipalID}
 }
 
-// revokeKept ends the credential at Databricks. One that has ended by itself needs no call.
+// revokeKept ends the credential at Databricks. One that has ended by itself a day ago needs no call.
 func (b *backend) revokeKept(ctx context.Context, conn *connection, k *kept) error {
-	if b.now().After(k.Expires) {
+	if b.now().After(k.Expires.Add(24 * time.Hour)) {
 		return nil
+	}
+	credential, ok := credentialTypes[k.Type]
+	if !ok {
+		return fmt.Errorf("unknown credential type %q of %s; was it made by a newer version of the plugin?", k.Type, k.ID)
 	}
 	how, err := conn.reaches(ctx, k.origin)
 	if err != nil {
@@ -117,7 +149,7 @@ func (b *backend) revokeKept(ctx context.Context, conn *connection, k *kept) err
 	if how == reachNone {
 		return badField(keyHost, "%s %s was made at %s, but the mount is now connected to %s; connect it to the first again, or wait until it ends by itself at %s", k.Type, k.ID, k.Host, conn.config.Host, rfc3339(k.Expires))
 	}
-	if err := credentialTypes[k.Type].revoke(ctx, conn, how, k.lease()); err != nil {
+	if err := credential.revoke(ctx, conn, how, k.lease()); err != nil {
 		return fmt.Errorf("remove %s %s: %w", k.Type, k.ID, err)
 	}
 	return nil
@@ -139,6 +171,26 @@ func keptUnder(ctx context.Context, s logical.Storage, key string) ([]kept, erro
 	return e.State.all(), nil
 }
 
+// eachKept shows the credentials that the config and the static roles answer for, by the keys of their entries.
+func eachKept(ctx context.Context, s logical.Storage, show func(key string, all []kept)) error {
+	names, err := s.List(ctx, staticStoragePrefix)
+	if err != nil {
+		return err
+	}
+	keys := []string{configStorageKey}
+	for _, name := range names {
+		keys = append(keys, staticStoragePrefix+name)
+	}
+	for _, key := range keys {
+		all, err := keptUnder(ctx, s, key)
+		if err != nil {
+			return err
+		}
+		show(key, all)
+	}
+	return nil
+}
+
 // ownedNonces answers every nonce that the write-ahead log, the config or a static role still answers for. The log is read
 // first: what is settled there while we read is saved by then.
 func (b *backend) ownedNonces(ctx context.Context, s logical.Storage) (map[string]bool, error) {
@@ -150,39 +202,30 @@ func (b *backend) ownedNonces(ctx context.Context, s logical.Storage) (map[strin
 	if err != nil {
 		return nil, err
 	}
-	names, err := s.List(ctx, staticStoragePrefix)
-	if err != nil {
-		return nil, err
-	}
-	keys := []string{configStorageKey}
-	for _, name := range names {
-		keys = append(keys, staticStoragePrefix+name)
-	}
-	for _, key := range keys {
-		credentials, err := keptUnder(ctx, s, key)
-		if err != nil {
-			return nil, err
-		}
-		for _, k := range credentials {
+	return owned, eachKept(ctx, s, func(_ string, all []kept) {
+		for _, k := range all {
 			owned[k.Nonce] = true
 		}
-	}
-	return owned, nil
+	})
 }
 
 // agenda is when the mount's rotations have something to do next, so that a tick with nothing due costs nothing.
 type agenda struct {
 	mu      sync.Mutex
 	at      time.Time // zero for never
+	looked  time.Time // by a clock that nobody can set
 	known   bool
 	changes uint64
 }
+
+// agendaPause is how long an agenda is believed: the clock that it goes by may be set back.
+const agendaPause = time.Hour
 
 // begin answers whether it is time to look, and what finish must be told.
 func (a *agenda) begin(now time.Time) (due bool, changes uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return !a.known || !a.at.IsZero() && !now.Before(a.at), a.changes
+	return !a.known || !a.at.IsZero() && !now.Before(a.at) || time.Since(a.looked) > agendaPause, a.changes
 }
 
 // finish takes note of the next time, unless something was changed since begin.
@@ -190,7 +233,7 @@ func (a *agenda) finish(at time.Time, changes uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.changes == changes {
-		a.at, a.known = at, true
+		a.at, a.known, a.looked = at, true, time.Now()
 	}
 }
 
@@ -234,7 +277,11 @@ func (b *backend) rotateDue(ctx context.Context, req *logical.Request) error {
 	if err != nil {
 		return err
 	}
-	at, err := b.tendRoot(ctx, req)
+	var at time.Time
+	err = b.safely("rotation of the engine's own credential", func() (err error) {
+		at, err = b.tendRoot(ctx, req)
+		return err
+	})
 	times, errs := []time.Time{at}, []error{err}
 	type work struct {
 		name string
@@ -243,6 +290,13 @@ func (b *backend) rotateDue(ctx context.Context, req *logical.Request) error {
 	var works []work
 	for _, name := range names {
 		e, err := b.static(ctx, req.Storage, name)
+		if unreadable := (*unreadableStatic)(nil); errors.As(err, &unreadable) {
+			// It will be as unreadable in a minute.
+			if _, said := b.complaints.LoadOrStore(err.Error(), true); !said {
+				b.Logger().Error("a static role is not rotated", "error", err)
+			}
+			continue
+		}
 		if err != nil {
 			errs = append(errs, err)
 			continue
@@ -250,7 +304,7 @@ func (b *backend) rotateDue(ctx context.Context, req *logical.Request) error {
 		if e == nil {
 			continue
 		}
-		if at := e.at(); at.IsZero() || at.After(b.now()) {
+		if at := e.at(); (at.IsZero() || at.After(b.now())) && !e.clone().correct(b.now()) {
 			times = append(times, at)
 		} else {
 			works = append(works, work{name, at})
@@ -264,7 +318,11 @@ func (b *backend) rotateDue(ctx context.Context, req *logical.Request) error {
 			times = append(times, w.at)
 			break
 		}
-		at, err := b.tendStatic(ctx, req, w.name)
+		var at time.Time
+		err := b.safely("rotation of a static role", func() (err error) {
+			at, err = b.tendStatic(ctx, req, w.name)
+			return err
+		})
 		times, errs = append(times, at), append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {

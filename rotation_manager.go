@@ -20,7 +20,8 @@ const (
 )
 
 // arrangeRotation has Vault's rotation manager keep the config's schedule, where the host has one, and answers whether it does,
-// and when it first will. Elsewhere the engine's own tick does. The config has not been saved yet.
+// and when it first will. Elsewhere the engine's own tick does. The config has not been saved yet. A schedule that stays is handed
+// over again, in case the manager has lost it, with the time that it had.
 func (b *backend) arrangeRotation(ctx context.Context, mountPoint string, old, config *configEntry) (managed bool, next time.Time, err error) {
 	job := config.effectiveSchedule()
 	switch {
@@ -28,13 +29,15 @@ func (b *backend) arrangeRotation(ctx context.Context, mountPoint string, old, c
 		return false, time.Time{}, nil
 	case !job.automatic():
 		return false, time.Time{}, b.endArrangement(ctx, mountPoint)
-	case old.Rotation.Managed && old.effectiveSchedule() == job:
-		return true, old.Rotation.Next, nil
 	}
-	info, err := b.System().RegisterRotationJobWithResponse(ctx, &rotation.RotationJobConfigureRequest{
+	request := &rotation.RotationJobConfigureRequest{
 		Name: rotationJobName, MountPoint: mountPoint, ReqPath: rotationJobPath,
 		RotationSchedule: job.Cron, RotationWindow: seconds(job.Window), RotationPeriod: seconds(job.Period),
-	})
+	}
+	if old.effectiveSchedule() == job && old.Rotation.Next.After(b.now()) {
+		request.MigratedLegacyNextRotationTime = old.Rotation.Next
+	}
+	info, err := b.System().RegisterRotationJobWithResponse(ctx, request)
 	switch {
 	case withoutRotationManager(err):
 		return false, time.Time{}, nil
@@ -61,13 +64,11 @@ func (b *backend) rearrange(ctx context.Context, s logical.Storage, mountPoint s
 		stored = newConfig()
 	}
 	switch {
-	case err != nil || refused.Rotation.Managed == stored.Rotation.Managed && refused.effectiveSchedule() == stored.effectiveSchedule():
+	case err != nil || !refused.Rotation.Managed && !stored.Rotation.Managed:
 	case !stored.Rotation.Managed:
 		err = b.endArrangement(ctx, mountPoint)
 	default:
-		unsaved := *refused
-		unsaved.Rotation.Managed = true
-		_, _, err = b.arrangeRotation(ctx, mountPoint, &unsaved, stored)
+		_, _, err = b.arrangeRotation(ctx, mountPoint, stored, stored)
 	}
 	if err != nil {
 		b.Logger().Warn("Vault's rotation manager may keep a schedule that was not stored; write the config again", "error", err)
@@ -85,20 +86,18 @@ func (b *backend) managedNext(ctx context.Context) time.Time {
 
 // rotateManaged is what Vault's rotation manager calls.
 func (b *backend) rotateManaged(ctx context.Context, req *logical.Request) error {
-	_, unrecognised, err := b.rotateRoot(ctx, req, nil)
+	var before string
+	_, unrecognised, err := b.rotateRoot(ctx, req, func(c *configEntry) bool {
+		before = c.Rotation.Credential.Nonce
+		return true
+	})
 	if unrecognised != "" {
 		b.Logger().Warn(unrecognised)
 	}
 	if err == nil {
 		return nil
 	}
-	var p progress
-	saveErr := b.changeRotation(ctx, req.Storage, func(c *configEntry) {
-		c.Rotation.failed(b.now(), err)
-		c.Rotation.Retry = time.Time{} // that is for the manager to decide
-		p = c.Rotation.progress
-	})
-	b.rotationFailed(ctx, "root-rotate", "config/rotate-root", "the engine's own credential", &p, err)
+	saveErr := b.recordRootFailure(ctx, req, before, err)
 	// As an answer to the user it would look like a success to the manager.
 	return errors.New(errors.Join(err, saveErr).Error())
 }
@@ -113,10 +112,7 @@ func withoutRotationManager(err error) bool {
 		return true
 	}
 	text := strings.ToLower(err.Error())
-	for _, sign := range []string{"not supported", "unsupported", "unimplemented", "not implemented"} {
-		if strings.Contains(text, sign) {
-			return true
-		}
-	}
-	return false
+	return strings.Contains(text, strings.ToLower(automatedrotationutil.ErrRotationManagerUnsupported.Error())) ||
+		strings.Contains(text, "rotation manager") && (strings.Contains(text, "not supported") || strings.Contains(text, "unsupported")) ||
+		strings.Contains(text, "unimplemented") || strings.Contains(text, "not implemented")
 }

@@ -32,6 +32,9 @@ const (
 	// firstRetry and longestRetry bound the wait after a rotation that failed; it doubles from one to the other.
 	firstRetry   = time.Minute
 	longestRetry = time.Hour
+
+	// longestLead is how long before its end a credential is replaced at the latest, if it lives long enough.
+	longestLead = 7 * 24 * time.Hour
 )
 
 // schedule says when something is rotated by itself: every period, or by a cron schedule in UTC, or, with neither, never.
@@ -109,11 +112,33 @@ func (s schedule) after(t time.Time) time.Time {
 	}
 }
 
+// gaps are the shortest and the longest time from one rotation to the next, as far as they can be foreseen. The schedule is
+// automatic.
+func (s schedule) gaps(now time.Time) (shortest, longest time.Duration) {
+	const foreseen = 1000 // firings, more than a year of daily ones
+	last := s.after(now)
+	for i := 0; i < foreseen; i++ {
+		next := s.after(last)
+		if next.IsZero() || next.Sub(now) > 2*maxLifetime {
+			break
+		}
+		gap := next.Sub(last)
+		if longest = max(longest, gap); shortest == 0 || gap < shortest {
+			shortest = gap
+		}
+		if s.Period > 0 {
+			break
+		}
+		last = next
+	}
+	return shortest, longest
+}
+
 // need is how long a credential made now must live to see its successor, with room for one that is late: as late as
 // another rotation would come, but no more than a week.
 func (s schedule) need(now time.Time) time.Duration {
 	next := s.after(now)
-	room := min(max(s.after(next).Sub(next), time.Hour), 7*24*time.Hour)
+	room := min(max(s.after(next).Sub(next), time.Hour), longestLead)
 	return next.Sub(now).Truncate(time.Second) + seconds(s.Window) + room + time.Second
 }
 
@@ -127,12 +152,35 @@ type progress struct {
 	Retry    time.Time `json:"next_rotation_attempt,omitzero"`
 }
 
-// at is when there is something to do; zero for never.
-func (p *progress) at() time.Time {
-	if p.Retry.After(p.Next) && !p.Next.IsZero() {
+// due is when the credential is to be replaced: when the schedule says so, but in good time before it ends, whatever became of
+// the schedule since it was made. Margin is how much of its life must be left then. The zero time is for never.
+func (p *progress) due(k *kept, margin time.Duration) time.Time {
+	if p.Next.IsZero() || k.Expires.IsZero() || !p.Next.Add(margin).After(k.Expires) {
+		return p.Next
+	}
+	lead := min(k.Expires.Sub(k.Created)/4, longestLead)
+	return earliest(p.Next, k.Expires.Add(-lead))
+}
+
+// at is when the next attempt to replace the credential is made; zero for never.
+func (p *progress) at(k *kept, margin time.Duration) time.Time {
+	due := p.due(k, margin)
+	if !due.IsZero() && p.Retry.After(due) {
 		return p.Retry
 	}
-	return p.Next
+	return due
+}
+
+// corrected takes back what was decided while the clock was ahead, and tells whether there was such a thing.
+func (p *progress) corrected(s schedule, now time.Time) bool {
+	before := *p
+	if next := s.after(now); !next.IsZero() && p.Next.After(next) {
+		p.Next = next
+	}
+	if p.Retry.After(now.Add(longestRetry)) {
+		p.Retry = time.Time{}
+	}
+	return *p != before
 }
 
 // missed tells whether the time to rotate has passed by more than the window.
@@ -155,10 +203,14 @@ func (p *progress) failed(now time.Time, why error) {
 	p.Error, p.Retry = why.Error(), now.UTC().Add(wait).Truncate(time.Second)
 }
 
-// skip leaves the time that was missed out.
+// skip leaves the time that was missed out. What failed before stays to be seen.
 func (p *progress) skip(s schedule, now time.Time) {
-	p.Next = s.after(now)
-	p.Failures, p.Error, p.Retry = 0, "", time.Time{}
+	p.Next, p.Retry = s.after(now), time.Time{}
+}
+
+// restart begins to wait anew, as if the credential had been made now.
+func (p *progress) restart(s schedule, now time.Time) {
+	*p = progress{Last: p.Last, Next: s.after(now)}
 }
 
 // reschedule takes note of another schedule. A period counts from the last rotation, or from now when there was none.
@@ -167,12 +219,12 @@ func (p *progress) reschedule(s schedule, now time.Time) {
 	if s.Period > 0 && !p.Last.IsZero() {
 		from = p.Last
 	}
-	p.skip(s, from)
+	p.restart(s, from)
 }
 
-// addTo shows the progress in an answer.
-func (p *progress) addTo(data map[string]any) {
-	for field, at := range map[string]time.Time{keyLastRotation: p.Last, keyNextRotation: p.Next, keyRotationRetry: p.Retry} {
+// addTo shows the progress in an answer; next is when the credential is due.
+func (p *progress) addTo(data map[string]any, next time.Time) {
+	for field, at := range map[string]time.Time{keyLastRotation: p.Last, keyNextRotation: next, keyRotationRetry: p.Retry} {
 		data[field] = nil
 		if !at.IsZero() {
 			data[field] = rfc3339(at)

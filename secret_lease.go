@@ -36,6 +36,11 @@ type secretIntent struct {
 	Before time.Time `json:"before"` // when it was last written before, zero for never
 }
 
+// mayBe tells whether what was written at the one time can be what a put stored that began at the other.
+func (in *secretIntent) mayBe(updated, started time.Time) bool {
+	return !updated.Equal(in.Before) && !updated.Before(started.Add(-stampSlack)) && !updated.After(started.Add(mintBudget+stampSlack))
+}
+
 // stamped answers what it takes to delete a secret again that was just stored by the intent.
 func stamped(ctx context.Context, conn *connection, in *secretIntent) (*writtenSecret, error) {
 	place := in.secretPlace
@@ -300,7 +305,7 @@ func (b *backend) rollbackSecret(ctx context.Context, s logical.Storage, conn *c
 	if updated.IsZero() || updated.Equal(in.Secret.Before) {
 		return nil
 	}
-	if updated.Before(in.Started.Add(-stampSlack)) || updated.After(in.Started.Add(mintBudget+stampSlack)) {
+	if !in.Secret.mayBe(updated, in.Started) {
 		b.Logger().Warn("a secret whose write was not completed was written by somebody else since, so it is left alone", "scope", in.Secret.Scope, "key", in.Secret.Key)
 		return nil
 	}

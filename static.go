@@ -80,6 +80,14 @@ func (r *staticRole) lifetimeFrom(now time.Time) time.Duration {
 	}
 }
 
+// keptCopy is a copy of a credential in a secret scope. It is written down before it is put.
+type keptCopy struct {
+	secretIntent
+	Nonce   string    `json:"nonce"` // of the credential
+	Started time.Time `json:"started"`
+	Updated time.Time `json:"updated,omitzero"` // as Databricks says; zero while it isn't certain that it was put
+}
+
 // staticEntry is a static role as it is stored, with its credential.
 type staticEntry struct {
 	staticRole
@@ -90,16 +98,13 @@ type staticEntry struct {
 type staticState struct {
 	progress
 	Current kept           `json:"current,omitzero"`
-	Created time.Time      `json:"created,omitzero"` // of the current credential
 	Answer  map[string]any `json:"answer,omitempty"` // what static-creds answers besides the secret part
 	Field   string         `json:"field"`            // the name of the secret part in that answer
 	Retired []retired      `json:"retired,omitempty"`
 
-	// Delivered is the copy in a secret scope, of the credential with the nonce DeliveredNonce. Leftover are copies in places that
-	// the role has left.
-	Delivered      *writtenSecret  `json:"delivered,omitempty"`
-	DeliveredNonce string          `json:"delivered_nonce,omitempty"`
-	Leftover       []writtenSecret `json:"leftover,omitempty"`
+	// Copies are all that may be in secret scopes of what the role has made: at the place where it delivers to now, and at
+	// places that it has left.
+	Copies []keptCopy `json:"copies,omitempty"`
 
 	// Deleting is set when the role is being deleted: all that is left to do is to remove what it made.
 	Deleting bool `json:"deleting,omitempty"`
@@ -130,26 +135,49 @@ func (s *staticState) all() []kept {
 	return all
 }
 
-// undelivered tells whether the current credential is still to be put where the role says.
-func (e *staticEntry) undelivered() bool {
-	return e.place() != nil && (e.State.Delivered == nil || e.State.DeliveredNonce != e.State.Current.Nonce)
+// deliveredAt tells whether the copy is, or may be, where the role delivers to.
+func (e *staticEntry) deliveredAt(c *keptCopy) bool {
+	place := e.place()
+	return place != nil && place.folded() == c.folded()
 }
 
-// ripe tells whether a replaced credential is to be removed now. The one that is still delivered is not: its consumers could not
-// have taken up the new one.
-func (e *staticEntry) ripe(old *retired, now time.Time) bool {
-	return !now.Before(old.Until) && !(e.undelivered() && old.Nonce == e.State.DeliveredNonce)
+// undelivered tells whether the current credential is still to be put where the role says.
+func (e *staticEntry) undelivered() bool {
+	return e.place() != nil && !slices.ContainsFunc(e.State.Copies, func(c keptCopy) bool {
+		return e.deliveredAt(&c) && c.Nonce == e.State.Current.Nonce && !c.Updated.IsZero()
+	})
 }
+
+// leftCopies tells whether there are copies at places that the role has left.
+func (e *staticEntry) leftCopies() bool {
+	return slices.ContainsFunc(e.State.Copies, func(c keptCopy) bool { return !e.deliveredAt(&c) })
+}
+
+// pinned tells whether a replaced credential must stay, because it is what is delivered: its consumers could not have taken up the
+// new one.
+func (e *staticEntry) pinned(old *retired) bool {
+	return e.undelivered() && slices.ContainsFunc(e.State.Copies, func(c keptCopy) bool {
+		return e.deliveredAt(&c) && c.Nonce == old.Nonce
+	})
+}
+
+// margin is how much of a credential's life must be left when it is replaced.
+func (e *staticEntry) margin() time.Duration { return seconds(e.Grace) }
+
+// next is when the current credential is due.
+func (e *staticEntry) next() time.Time { return e.State.progress.due(&e.State.Current, e.margin()) }
+
+// rotateAt is when the next attempt is made to replace it.
+func (e *staticEntry) rotateAt() time.Time { return e.State.progress.at(&e.State.Current, e.margin()) }
 
 // at is when there is something to do for the role; zero for never.
 func (e *staticEntry) at() time.Time {
 	chores := time.Time{}
-	if e.State.Deleting || e.undelivered() || len(e.State.Leftover) > 0 {
+	if e.State.Deleting || e.undelivered() || e.leftCopies() {
 		chores = time.Unix(0, 0).UTC() // at once
 	}
 	for i := range e.State.Retired {
-		old := &e.State.Retired[i]
-		if !(e.undelivered() && old.Nonce == e.State.DeliveredNonce) {
+		if old := &e.State.Retired[i]; !e.pinned(old) {
 			chores = earliest(chores, old.Until)
 		}
 	}
@@ -159,7 +187,19 @@ func (e *staticEntry) at() time.Time {
 	if e.State.Deleting {
 		return chores
 	}
-	return earliest(chores, e.State.progress.at())
+	return earliest(chores, e.rotateAt())
+}
+
+// correct takes back what was decided while the clock was ahead, and tells whether there was such a thing.
+func (e *staticEntry) correct(now time.Time) bool {
+	changed := e.State.progress.corrected(e.schedule, now)
+	for i := range e.State.Retired {
+		changed = e.State.Retired[i].corrected(now) || changed
+	}
+	if e.State.Again.After(now.Add(longestRetry)) {
+		e.State.Again, changed = time.Time{}, true
+	}
+	return changed
 }
 
 func (e *staticEntry) clone() *staticEntry {
@@ -167,8 +207,18 @@ func (e *staticEntry) clone() *staticEntry {
 	c.Scopes = slices.Clone(e.Scopes)
 	c.State.Answer = maps.Clone(e.State.Answer)
 	c.State.Retired = slices.Clone(e.State.Retired)
-	c.State.Leftover = slices.Clone(e.State.Leftover)
+	c.State.Copies = slices.Clone(e.State.Copies)
 	return &c
+}
+
+// unreadableStatic is that the entry of a static role can't be read.
+type unreadableStatic struct {
+	name string
+	why  error
+}
+
+func (u *unreadableStatic) Error() string {
+	return fmt.Sprintf("the stored static role %q cannot be read (was it written by another version of the plugin?); force=true deletes it: %s", u.name, u.why)
 }
 
 // readStatic answers nil when there is no such static role.
@@ -178,11 +228,19 @@ func readStatic(ctx context.Context, s logical.Storage, key string) (*staticEntr
 		return nil, err
 	}
 	sealed := new(sealedStatic)
-	if err := entry.DecodeJSON(sealed); err != nil {
-		return nil, fmt.Errorf("the stored static role %q cannot be read: %w", strings.TrimPrefix(key, staticStoragePrefix), err)
-	}
+	err = entry.DecodeJSON(sealed)
 	e := sealed.staticEntry
 	e.State.Secret = client.Secret(sealed.Secret)
+	switch {
+	case err != nil:
+	case !slices.Contains(staticTypes, e.CredentialType):
+		err = fmt.Errorf("unknown credential_type %q", e.CredentialType)
+	case e.State.Current.ID == "" || e.State.Answer == nil || e.State.Field == "":
+		err = errors.New("it has no credential")
+	}
+	if err != nil {
+		return nil, &unreadableStatic{strings.TrimPrefix(key, staticStoragePrefix), err}
+	}
 	return &e, nil
 }
 
@@ -230,7 +288,11 @@ func (b *backend) rotateStatic(ctx context.Context, req *logical.Request, conn *
 	lasting, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
 	defer cancel()
 	now := b.now()
-	u, k, token, err := b.makeKept(lasting, req.Storage, conn, staticStoragePrefix+name, name, mints, text, role.lifetimeFrom(now))
+	lifetime := role.lifetimeFrom(now)
+	u, k, token, err := b.makeKept(lasting, req.Storage, conn, staticStoragePrefix+name, name, mints, text, lifetime)
+	if isKind(err, client.Refused) {
+		return nil, fmt.Errorf("a credential that lives for %s was asked for; if the workspace allows less, set %s, or a schedule that needs less: %w", lifetime, keyLifetime, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -239,17 +301,14 @@ func (b *backend) rotateStatic(ctx context.Context, req *logical.Request, conn *
 	e := &staticEntry{staticRole: *role}
 	if old != nil {
 		e.State = old.clone().State
-		if old.State.Current.ID != "" {
-			e.State.Retired = append(e.State.Retired, retired{kept: old.State.Current, Until: now.UTC().Add(seconds(role.Grace)).Truncate(time.Second)})
-		}
-		e.leave(old)
+		e.State.Retired = append(e.State.Retired, old.State.Current.retire(now, seconds(role.Grace)))
 	}
-	e.State.Current, e.State.Created = *k, now.UTC().Truncate(time.Second)
+	e.State.Current = *k
 	e.State.Secret, e.State.Field = client.Secret(token.data[token.secret].(string)), token.secret
 	e.State.Answer = maps.Clone(token.data)
 	delete(e.State.Answer, token.secret)
 	e.State.succeeded(role.schedule, now)
-	e.State.Trouble, e.State.Tried, e.State.Again = "", 0, time.Time{}
+	e.State.troubled(now, nil)
 	err = u.saveKept(lasting, func() error {
 		if err := b.saveStatic(lasting, req.Storage, name, e); err != nil {
 			return &uncertain{err}
@@ -268,19 +327,9 @@ func (b *backend) rotateStatic(ctx context.Context, req *logical.Request, conn *
 	return e, nil
 }
 
-// leave notes the copy in the place that the role had before as one to be removed, if it has another place now.
-func (e *staticEntry) leave(old *staticEntry) {
-	was, is := old.place(), e.place()
-	if e.State.Delivered == nil || is != nil && was != nil && is.folded() == was.folded() {
-		return
-	}
-	e.State.Leftover = append(e.State.Leftover, *e.State.Delivered)
-	e.State.Delivered, e.State.DeliveredNonce = nil, ""
-}
-
-// settleStatic does what is still to be done after a rotation or a deletion: deliver, remove what is no longer delivered, and
-// remove what has had its grace. It saves each step, so that whoever comes next goes on where it stopped. It answers the role as
-// saved, nil when it is gone. The caller has the role's turn.
+// settleStatic does what is still to be done after a rotation or a deletion: deliver, remove copies at places that the role has
+// left, and remove what has had its grace. It saves each step, so that whoever comes next goes on where it stopped. It answers the
+// role as saved, nil when it is gone. The caller has the role's turn.
 func (b *backend) settleStatic(ctx context.Context, s logical.Storage, conn *connection, name string, e *staticEntry) (*staticEntry, error) {
 	e = e.clone()
 	if e.State.Deleting {
@@ -289,30 +338,22 @@ func (b *backend) settleStatic(ctx context.Context, s logical.Storage, conn *con
 	var errs []error
 	changed := false
 	if e.undelivered() {
-		written, err := b.deliverKept(ctx, s, conn, *e.place(), e.State.Secret)
-		if err != nil {
+		changed = true
+		if err := b.deliverStatic(ctx, s, conn, name, e); err != nil {
 			errs = append(errs, fmt.Errorf("deliver the credential to %s: %w", e.place(), err))
-		} else {
-			e.State.Delivered, e.State.DeliveredNonce, changed = written, e.State.Current.Nonce, true
 		}
 	}
-	leftover := e.State.Leftover[:0]
-	for _, copied := range e.State.Leftover {
-		if err := b.endWritten(ctx, conn, &copied); err != nil && !isGone(err) {
-			errs = append(errs, fmt.Errorf("remove the copy in %s, where the role delivered before: %w", copied.secretPlace, err))
-			leftover = append(leftover, copied)
-		} else {
-			changed = true
-		}
+	if e.leftCopies() {
+		changed = true
+		errs = append(errs, b.removeCopies(ctx, conn, e, func(c *keptCopy) bool { return !e.deliveredAt(c) }))
 	}
-	e.State.Leftover = leftover
 	var stay []retired
 	for i := range e.State.Retired {
 		old := &e.State.Retired[i]
-		if e.ripe(old, b.now()) {
+		if !b.now().Before(old.Until) && !e.pinned(old) {
+			changed = true
 			err := b.revokeKept(ctx, conn, &old.kept)
 			if err == nil {
-				changed = true
 				continue
 			}
 			errs = append(errs, err)
@@ -321,11 +362,99 @@ func (b *backend) settleStatic(ctx context.Context, s logical.Storage, conn *con
 	}
 	e.State.Retired = stay
 	trouble := errors.Join(errs...)
-	if trouble == nil && !changed && e.State.Trouble == "" {
+	if !changed && e.State.Trouble == "" {
 		return e, nil
 	}
 	e.State.troubled(b.now(), trouble)
-	return e, errors.Join(trouble, b.saveStatic(ctx, s, name, e))
+	return e, errors.Join(trouble, b.saveStatic(context.WithoutCancel(ctx), s, name, e))
+}
+
+// deliverStatic puts the current secret part where the role says, over whatever is there. What is put is written down before.
+func (b *backend) deliverStatic(ctx context.Context, s logical.Storage, conn *connection, name string, e *staticEntry) error {
+	place := *e.place()
+	leave, err := b.secretTurns.take(ctx, place.folded())
+	if err != nil {
+		return err
+	}
+	defer leave()
+	before, err := secretUpdated(ctx, conn, place)
+	if err != nil {
+		return explainSecrets(err, place.Scope, permissionRead)
+	}
+	// An earlier put of which it wasn't certain can be forgotten when what is there now can't be it.
+	earlier := slices.DeleteFunc(slices.Clone(e.State.Copies), func(c keptCopy) bool {
+		return e.deliveredAt(&c) && c.Updated.IsZero() && !c.mayBe(before, c.Started)
+	})
+	put := keptCopy{secretIntent: secretIntent{secretPlace: place, Before: before}, Nonce: e.State.Current.Nonce, Started: b.now().UTC()}
+	e.State.Copies = append(slices.Clone(earlier), put)
+	if err := b.saveStatic(ctx, s, name, e); err != nil {
+		return err
+	}
+	if err := (secretValue{text: e.State.Secret}).put(ctx, conn, place); err != nil {
+		if hadNoEffect(err) {
+			e.State.Copies = earlier
+		}
+		return err
+	}
+	// It is over whatever was there of ours.
+	e.State.Copies = append(slices.DeleteFunc(earlier, func(c keptCopy) bool { return e.deliveredAt(&c) }), put)
+	written, err := stamped(ctx, conn, &put.secretIntent)
+	if err != nil {
+		return err
+	}
+	e.State.Copies[len(e.State.Copies)-1].Updated = written.Updated
+	// Those who have read the one before it here begin to have their grace now.
+	for i := range e.State.Retired {
+		old := &e.State.Retired[i]
+		if slices.ContainsFunc(earlier, func(c keptCopy) bool { return e.deliveredAt(&c) && c.Nonce == old.Nonce }) {
+			until := old.kept.retire(b.now(), seconds(e.Grace)).Until
+			if until.After(old.Until) {
+				old.Until = until
+			}
+		}
+	}
+	return b.supersede(context.WithoutCancel(ctx), s, conn, place)
+}
+
+// removeCopies removes those copies that go says, if they are still ours. What can't be removed stays in the list.
+func (b *backend) removeCopies(ctx context.Context, conn *connection, e *staticEntry, goes func(*keptCopy) bool) error {
+	var stay []keptCopy
+	var errs []error
+	for i := range e.State.Copies {
+		c := &e.State.Copies[i]
+		if goes(c) {
+			err := b.removeCopy(ctx, conn, c)
+			if err == nil || isGone(err) {
+				continue
+			}
+			errs = append(errs, fmt.Errorf("remove the copy in %s: %w", c.secretPlace, err))
+		}
+		stay = append(stay, *c)
+	}
+	e.State.Copies = stay
+	return errors.Join(errs...)
+}
+
+// removeCopy removes a copy, unless somebody has written another value there since. Where it isn't certain that it was put, the
+// time of what is there now must tell.
+func (b *backend) removeCopy(ctx context.Context, conn *connection, c *keptCopy) error {
+	leave, err := b.secretTurns.take(ctx, c.folded())
+	if err != nil {
+		return err
+	}
+	defer leave()
+	written := &writtenSecret{secretPlace: c.secretPlace, Updated: c.Updated}
+	if c.Updated.IsZero() {
+		updated, err := secretUpdated(ctx, conn, c.secretPlace)
+		if err != nil {
+			return explainSecrets(err, c.Scope, permissionRead)
+		}
+		if updated.IsZero() || !c.mayBe(updated, c.Started) {
+			return nil
+		}
+		written.Updated = updated
+	}
+	return b.removeWritten(ctx, conn, written)
 }
 
 // troubled takes note of why something could not be done, and when it is tried again; nil says that all is well.
@@ -342,10 +471,10 @@ func (s *staticState) troubled(now time.Time, why error) {
 
 // removeStatic removes what a role has made, and then the role.
 func (b *backend) removeStatic(ctx context.Context, s logical.Storage, conn *connection, name string, e *staticEntry) (*staticEntry, error) {
-	err := b.removeMade(ctx, s, conn, e)
+	err := b.removeMade(ctx, conn, e)
 	if err != nil {
 		e.State.troubled(b.now(), err)
-		return e, errors.Join(err, b.saveStatic(ctx, s, name, e))
+		return e, errors.Join(err, b.saveStatic(context.WithoutCancel(ctx), s, name, e))
 	}
 	if err := b.forgetStatic(ctx, s, name); err != nil {
 		return e, err
@@ -354,25 +483,9 @@ func (b *backend) removeStatic(ctx context.Context, s logical.Storage, conn *con
 }
 
 // removeMade removes what a role has made: copies in secret scopes first, so that nobody finds a dead credential there.
-func (b *backend) removeMade(ctx context.Context, s logical.Storage, conn *connection, e *staticEntry) error {
-	if e.undelivered() && e.State.Current.ID != "" {
-		// The copy of the current credential may be there all the same. What is written now can be told apart.
-		written, err := b.deliverKept(ctx, s, conn, *e.place(), e.State.Secret)
-		switch {
-		case err == nil:
-			e.State.Delivered, e.State.DeliveredNonce = written, e.State.Current.Nonce
-		case !isGone(err) && !isKind(err, client.PermissionDenied) && !isKind(err, client.Refused):
-			return fmt.Errorf("look for the copy in %s: %w", e.place(), err)
-		}
-	}
-	copies := e.State.Leftover
-	if e.State.Delivered != nil {
-		copies = append(slices.Clone(copies), *e.State.Delivered)
-	}
-	for _, copied := range copies {
-		if err := b.endWritten(ctx, conn, &copied); err != nil && !isGone(err) {
-			return fmt.Errorf("remove the copy in %s: %w", copied.secretPlace, err)
-		}
+func (b *backend) removeMade(ctx context.Context, conn *connection, e *staticEntry) error {
+	if err := b.removeCopies(ctx, conn, e, func(*keptCopy) bool { return true }); err != nil {
+		return err
 	}
 	var errs []error
 	for _, k := range e.State.all() {
@@ -390,27 +503,6 @@ func (b *backend) forgetStatic(ctx context.Context, s logical.Storage, name stri
 	return err
 }
 
-// deliverKept puts the secret part of a credential into a secret scope, over whatever is there.
-func (b *backend) deliverKept(ctx context.Context, s logical.Storage, conn *connection, place secretPlace, secret client.Secret) (*writtenSecret, error) {
-	leave, err := b.secretTurns.take(ctx, place.folded())
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	before, err := secretUpdated(ctx, conn, place)
-	if err != nil {
-		return nil, explainSecrets(err, place.Scope, permissionRead)
-	}
-	if err := (secretValue{text: secret}).put(ctx, conn, place); err != nil {
-		return nil, err
-	}
-	written, err := stamped(ctx, conn, &secretIntent{secretPlace: place, Before: before})
-	if err != nil {
-		return nil, err
-	}
-	return written, b.supersede(context.WithoutCancel(ctx), s, conn, place)
-}
-
 // tendStatic does what is due of a static role, and answers when there is more to do. What fails is recorded with the role.
 func (b *backend) tendStatic(ctx context.Context, req *logical.Request, name string) (time.Time, error) {
 	leave, err := b.rotationTurns.take(ctx, staticStoragePrefix+name)
@@ -423,9 +515,6 @@ func (b *backend) tendStatic(ctx context.Context, req *logical.Request, name str
 		return time.Time{}, err
 	}
 	now := b.now()
-	if at := e.at(); at.IsZero() || at.After(now) {
-		return at, nil
-	}
 	conn, err := b.connection(ctx, req.Storage)
 	if err == error(errNotConfigured) {
 		return time.Time{}, nil // until there is a config, whose write makes us look again
@@ -433,12 +522,22 @@ func (b *backend) tendStatic(ctx context.Context, req *logical.Request, name str
 	if err != nil {
 		return time.Time{}, err
 	}
-	p := &e.State.progress
-	scheduled := p.at()
+	if corrected := e.clone(); corrected.correct(now) {
+		b.Logger().Warn("dates of a static role lay further ahead than can be, so they are corrected; was the clock set back?", "name", name)
+		e = corrected
+		if err := b.saveStatic(ctx, req.Storage, name, e); err != nil {
+			return time.Time{}, err
+		}
+	}
+	if at := e.at(); at.IsZero() || at.After(now) {
+		return at, nil
+	}
+	p, scheduled := &e.State.progress, e.rotateAt()
 	switch {
 	case e.State.Deleting || scheduled.IsZero() || scheduled.After(now):
 	case p.missed(e.schedule, now):
 		b.Logger().Warn("a rotation of a static role was left out, because its window has passed", "name", name, "scheduled", rfc3339(p.Next))
+		b.event(ctx, "static-rotate-fail", "rotate-role/"+name, "name", name, "missed", rfc3339(p.Next))
 		e = e.clone()
 		e.State.skip(e.schedule, now)
 		err = b.saveStatic(ctx, req.Storage, name, e)
@@ -466,7 +565,9 @@ func (b *backend) rotateStaticInTime(ctx context.Context, req *logical.Request, 
 	if why == nil {
 		return rotated, nil
 	}
-	// The storage may have the new credential, after an error that left that uncertain.
+	// The storage may have the new credential, after an error that left that uncertain. The failure is recorded even if there is
+	// no time left for anything else.
+	ctx = context.WithoutCancel(ctx)
 	stored, err := readStatic(ctx, req.Storage, staticStoragePrefix+name)
 	if err != nil {
 		return e, err

@@ -46,6 +46,9 @@ type intent struct {
 	Credential *credentialIntent `json:"credential,omitempty"`
 	Secret     *secretIntent     `json:"secret,omitempty"` // alone, or where the credential is delivered to
 	Grant      *grantID          `json:"grant,omitempty"`
+
+	// spared are ids that the rollback must not touch: storage entries answer for them.
+	spared map[string]bool
 }
 
 // credentialIntent is a credential to be made, which will bear the intent's nonce.
@@ -254,6 +257,9 @@ func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, in *
 			b.event(ctx, "creds-rollback", req.Path, "credential_type", in.Credential.Type, "id", id)
 		}
 		if errors.Is(err, errAmbiguous) {
+			if in.Keeper != "" {
+				return err // it lives for long, and leases that it can't be told from may end before
+			}
 			b.Logger().Error("a credential whose creation was not completed may be left", append(in.fields(), "error", err)...)
 			err = nil
 		}
@@ -272,19 +278,23 @@ func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, in *
 	return nil
 }
 
-// keepSaved makes the rollback keep the credential that the intent's storage entry has.
+// keepSaved makes the rollback keep the credential that the intent's storage entry has, and spare all others that are kept: an
+// OAuth secret can't bear the nonce that would tell it apart.
 func keepSaved(ctx context.Context, s logical.Storage, in *intent) error {
-	if in.Keeper == "" {
+	if in.Keeper == "" && in.Credential.ServicePrincipalID == "" {
 		return nil
 	}
-	saved, err := keptUnder(ctx, s, in.Keeper)
-	if err != nil {
-		return fmt.Errorf("look whether the credential was saved: %w", err)
-	}
-	for _, k := range saved {
-		if k.Nonce == in.Nonce {
-			in.Credential.Keep = k.ID
+	in.spared = make(map[string]bool)
+	err := eachKept(ctx, s, func(_ string, all []kept) {
+		for _, k := range all {
+			in.spared[k.ID] = true
+			if k.Nonce == in.Nonce {
+				in.Credential.Keep = k.ID
+			}
 		}
+	})
+	if err != nil {
+		return fmt.Errorf("look which credentials were saved: %w", err)
 	}
 	return nil
 }
