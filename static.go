@@ -391,13 +391,13 @@ func (b *backend) deliverStatic(ctx context.Context, s logical.Storage, conn *co
 		return err
 	}
 	if err := (secretValue{text: e.State.Secret}).put(ctx, conn, place); err != nil {
-		if hadNoEffect(err) {
+		if hadNoEffect(err) || answered(err) && unchanged(ctx, conn, &put.secretIntent) {
 			e.State.Copies = earlier
 		}
 		return err
 	}
 	// It is over whatever was there of ours.
-	e.State.Copies = append(slices.DeleteFunc(earlier, func(c keptCopy) bool { return e.deliveredAt(&c) }), put)
+	e.State.Copies = append(slices.DeleteFunc(slices.Clone(earlier), func(c keptCopy) bool { return e.deliveredAt(&c) }), put)
 	written, err := stamped(ctx, conn, &put.secretIntent)
 	if err != nil {
 		return err
@@ -414,6 +414,18 @@ func (b *backend) deliverStatic(ctx context.Context, s logical.Storage, conn *co
 		}
 	}
 	return b.supersede(context.WithoutCancel(ctx), s, conn, place)
+}
+
+// answered tells whether Databricks answered the request that failed, so that what it does of it is done by now.
+func answered(err error) bool {
+	var remote *client.Error
+	return errors.As(err, &remote) && remote.Status != 0
+}
+
+// unchanged tells whether nothing was put where the intent says.
+func unchanged(ctx context.Context, conn *connection, in *secretIntent) bool {
+	updated, err := secretUpdated(ctx, conn, in.secretPlace)
+	return err == nil && updated.Equal(in.Before)
 }
 
 // removeCopies removes those copies that go says, if they are still ours. What can't be removed stays in the list.
