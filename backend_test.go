@@ -43,9 +43,12 @@ type mount struct {
 	routes  *backend // the same paths, to look up response schemas
 	storage *hookedStorage
 	system  *logical.StaticSystemView
+	host    logical.SystemView // what the backend gets instead of system, if not nil
 	events  *logical.MockEventSender
 	onEvent func(kind string)
-	log     *bytesLog
+
+	tidyHeld bool
+	log      *bytesLog
 
 	workspace *simulator.Workspace
 	admin     simulator.Principal
@@ -173,9 +176,13 @@ func bareMount(t *testing.T, opts ...simulator.Option) *mount {
 }
 
 func (m *mount) config() *logical.BackendConfig {
+	var host logical.SystemView = m.system
+	if m.host != nil {
+		host = m.host
+	}
 	return &logical.BackendConfig{
 		Logger:       m.log.logger,
-		System:       m.system,
+		System:       host,
 		BackendUUID:  testMountID,
 		EventsSender: m,
 		Config:       map[string]string{},

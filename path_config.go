@@ -409,7 +409,7 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 	config.Rotation.Managed = managed
 	if err := b.swapConfig(ctx, req.Storage, before, conn, next); err != nil {
 		conn.client.Close()
-		b.rearrange(ctx, req.Storage, req.MountPoint, config)
+		b.rearrange(ctx, req.Storage, req.MountPoint, old, config)
 		return nil, err
 	}
 	b.event(ctx, "config-write", req.Path, "host", config.Host, "auth_type", config.AuthType)
@@ -437,7 +437,7 @@ func (b *backend) swapConfig(ctx context.Context, s logical.Storage, before *log
 		return logical.CodedError(http.StatusConflict, "the config was changed by somebody else while this write was being verified; nothing was stored, read it and write again")
 	}
 	conn.config.carryRotation(stored, b.now(), managedNext)
-	b.agenda.touch()
+	defer b.agenda.touch() // when it is stored: a tick that looks before would find the old schedule
 	if err := putConfig(ctx, s, conn.config); err != nil {
 		b.dropConnection() // it may have been stored all the same
 		return err

@@ -195,7 +195,11 @@ func addRootWarnings(resp *logical.Response, mountPoint string, config *configEn
 			if config.Identity != nil {
 				who = config.Identity.ID + " "
 			}
-			how = fmt.Sprintf("databricks service-principal-secrets-proxy delete %s%s", who, id)
+			command := "service-principal-secrets-proxy"
+			if r.Credential.AccountID != "" {
+				command = "account service-principal-secrets"
+			}
+			how = fmt.Sprintf("databricks %s delete %s%s", command, who, id)
 		}
 		resp.AddWarning(fmt.Sprintf("Credential %s was made by hand and still works, although Vault has replaced it. If nobody else uses it, delete it: %s", id, how))
 	}
@@ -281,7 +285,6 @@ func (b *backend) rotateRoot(ctx context.Context, req *logical.Request, wanted f
 	if err != nil {
 		return nil, "", err
 	}
-	b.agenda.touch()
 	b.Logger().Info("the engine's own credential was replaced", "auth_type", now.AuthType, "id", k.ID, "expires", rfc3339(k.Expires), "replaced", old.id)
 	b.event(lasting, "root-rotate", "config/rotate-root", "auth_type", now.AuthType, "id", k.ID, "replaced", old.id, "expiry_time", rfc3339(k.Expires))
 	return now, old.unrecognised, nil
@@ -498,6 +501,7 @@ func (b *backend) saveRoot(ctx context.Context, s logical.Storage, before, renew
 	r.HandMade = slices.DeleteFunc(r.HandMade, func(id string) bool { return !old.live[id] })
 	r.Credential = *k
 	r.succeeded(now.effectiveSchedule(), b.now())
+	defer b.agenda.touch()
 	if err := putConfig(ctx, s, now); err != nil {
 		b.dropConnection()
 		return nil, &uncertain{err}
@@ -611,7 +615,7 @@ func (b *backend) tendRoot(ctx context.Context, req *logical.Request) (time.Time
 		b.event(ctx, "root-rotate-fail", "config/rotate-root", "missed", rfc3339(r.Next))
 		err = b.changeRotation(ctx, req.Storage, func(c *configEntry) { c.Rotation.skip(c.effectiveSchedule(), now) })
 	default:
-		err = b.rotateRootInTime(ctx, req, r.Credential.Nonce)
+		err = b.rotateRootInTime(ctx, req)
 	}
 	if err == nil {
 		err = b.tendRetiredRoot(ctx, req)
@@ -632,8 +636,10 @@ func (c *configEntry) cloneRotation() *rootRotation {
 }
 
 // rotateRootInTime rotates, or records why that failed.
-func (b *backend) rotateRootInTime(ctx context.Context, req *logical.Request, nonce string) error {
+func (b *backend) rotateRootInTime(ctx context.Context, req *logical.Request) error {
+	var before *configEntry
 	_, unrecognised, err := b.rotateRoot(ctx, req, func(c *configEntry) bool {
+		before = c
 		at := c.Rotation.rotateAt(c.effectiveSchedule())
 		return !at.IsZero() && !at.After(b.now())
 	})
@@ -643,27 +649,32 @@ func (b *backend) rotateRootInTime(ctx context.Context, req *logical.Request, no
 	if err == nil {
 		return nil
 	}
-	return b.recordRootFailure(ctx, req, nonce, err)
+	_, saveErr := b.recordRootFailure(ctx, req.Storage, before, err, true)
+	return saveErr
 }
 
-// recordRootFailure records why the credential with the nonce could not be replaced, even if there is no time left for anything
-// else.
-func (b *backend) recordRootFailure(ctx context.Context, req *logical.Request, nonce string, why error) error {
+// recordRootFailure records why the credential of before could not be replaced, even if there is no time left for anything else. It
+// doesn't when the storage has another credential by now: after an error that left open whether the new one was saved, or because
+// somebody wrote the config meanwhile. Again tells whether the engine tries again, or leaves that to Vault's rotation manager.
+func (b *backend) recordRootFailure(ctx context.Context, s logical.Storage, before *configEntry, why error, again bool) (replaced bool, err error) {
 	ctx = context.WithoutCancel(ctx)
-	var p *progress
-	err := b.changeRotation(ctx, req.Storage, func(c *configEntry) {
-		if c.Rotation.Credential.Nonce != nonce {
-			return // after an error that left it uncertain, the new one was saved
+	var p progress
+	err = b.changeRotation(ctx, s, func(c *configEntry) {
+		if replaced = before != nil && !c.sameCredential(before); !replaced {
+			c.Rotation.failed(b.now(), why)
+			if !again {
+				c.Rotation.Retry = time.Time{}
+			}
 		}
-		c.Rotation.failed(b.now(), why)
-		p = &c.Rotation.progress
+		p = c.Rotation.progress
 	})
-	if p == nil {
+	if replaced {
 		b.agenda.touch()
-		return err
+		b.Logger().Warn("a rotation of the engine's own credential ended with an error, but the config has another credential by now", "error", why)
+		return true, err
 	}
-	b.rotationFailed(ctx, "root-rotate", "config/rotate-root", "the engine's own credential", p, why)
-	return err
+	b.rotationFailed(ctx, "root-rotate", "config/rotate-root", "the engine's own credential", &p, why)
+	return false, err
 }
 
 // tendRetiredRoot removes what was replaced and has had its grace. What can't be removed now is tried again in an hour.
@@ -690,8 +701,8 @@ func (b *backend) tendRetiredRoot(ctx context.Context, req *logical.Request) err
 	if why == nil && config.Rotation.Trouble == "" {
 		return nil
 	}
-	if why != nil {
-		b.Logger().Error("a credential of the engine that was replaced could not be removed; it is tried again in an hour", "error", why)
+	if _, said := b.complaints.LoadOrStore("retired "+requestID.ReplaceAllString(fmt.Sprint(why), ""), true); why != nil && !said {
+		b.Logger().Error("a credential of the engine that was replaced could not be removed; it is tried again every hour", "error", why)
 		b.event(ctx, "root-rotate-fail", "config/rotate-root", "next_attempt", rfc3339(now.Add(longestRetry)))
 	}
 	return b.changeRotation(context.WithoutCancel(ctx), req.Storage, func(c *configEntry) {

@@ -321,12 +321,11 @@ func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *f
 func (b *backend) abandonStatic(ctx context.Context, s logical.Storage, conn *connection, name string, e *staticEntry, why error) error {
 	e = e.clone()
 	e.State.Deleting = true
-	err := b.saveStatic(ctx, s, name, e)
-	if err == nil {
-		_, err = b.settleStatic(ctx, s, conn, name, e)
+	if err := b.saveStatic(ctx, s, name, e); err != nil {
+		return fmt.Errorf("the static role was stored, but could neither be completed nor taken back; it is completed within minutes, read it then, and delete it if it is not wanted: %w", errors.Join(why, err))
 	}
-	if err != nil {
-		return fmt.Errorf("the static role could not be completed, and what was made of it could not be removed yet; delete the role: %w", errors.Join(why, err))
+	if _, err := b.settleStatic(ctx, s, conn, name, e); err != nil {
+		return fmt.Errorf("the static role was not created, and what was made of it is removed within minutes: %w", errors.Join(why, err))
 	}
 	return fmt.Errorf("the static role was not created, and nothing is left of it: %w", why)
 }
@@ -350,7 +349,7 @@ func (b *backend) mergeStatic(ctx context.Context, s logical.Storage, name strin
 	if sent, ok := data.Raw[keyGrace]; (!ok || sent == nil) && (old == nil || ok) {
 		role.Grace = int64(defaultGrace / time.Second)
 		if role.automatic() {
-			shortest, _ := role.gaps(b.now())
+			shortest, _ := role.spans(1, b.now())
 			role.Grace = min(role.Grace, int64(shortest/time.Second))
 		}
 	}
@@ -369,7 +368,7 @@ func (b *backend) mergeStatic(ctx context.Context, s logical.Storage, name strin
 		if err := b.checkPlaceFree(ctx, s, name, *place); err != nil {
 			return nil, err
 		}
-		if _, err := secretUpdated(ctx, conn, *place); isGone(err) {
+		if _, err := conn.client.ListSecrets(ctx, place.Scope); isGone(err) {
 			return nil, badField(keyDeliverScope, "there is no secret scope %q at %s; write scopes/%s first", place.Scope, conn.config.Host, place.Scope)
 		} else if err != nil {
 			return nil, explainSecrets(err, place.Scope, permissionRead)
@@ -434,16 +433,16 @@ func (r *staticRole) check(now time.Time) error {
 		return nil
 	}
 	// A credential must live from one rotation to the next, and through its grace.
-	shortest, longestGap := r.gaps(now)
-	least := int64(longestGap/time.Second) + r.Window + r.Grace
-	most := (maxOAuthSecrets - 2) * int64(shortest/time.Second)
+	_, gap := r.spans(1, now)
+	least := int64(gap/time.Second) + r.Window + r.Grace
+	room, _ := r.spans(maxOAuthSecrets-2, now)
 	switch {
 	case r.Lifetime > 0 && r.Lifetime < least:
 		return badField(keyLifetime, "%ds is too short; between two rotations and with %s and %s, a credential must live for %d seconds", r.Lifetime, keyRotationWindow, keyGrace, least)
 	case least > longest:
 		return badField(keyGrace, "%ds is too long; with the schedule, credentials would have to live for %d seconds, and %d is the most that Databricks gives", r.Grace, least, longest)
-	case r.CredentialType == credentialOAuthSecret && r.Grace > most:
-		return badField(keyGrace, "%ds is too long; a service principal can have %d OAuth secrets, so with rotations %s apart it can be %d seconds at most", r.Grace, maxOAuthSecrets, shortest, most)
+	case r.CredentialType == credentialOAuthSecret && seconds(r.Grace) > room:
+		return badField(keyGrace, "%ds is too long; a service principal can have %d OAuth secrets, so with this schedule it can be %d seconds at most", r.Grace, maxOAuthSecrets, int64(room/time.Second))
 	}
 	return nil
 }
@@ -545,6 +544,9 @@ func (b *backend) deleteStatic(ctx context.Context, req *logical.Request, data *
 	if left != nil {
 		if err := b.forgetStatic(lasting, req.Storage, name); err != nil {
 			return nil, err
+		}
+		for _, c := range left.State.Copies {
+			resp.AddWarning(fmt.Sprintf("A copy of a credential may be left in %s (%s)", c.secretPlace, why))
 		}
 		for _, k := range left.State.all() {
 			resp.AddWarning(fmt.Sprintf("%s %s may be left at %s; it ends by itself at %s (%s)", k.Type, k.ID, k.Host, rfc3339(k.Expires), why))

@@ -164,14 +164,15 @@ func keptUnder(ctx context.Context, s logical.Storage, key string) ([]kept, erro
 		}
 		return config.Rotation.all(), nil
 	}
-	e, err := readStatic(ctx, s, key)
+	e, err := decodeStatic(ctx, s, key)
 	if err != nil || e == nil {
 		return nil, err
 	}
 	return e.State.all(), nil
 }
 
-// eachKept shows the credentials that the config and the static roles answer for, by the keys of their entries.
+// eachKept shows the credentials that the config and the static roles answer for, by the keys of their entries. An entry that can't
+// be read keeps none of the others from being shown, and is an error in the end.
 func eachKept(ctx context.Context, s logical.Storage, show func(key string, all []kept)) error {
 	names, err := s.List(ctx, staticStoragePrefix)
 	if err != nil {
@@ -181,14 +182,16 @@ func eachKept(ctx context.Context, s logical.Storage, show func(key string, all 
 	for _, name := range names {
 		keys = append(keys, staticStoragePrefix+name)
 	}
+	var errs []error
 	for _, key := range keys {
 		all, err := keptUnder(ctx, s, key)
-		if err != nil {
+		if unreadable := (*unreadableStatic)(nil); err != nil && !errors.As(err, &unreadable) {
 			return err
 		}
 		show(key, all)
+		errs = append(errs, err)
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // ownedNonces answers every nonce that the write-ahead log, the config or a static role still answers for. The log is read

@@ -34,13 +34,22 @@ func (b *backend) arrangeRotation(ctx context.Context, mountPoint string, old, c
 		Name: rotationJobName, MountPoint: mountPoint, ReqPath: rotationJobPath,
 		RotationSchedule: job.Cron, RotationWindow: seconds(job.Window), RotationPeriod: seconds(job.Period),
 	}
-	if old.effectiveSchedule() == job && old.Rotation.Next.After(b.now()) {
-		request.MigratedLegacyNextRotationTime = old.Rotation.Next
+	if old.effectiveSchedule() == job {
+		next := old.Rotation.Next
+		if told := b.managedNext(ctx); old.Rotation.Managed && !told.IsZero() {
+			next = told
+		}
+		if next.After(b.now()) {
+			request.MigratedLegacyNextRotationTime = next
+		}
 	}
 	info, err := b.System().RegisterRotationJobWithResponse(ctx, request)
 	switch {
 	case withoutRotationManager(err):
 		return false, time.Time{}, nil
+	case err != nil && old.Rotation.Managed && old.effectiveSchedule() == job:
+		b.Logger().Warn("Vault's rotation manager did not confirm the schedule, which it should have from before", "error", err)
+		return true, old.Rotation.Next, nil
 	case err != nil:
 		return false, time.Time{}, fmt.Errorf("hand the schedule to Vault's rotation manager: %w", err)
 	}
@@ -56,19 +65,25 @@ func (b *backend) endArrangement(ctx context.Context, mountPoint string) error {
 	return nil
 }
 
-// rearrange makes the rotation manager keep the stored schedule again, after the config that it was told of was not saved.
-func (b *backend) rearrange(ctx context.Context, s logical.Storage, mountPoint string, refused *configEntry) {
+// rearrange makes the rotation manager keep the stored schedule again, after the config that it was told of was not
+// saved; where it can't be read, that of old.
+func (b *backend) rearrange(ctx context.Context, s logical.Storage, mountPoint string, old, refused *configEntry) {
 	ctx = context.WithoutCancel(ctx)
 	stored, err := readConfig(ctx, s)
-	if err == nil && stored == nil {
+	switch {
+	case err != nil:
+		stored, err = old, nil
+	case stored == nil:
 		stored = newConfig()
 	}
 	switch {
-	case err != nil || !refused.Rotation.Managed && !stored.Rotation.Managed:
+	case !refused.Rotation.Managed && !stored.Rotation.Managed:
 	case !stored.Rotation.Managed:
 		err = b.endArrangement(ctx, mountPoint)
 	default:
-		_, _, err = b.arrangeRotation(ctx, mountPoint, stored, stored)
+		before := *stored
+		before.Rotation.Managed = false // the manager has another schedule now
+		_, _, err = b.arrangeRotation(ctx, mountPoint, &before, stored)
 	}
 	if err != nil {
 		b.Logger().Warn("Vault's rotation manager may keep a schedule that was not stored; write the config again", "error", err)
@@ -86,9 +101,9 @@ func (b *backend) managedNext(ctx context.Context) time.Time {
 
 // rotateManaged is what Vault's rotation manager calls.
 func (b *backend) rotateManaged(ctx context.Context, req *logical.Request) error {
-	var before string
+	var before *configEntry
 	_, unrecognised, err := b.rotateRoot(ctx, req, func(c *configEntry) bool {
-		before = c.Rotation.Credential.Nonce
+		before = c
 		return true
 	})
 	if unrecognised != "" {
@@ -97,7 +112,10 @@ func (b *backend) rotateManaged(ctx context.Context, req *logical.Request) error
 	if err == nil {
 		return nil
 	}
-	saveErr := b.recordRootFailure(ctx, req, before, err)
+	replaced, saveErr := b.recordRootFailure(ctx, req.Storage, before, err, false)
+	if replaced {
+		return saveErr
+	}
 	// As an answer to the user it would look like a success to the manager.
 	return errors.New(errors.Join(err, saveErr).Error())
 }

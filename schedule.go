@@ -112,24 +112,28 @@ func (s schedule) after(t time.Time) time.Time {
 	}
 }
 
-// gaps are the shortest and the longest time from one rotation to the next, as far as they can be foreseen. The schedule is
-// automatic.
-func (s schedule) gaps(now time.Time) (shortest, longest time.Duration) {
-	const foreseen = 1000 // firings, more than a year of daily ones
-	last := s.after(now)
-	for i := 0; i < foreseen; i++ {
-		next := s.after(last)
+// spans are the shortest and the longest time from one rotation to the nth after it, as far as they can be foreseen. The schedule
+// is automatic.
+func (s schedule) spans(n int, now time.Time) (shortest, longest time.Duration) {
+	if s.Period > 0 {
+		period := time.Duration(n) * seconds(s.Period)
+		return period, period
+	}
+	const foreseen = 1000 // more than two years of daily ones
+	times := []time.Time{s.after(now)}
+	for i := 1; i < foreseen; i++ {
+		next := s.after(times[i-1])
 		if next.IsZero() || next.Sub(now) > 2*maxLifetime {
 			break
 		}
-		gap := next.Sub(last)
-		if longest = max(longest, gap); shortest == 0 || gap < shortest {
-			shortest = gap
+		times = append(times, next)
+		if i < n {
+			continue
 		}
-		if s.Period > 0 {
-			break
+		span := next.Sub(times[i-n])
+		if longest = max(longest, span); shortest == 0 || span < shortest {
+			shortest = span
 		}
-		last = next
 	}
 	return shortest, longest
 }
@@ -159,7 +163,7 @@ func (p *progress) due(k *kept, margin time.Duration) time.Time {
 		return p.Next
 	}
 	lead := min(k.Expires.Sub(k.Created)/4, longestLead)
-	return earliest(p.Next, k.Expires.Add(-lead))
+	return earliest(p.Next, k.Expires.Add(-lead).UTC().Truncate(time.Second))
 }
 
 // at is when the next attempt to replace the credential is made; zero for never.

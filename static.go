@@ -64,7 +64,8 @@ func (r *staticRole) place() *secretPlace {
 
 // sameCredentials tells whether both roles want credentials that can stand for each other.
 func (r *staticRole) sameCredentials(other *staticRole) bool {
-	return r.CredentialType == other.CredentialType && r.ServicePrincipalID == other.ServicePrincipalID && slices.Equal(r.Scopes, other.Scopes)
+	mine, others := slices.Sorted(slices.Values(r.Scopes)), slices.Sorted(slices.Values(other.Scopes))
+	return r.CredentialType == other.CredentialType && r.ServicePrincipalID == other.ServicePrincipalID && slices.Equal(mine, others)
 }
 
 // lifetimeFrom is how long a credential made now shall live at Databricks.
@@ -221,27 +222,42 @@ func (u *unreadableStatic) Error() string {
 	return fmt.Sprintf("the stored static role %q cannot be read (was it written by another version of the plugin?); force=true deletes it: %s", u.name, u.why)
 }
 
-// readStatic answers nil when there is no such static role.
-func readStatic(ctx context.Context, s logical.Storage, key string) (*staticEntry, error) {
+// decodeStatic answers nil when there is no such static role. It doesn't ask whether the entry makes sense.
+func decodeStatic(ctx context.Context, s logical.Storage, key string) (*staticEntry, error) {
 	entry, err := s.Get(ctx, key)
 	if err != nil || entry == nil {
 		return nil, err
 	}
 	sealed := new(sealedStatic)
-	err = entry.DecodeJSON(sealed)
+	if err := entry.DecodeJSON(sealed); err != nil {
+		return nil, &unreadableStatic{strings.TrimPrefix(key, staticStoragePrefix), err}
+	}
 	e := sealed.staticEntry
 	e.State.Secret = client.Secret(sealed.Secret)
+	return &e, nil
+}
+
+// readStatic answers nil when there is no such static role, and refuses an entry that nothing can be done with.
+func readStatic(ctx context.Context, s logical.Storage, key string) (*staticEntry, error) {
+	e, err := decodeStatic(ctx, s, key)
+	if err != nil || e == nil {
+		return nil, err
+	}
 	switch {
-	case err != nil:
 	case !slices.Contains(staticTypes, e.CredentialType):
 		err = fmt.Errorf("unknown credential_type %q", e.CredentialType)
-	case e.State.Current.ID == "" || e.State.Answer == nil || e.State.Field == "":
+	case !e.State.Deleting && (e.State.Current.ID == "" || e.State.Answer == nil || e.State.Field == ""):
 		err = errors.New("it has no credential")
+	}
+	for _, k := range e.State.all() {
+		if credentialTypes[k.Type] == nil {
+			err = errors.Join(err, fmt.Errorf("it has a credential of the unknown type %q", k.Type))
+		}
 	}
 	if err != nil {
 		return nil, &unreadableStatic{strings.TrimPrefix(key, staticStoragePrefix), err}
 	}
-	return &e, nil
+	return e, nil
 }
 
 // static answers nil when there is no such static role. What it answers is shared and must not be changed.
@@ -260,12 +276,12 @@ func (b *backend) saveStatic(ctx context.Context, s logical.Storage, name string
 	if err != nil {
 		return err
 	}
+	defer b.agenda.touch()
 	if err := s.Put(ctx, entry); err != nil {
 		b.statics.drop(key) // it may have been stored all the same
 		return err
 	}
 	b.statics.put(key, e.clone())
-	b.agenda.touch()
 	return nil
 }
 
@@ -343,7 +359,7 @@ func (b *backend) settleStatic(ctx context.Context, s logical.Storage, conn *con
 			errs = append(errs, fmt.Errorf("deliver the credential to %s: %w", e.place(), err))
 		}
 	}
-	if e.leftCopies() {
+	if e.leftCopies() && !e.undelivered() {
 		changed = true
 		errs = append(errs, b.removeCopies(ctx, conn, e, func(c *keptCopy) bool { return !e.deliveredAt(c) }))
 	}
@@ -399,6 +415,9 @@ func (b *backend) deliverStatic(ctx context.Context, s logical.Storage, conn *co
 	// It is over whatever was there of ours.
 	e.State.Copies = append(slices.DeleteFunc(slices.Clone(earlier), func(c keptCopy) bool { return e.deliveredAt(&c) }), put)
 	written, err := stamped(ctx, conn, &put.secretIntent)
+	if err == nil {
+		err = b.supersede(context.WithoutCancel(ctx), s, conn, place)
+	}
 	if err != nil {
 		return err
 	}
@@ -413,7 +432,7 @@ func (b *backend) deliverStatic(ctx context.Context, s logical.Storage, conn *co
 			}
 		}
 	}
-	return b.supersede(context.WithoutCancel(ctx), s, conn, place)
+	return nil
 }
 
 // answered tells whether Databricks answered the request that failed, so that what it does of it is done by now.
@@ -499,9 +518,21 @@ func (b *backend) removeMade(ctx context.Context, conn *connection, e *staticEnt
 	if err := b.removeCopies(ctx, conn, e, func(*keptCopy) bool { return true }); err != nil {
 		return err
 	}
+	// What is removed is forgotten, so that the rest can be removed over another connection.
 	var errs []error
-	for _, k := range e.State.all() {
-		errs = append(errs, b.revokeKept(ctx, conn, &k))
+	var stay []retired
+	for _, old := range e.State.Retired {
+		if err := b.revokeKept(ctx, conn, &old.kept); err != nil {
+			errs, stay = append(errs, err), append(stay, old)
+		}
+	}
+	e.State.Retired = stay
+	if e.State.Current.ID != "" {
+		err := b.revokeKept(ctx, conn, &e.State.Current)
+		if err == nil {
+			e.State.Current = kept{}
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
@@ -554,6 +585,12 @@ func (b *backend) tendStatic(ctx context.Context, req *logical.Request, name str
 		e.State.skip(e.schedule, now)
 		err = b.saveStatic(ctx, req.Storage, name, e)
 	default:
+		// What has had its grace makes room for the new one. What fails here is tried again below.
+		if settled, settleErr := b.settleStatic(ctx, req.Storage, conn, name, e); settleErr == nil {
+			e = settled
+		} else if e, err = readStatic(ctx, req.Storage, staticStoragePrefix+name); err != nil || e == nil {
+			return time.Time{}, err
+		}
 		e, err = b.rotateStaticInTime(ctx, req, conn, name, e)
 	}
 	if err != nil {
@@ -584,9 +621,11 @@ func (b *backend) rotateStaticInTime(ctx context.Context, req *logical.Request, 
 	if err != nil {
 		return e, err
 	}
-	if stored == nil || stored.State.Current.Nonce != e.State.Current.Nonce {
-		b.agenda.touch()
-		return e, nil
+	if stored == nil {
+		return e, why
+	}
+	if stored.State.Current.Nonce != e.State.Current.Nonce {
+		return stored, nil
 	}
 	stored.State.failed(b.now(), why)
 	err = b.saveStatic(ctx, req.Storage, name, stored)

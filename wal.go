@@ -281,19 +281,25 @@ func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, in *
 // keepSaved makes the rollback keep the credential that the intent's storage entry has, and spare all others that are kept: an
 // OAuth secret can't bear the nonce that would tell it apart.
 func keepSaved(ctx context.Context, s logical.Storage, in *intent) error {
-	if in.Keeper == "" && in.Credential.ServicePrincipalID == "" {
-		return nil
-	}
 	in.spared = make(map[string]bool)
-	err := eachKept(ctx, s, func(_ string, all []kept) {
+	note := func(_ string, all []kept) {
 		for _, k := range all {
 			in.spared[k.ID] = true
 			if k.Nonce == in.Nonce {
 				in.Credential.Keep = k.ID
 			}
 		}
-	})
-	if err != nil {
+	}
+	var err error
+	switch {
+	case in.Credential.ServicePrincipalID != "":
+		err = eachKept(ctx, s, note)
+	case in.Keeper != "":
+		var saved []kept
+		saved, err = keptUnder(ctx, s, in.Keeper)
+		note(in.Keeper, saved)
+	}
+	if unreadable := (*unreadableStatic)(nil); err != nil && !errors.As(err, &unreadable) {
 		return fmt.Errorf("look which credentials were saved: %w", err)
 	}
 	return nil

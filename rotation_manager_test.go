@@ -1,0 +1,497 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/helper/automatedrotationutil"
+	"github.com/hashicorp/vault/sdk/helper/consts"
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/hashicorp/vault/sdk/rotation"
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"vault-plugin-secrets-databricks/internal/simulator"
+)
+
+// rotationHost is a host with a rotation manager, as Vault Enterprise is. It keeps the jobs that it was given, and calls nobody by
+// itself: a test does, with managed.
+type rotationHost struct {
+	*logical.StaticSystemView
+	now func() time.Time
+
+	mu     sync.Mutex
+	refuse error // what it answers whatever it is asked, if not nil
+	jobs   map[string]rotation.RotationJobConfigureRequest
+	asked  []string
+}
+
+func (h *rotationHost) begin(what string) error {
+	h.asked = append(h.asked, what)
+	return h.refuse
+}
+
+func (h *rotationHost) RegisterRotationJobWithResponse(_ context.Context, req *rotation.RotationJobConfigureRequest) (*rotation.RotationInfo, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.begin("register"); err != nil {
+		return nil, err
+	}
+	if _, err := rotation.ConfigureRotationJob(req); err != nil {
+		return nil, err
+	}
+	h.jobs[req.MountPoint+req.ReqPath] = *req
+	return &rotation.RotationInfo{RotationID: "job-1", NextVaultRotation: h.next(req)}, nil
+}
+
+func (h *rotationHost) next(req *rotation.RotationJobConfigureRequest) time.Time {
+	if req.RotationPeriod > 0 {
+		return h.now().Add(req.RotationPeriod).Truncate(time.Second)
+	}
+	parsed, err := rotation.DefaultScheduler.Parse(req.RotationSchedule)
+	if err != nil {
+		return time.Time{}
+	}
+	return parsed.Next(h.now())
+}
+
+func (h *rotationHost) DeregisterRotationJob(_ context.Context, req *rotation.RotationJobDeregisterRequest) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.begin("deregister"); err != nil {
+		return err
+	}
+	delete(h.jobs, req.MountPoint+req.ReqPath)
+	return nil
+}
+
+func (h *rotationHost) GetRotationInformation(_ context.Context, req *rotation.RotationInfoRequest) (*rotation.RotationInfoResponse, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.refuse != nil {
+		return nil, h.refuse
+	}
+	job, ok := h.jobs["databricks/"+req.ReqPath]
+	if !ok {
+		return nil, errors.New("no such job")
+	}
+	return &rotation.RotationInfoResponse{NextVaultRotation: h.next(&job)}, nil
+}
+
+// set changes what the host answers.
+func (h *rotationHost) set(refuse error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.refuse = refuse
+}
+
+// job is the one that the host keeps for the mount, nil for none.
+func (h *rotationHost) job() *rotation.RotationJobConfigureRequest {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	job, ok := h.jobs["databricks/config"]
+	if !ok {
+		return nil
+	}
+	return &job
+}
+
+// calls are what the host was asked since the last time.
+func (h *rotationHost) calls() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	asked := h.asked
+	h.asked = nil
+	return asked
+}
+
+// newManagedMount is a mount of a host with a rotation manager, without config.
+func newManagedMount(t *testing.T) (*rootMount, *rotationHost) {
+	t.Helper()
+	c := newClock()
+	m := bareMount(t, simulator.WithClock(c.now))
+	host := &rotationHost{StaticSystemView: m.system, now: c.now, jobs: make(map[string]rotation.RotationJobConfigureRequest)}
+	m.host = host
+	b, err := Factory(t.Context(), m.config())
+	require.NoError(t, err)
+	b.(*backend).clock = c.now
+	m.backend = b
+	own := m.workspace.Tokens()[0].ID
+	return &rootMount{mount: m, clock: c, kind: "pat", engine: m.admin, own: own, byHand: []string{own}}, host
+}
+
+func (r *rootMount) connectManaged(config map[string]any) {
+	r.t.Helper()
+	data := map[string]any{"max_retries": 0}
+	for field, value := range config {
+		data[field] = value
+	}
+	r.connect(data)
+	r.write("roles/own", map[string]any{"credential_type": "pat", "ttl": "1m", "max_ttl": "2m"})
+}
+
+// managed is what the rotation manager does when a rotation is due.
+func (r *rootMount) managed() (*logical.Response, error) {
+	return r.backend.HandleRequest(context.Background(), &logical.Request{
+		Operation: logical.RotationOperation, Path: "config", Storage: r.storage, MountPoint: "databricks/",
+	})
+}
+
+// TestRotationManagerKeepsTheSchedule shows that Vault's rotation manager is given the schedule, rotates, and gives it back.
+func TestRotationManagerKeepsTheSchedule(t *testing.T) {
+	t.Parallel()
+	r, host := newManagedMount(t)
+	r.connectManaged(nil)
+	require.Empty(t, host.calls(), "without a schedule, there is nothing to keep")
+	require.Equal(t, "nobody", r.read("status").Data["rotated_by"])
+
+	resp := r.write("config", map[string]any{"rotation_period": "24h"})
+	require.Equal(t, []string{"register"}, host.calls())
+	job := host.job()
+	require.Equal(t, "databricks/", job.MountPoint)
+	require.Equal(t, "config", job.ReqPath)
+	require.NotEmpty(t, job.Name)
+	require.Equal(t, 24*time.Hour, job.RotationPeriod)
+	require.WithinDuration(t, r.clock.now().Add(24*time.Hour), r.moment(resp.Data["next_vault_rotation"]), 2*time.Second)
+	require.Equal(t, "vault", r.read("status").Data["rotated_by"])
+
+	// The engine's own tick does nothing then, even if it is late.
+	r.pass(47*time.Hour, time.Hour)
+	r.restartAt(r.clock)
+	r.tick()
+	require.Empty(t, r.made())
+	require.WithinDuration(t, r.clock.now().Add(24*time.Hour), r.moment(r.read("config").Data["next_vault_rotation"]), 2*time.Second, "the manager says when")
+
+	answered, err := r.managed()
+	r.requireOK(answered, err)
+	require.Len(t, r.made(), 1)
+	r.unlogged(r.secretOf(r.stored()))
+	require.WithinDuration(t, r.clock.now(), r.moment(r.read("config").Data["last_vault_rotation"]), 2*time.Second)
+	answered, err = r.managed()
+	r.requireOK(answered, err)
+	r.pass(6*time.Minute, time.Minute) // what was replaced is removed by the engine all the same
+	r.sound()
+	require.Empty(t, host.calls())
+
+	// A write that leaves the schedule as it is leaves the job as it is.
+	next := r.moment(r.read("config").Data["next_vault_rotation"])
+	r.write("config", map[string]any{"ttl": "10m", "rotation_period": "24h"})
+	require.Equal(t, []string{"register"}, host.calls(), "again, in case it was lost")
+	require.Equal(t, next.Unix(), host.job().MigratedLegacyNextRotationTime.Unix(), "with the time that it had")
+	r.write("config", map[string]any{"rotation_period": 0, "rotation_schedule": "0 3 * * SAT", "rotation_window": "2h"})
+	require.Equal(t, []string{"register"}, host.calls())
+	require.Equal(t, "0 3 * * SAT", host.job().RotationSchedule)
+	require.Equal(t, 2*time.Hour, host.job().RotationWindow)
+	require.Zero(t, host.job().RotationPeriod)
+
+	r.write("config", map[string]any{"disable_automated_rotation": true})
+	require.Equal(t, []string{"deregister"}, host.calls())
+	require.Nil(t, host.job())
+	require.Nil(t, r.read("config").Data["next_vault_rotation"])
+	r.write("config", map[string]any{"disable_automated_rotation": false})
+	require.NotNil(t, host.job())
+	resp, err = r.do(logical.PatchOperation, "config", map[string]any{"rotation_schedule": nil, "rotation_window": nil})
+	r.requireOK(resp, err)
+	require.Nil(t, host.job())
+
+	r.write("config", map[string]any{"rotation_period": "24h"})
+	resp, err = r.do(logical.DeleteOperation, "config", nil)
+	r.requireOK(resp, err)
+	require.Nil(t, host.job())
+	require.Empty(t, r.made())
+}
+
+// TestRotationManagerAbsent shows that the engine keeps the schedule where the host has no rotation manager, in whatever words it
+// says so, and that another failure is one.
+func TestRotationManagerAbsent(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		answer error
+		absent bool
+	}{
+		"unsupported":           {automatedrotationutil.ErrRotationManagerUnsupported, true},
+		"unsupported, by text":  {errors.New(automatedrotationutil.ErrRotationManagerUnsupported.Error()), true},
+		"unsupported, over RPC": {status.Error(codes.Unknown, automatedrotationutil.ErrRotationManagerUnsupported.Error()), true},
+		"unimplemented":         {status.Error(codes.Unimplemented, "unknown method RegisterRotationJobWithResponse for service pb.SystemView"), true},
+		"not implemented":       {errors.New("RegisterRotationJob is not implemented in StaticSystemView"), true},
+		"sealed":                {errors.New("Vault is sealed"), false},
+		"permission":            {status.Error(codes.PermissionDenied, "not here"), false},
+		"out of time":           {context.DeadlineExceeded, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, host := newManagedMount(t)
+			r.connectManaged(nil)
+			host.set(row.answer)
+			resp, err := r.do(logical.UpdateOperation, "config", map[string]any{"rotation_period": "24h"})
+			if !row.absent {
+				require.ErrorContains(t, err, "rotation manager")
+				require.ErrorContains(t, err, row.answer.Error())
+				require.EqualValues(t, 0, r.read("config").Data["rotation_period"], "nothing is stored that nobody keeps")
+				return
+			}
+			r.requireOK(resp, err)
+			require.Equal(t, "engine", r.read("status").Data["rotated_by"])
+			next := r.read("config").Data["next_vault_rotation"]
+			require.WithinDuration(t, r.clock.now().Add(24*time.Hour), r.moment(next), 2*time.Second)
+			r.pass(25*time.Hour, time.Hour)
+			r.pass(6*time.Minute, time.Minute)
+			r.sound()
+			require.Len(t, r.made(), 1)
+			r.write("config", map[string]any{"rotation_period": 0})
+			resp, err = r.do(logical.DeleteOperation, "config", nil)
+			r.requireOK(resp, err)
+		})
+	}
+}
+
+// TestRotationManagerAppears shows that the schedule is handed over when the host has got a manager, and the config is written.
+func TestRotationManagerAppears(t *testing.T) {
+	t.Parallel()
+	r, host := newManagedMount(t)
+	host.set(automatedrotationutil.ErrRotationManagerUnsupported)
+	r.connectManaged(map[string]any{"rotation_period": "24h"})
+	require.Equal(t, "engine", r.read("status").Data["rotated_by"])
+	host.set(nil)
+	r.write("config", map[string]any{"ttl": "10m"})
+	require.NotNil(t, host.job())
+	require.Equal(t, "vault", r.read("status").Data["rotated_by"])
+}
+
+// TestRotationManagerAndStorage shows that what the manager keeps is what is stored, whatever becomes of a write.
+func TestRotationManagerAndStorage(t *testing.T) {
+	t.Parallel()
+	period := func(h *rotationHost) time.Duration {
+		if job := h.job(); job != nil {
+			return job.RotationPeriod
+		}
+		return 0
+	}
+	for name, row := range map[string]struct {
+		before, write map[string]any
+		appears       bool // the manager, only for the write
+		want          time.Duration
+		wantDone      time.Duration // when the write was done, although it was answered by an error
+	}{
+		"a schedule":              {nil, map[string]any{"rotation_period": "24h"}, false, 0, 24 * time.Hour},
+		"another schedule":        {map[string]any{"rotation_period": "24h"}, map[string]any{"rotation_period": "48h"}, false, 24 * time.Hour, 48 * time.Hour},
+		"none any more":           {map[string]any{"rotation_period": "24h"}, map[string]any{"rotation_period": 0}, false, 24 * time.Hour, 0},
+		"it is switched off":      {map[string]any{"rotation_period": "24h"}, map[string]any{"disable_automated_rotation": true}, false, 24 * time.Hour, 0},
+		"no change":               {map[string]any{"rotation_period": "24h"}, map[string]any{"ttl": "10m"}, false, 24 * time.Hour, 24 * time.Hour},
+		"the engine kept it":      {map[string]any{"rotation_period": "24h"}, map[string]any{"ttl": "10m"}, true, 0, 24 * time.Hour},
+		"the engine kept another": {map[string]any{"rotation_period": "24h"}, map[string]any{"rotation_period": "48h"}, true, 0, 48 * time.Hour},
+	} {
+		for _, done := range []bool{false, true} {
+			t.Run(name+map[bool]string{false: ", not stored", true: ", stored"}[done], func(t *testing.T) {
+				t.Parallel()
+				r, host := newManagedMount(t)
+				if row.appears {
+					host.set(automatedrotationutil.ErrRotationManagerUnsupported)
+				}
+				r.connectManaged(row.before)
+				host.set(nil)
+				fail := func(op, key string) error {
+					if op == "put" && key == configStorageKey {
+						return errors.New("disk full")
+					}
+					return nil
+				}
+				if done {
+					r.storage.afterEach(fail)
+				} else {
+					r.storage.onEach(fail)
+				}
+				_, err := r.do(logical.UpdateOperation, "config", row.write)
+				require.ErrorContains(t, err, "disk full")
+				r.storage.onEach(nil)
+				r.storage.afterEach(nil)
+				want := row.want
+				if done {
+					want = row.wantDone
+				}
+				require.Equal(t, want, period(host))
+				require.Equal(t, want > 0, r.stored().Rotation.Managed, "one of the two keeps it, and not both")
+			})
+		}
+	}
+
+	t.Run("a delete that fails", func(t *testing.T) {
+		t.Parallel()
+		r, host := newManagedMount(t)
+		r.connectManaged(map[string]any{"rotation_period": "24h"})
+		host.set(errors.New("Vault is sealed"))
+		resp, err := r.do(logical.DeleteOperation, "config", nil)
+		r.requireOK(resp, err)
+		require.Contains(t, strings.Join(resp.Warnings, ""), "rotation manager may go on")
+
+		host.set(nil)
+		r.connectManaged(map[string]any{"rotation_period": "24h", "host": r.workspace.URL(), "token": r.token})
+		r.storage.onEach(func(op, key string) error {
+			if op == "delete" {
+				return errors.New("disk full")
+			}
+			return nil
+		})
+		_, err = r.do(logical.DeleteOperation, "config", nil)
+		require.ErrorContains(t, err, "disk full")
+		r.storage.onEach(nil)
+		require.Equal(t, 24*time.Hour, period(host), "what stays is still rotated")
+	})
+
+	t.Run("it is registered before it is stored", func(t *testing.T) {
+		t.Parallel()
+		r, host := newManagedMount(t)
+		r.connectManaged(nil)
+		seen := false
+		r.storage.onEach(func(op, key string) error {
+			if op == "put" && key == configStorageKey {
+				seen = host.job() != nil
+			}
+			return nil
+		})
+		r.write("config", map[string]any{"rotation_period": "24h"})
+		r.storage.onEach(nil)
+		require.True(t, seen)
+	})
+}
+
+// TestRotationManagerWritesAtOnce shows that a write which lost against another leaves that one's schedule to the manager.
+func TestRotationManagerWritesAtOnce(t *testing.T) {
+	t.Parallel()
+	r, host := newManagedMount(t)
+	r.connectManaged(nil)
+	var once sync.Once
+	r.storage.onEach(func(op, key string) error {
+		// The loser has registered its job, and looks once more before it stores.
+		if op == "get" && key == configStorageKey && slices.Contains(host.calls(), "register") {
+			once.Do(func() {
+				r.storage.onEach(nil)
+				winner := r.stored()
+				winner.TTL, winner.Period, winner.Rotation.Managed = 77, 172800, true
+				require.NoError(t, putConfig(context.Background(), r.storage.Storage, winner))
+				_, err := host.RegisterRotationJobWithResponse(context.Background(), &rotation.RotationJobConfigureRequest{
+					Name: rotationJobName, MountPoint: "databricks/", ReqPath: rotationJobPath, RotationPeriod: 48 * time.Hour,
+				})
+				require.NoError(t, err)
+			})
+		}
+		return nil
+	})
+	resp, err := r.do(logical.UpdateOperation, "config", map[string]any{"rotation_period": "24h"})
+	r.coded(http.StatusConflict, resp, err)
+	require.EqualValues(t, 172800, r.stored().Period)
+	require.NotNil(t, host.job(), "the winner's schedule is kept")
+	require.Equal(t, 48*time.Hour, host.job().RotationPeriod)
+}
+
+// TestRotationManagerFailure shows that a rotation which fails is an error for the manager, which tries again, and is visible.
+func TestRotationManagerFailure(t *testing.T) {
+	t.Parallel()
+	r, _ := newManagedMount(t)
+	r.connectManaged(map[string]any{"rotation_period": "24h"})
+	for i, fault := range []simulator.Fault{
+		{Path: createPath, Status: 500, Message: "boom"},
+		{Path: createPath, Status: 400, ErrorCode: "BAD_REQUEST", Message: "boom"},
+		{Path: mePath, Status: 403, Message: "boom"},
+		{Path: listPath, Status: 429, Message: "boom"},
+	} {
+		r.workspace.Inject(fault)
+		resp, err := r.managed()
+		require.ErrorContains(t, err, "boom", "an answer to a user would look like a success to the manager")
+		require.Nil(t, resp)
+		r.workspace.ClearFaults()
+		for _, path := range []string{"config", "status"} {
+			data := r.read(path).Data
+			require.EqualValues(t, i+1, data["rotation_failures"])
+			require.Contains(t, data["last_rotation_error"], "boom")
+			require.Nil(t, data["next_rotation_attempt"], "that is for the manager to decide")
+		}
+		last := r.events.Events[len(r.events.Events)-1]
+		require.Equal(t, "databricks/root-rotate-fail", string(last.Type))
+		r.tick()
+		r.sound()
+	}
+	r.pass(2*time.Hour, 10*time.Minute)
+	require.Empty(t, r.made(), "the engine's own tick doesn't try again")
+	resp, err := r.managed()
+	r.requireOK(resp, err)
+	require.EqualValues(t, 0, r.read("config").Data["rotation_failures"])
+	require.Empty(t, r.read("config").Data["last_rotation_error"])
+	r.sound()
+
+	// Where the storage has the new credential all the same, nothing is left to try again.
+	r.storage.afterEach(func(op, key string) error {
+		if op == "put" && key == configStorageKey {
+			r.storage.afterEach(nil)
+			return errors.New("the leader stepped down")
+		}
+		return nil
+	})
+	resp, err = r.managed()
+	r.requireOK(resp, err)
+	require.EqualValues(t, 0, r.read("config").Data["rotation_failures"])
+	r.pass(6*time.Minute, time.Minute)
+	r.sound()
+
+	// On a node that may not write, the manager is told.
+	r.system.ReplicationStateVal = consts.ReplicationPerformanceStandby
+	_, err = r.managed()
+	require.ErrorIs(t, err, logical.ErrReadOnly)
+	r.system.ReplicationStateVal = 0
+
+	resp, err = r.do(logical.DeleteOperation, "config", nil)
+	r.requireOK(resp, err)
+	_, err = r.managed()
+	require.ErrorContains(t, err, "no connection yet")
+}
+
+// TestRotationManagerSilent shows that a manager which doesn't tell when it rotates next hinders nobody.
+func TestRotationManagerSilent(t *testing.T) {
+	t.Parallel()
+	r, host := newManagedMount(t)
+	r.connectManaged(map[string]any{"rotation_period": "24h"})
+	next := r.moment(r.read("config").Data["next_vault_rotation"])
+	host.set(errors.New("Vault is sealed"))
+	require.Equal(t, next, r.moment(r.read("config").Data["next_vault_rotation"]))
+	require.Equal(t, next, r.moment(r.read("status").Data["next_vault_rotation"]))
+	r.write("config", map[string]any{"ttl": "10m"})
+	require.True(t, r.stored().Rotation.Managed)
+}
+
+// TestRotationManagerAndUnreadableStorage shows that the manager gets the old schedule back where nobody can tell what is stored, and
+// that a manager which fails, too, is logged.
+func TestRotationManagerAndUnreadableStorage(t *testing.T) {
+	t.Parallel()
+	for name, refuse := range map[string]error{"it answers": nil, "it fails, too": errors.New("Vault is sealed")} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, host := newManagedMount(t)
+			r.connectManaged(map[string]any{"rotation_period": "24h"})
+			r.storage.onEach(func(op, key string) error {
+				if host.job().RotationPeriod != 48*time.Hour {
+					return nil
+				}
+				host.set(refuse)
+				return errors.New("disk full")
+			})
+			_, err := r.do(logical.UpdateOperation, "config", map[string]any{"rotation_period": "48h"})
+			require.ErrorContains(t, err, "disk full")
+			r.storage.onEach(nil)
+			require.EqualValues(t, 86400, r.stored().Period)
+			if refuse == nil {
+				require.Equal(t, 24*time.Hour, host.job().RotationPeriod)
+				return
+			}
+			require.Contains(t, r.log.String(), "may keep a schedule that was not stored")
+		})
+	}
+}

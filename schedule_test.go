@@ -1,0 +1,761 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/helper/consts"
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/stretchr/testify/require"
+
+	"vault-plugin-secrets-databricks/internal/simulator"
+)
+
+// TestScheduleFields shows which schedules are refused, and that such a write changes nothing.
+func TestScheduleFields(t *testing.T) {
+	t.Parallel()
+	m, _ := newTimedMount(t)
+	m.connect(map[string]any{"rotation_period": "24h"})
+	before := m.read("config").Data
+	for _, row := range []struct {
+		data  map[string]any
+		words []string
+	}{
+		{map[string]any{"rotation_period": 59}, []string{"rotation_period: ", "59s is too short", "60 seconds"}},
+		{map[string]any{"rotation_period": 1}, []string{"rotation_period: "}},
+		{map[string]any{"rotation_period": -60}, []string{"rotation_period", "negative"}},
+		{map[string]any{"rotation_period": "-24h"}, []string{"rotation_period", "negative"}},
+		{map[string]any{"rotation_period": "90.5s"}, []string{"rotation_period: ", "whole number of seconds"}},
+		{map[string]any{"rotation_period": "61500ms"}, []string{"rotation_period: ", "whole number of seconds"}},
+		{map[string]any{"rotation_period": "17521h"}, []string{"rotation_period: ", "730 days"}},
+		{map[string]any{"rotation_period": "8761h"}, []string{"rotation_period: ", "365 days"}},
+		{map[string]any{"rotation_period": "9223372036s"}, []string{"rotation_period: ", "out of range"}},
+		{map[string]any{"rotation_period": "tomorrow"}, []string{"rotation_period"}},
+		{map[string]any{"rotation_schedule": "0 3 * * *"}, []string{"rotation_schedule: ", "together with rotation_period"}},
+		{map[string]any{"rotation_window": 3600}, []string{"rotation_window: ", "belongs to rotation_schedule"}},
+		{map[string]any{"rotation_period": 0, "rotation_window": 3600}, []string{"rotation_window: ", "belongs to rotation_schedule"}},
+		{map[string]any{"rotation_period": 0, "rotation_schedule": "0 3 * * *", "rotation_window": 3599}, []string{"rotation_window: ", "at least 3600"}},
+		{map[string]any{"rotation_period": 0, "rotation_schedule": "0 3 * * *", "rotation_window": -1}, []string{"rotation_window", "negative"}},
+		{map[string]any{"rotation_period": 0, "rotation_schedule": "0 3 * * *", "rotation_window": "17521h"}, []string{"rotation_window: ", "out of range"}},
+		{map[string]any{"rotation_period": 0, "rotation_schedule": "0 3 * * *", "rotation_window": "1h0.5s"}, []string{"rotation_window: ", "whole number"}},
+		{map[string]any{"rotation_period": 0, "rotation_schedule": "TZ=Europe/Berlin 0 3 * * *"}, []string{"rotation_schedule: ", "UTC"}},
+		{map[string]any{"rotation_period": 0, "rotation_schedule": "CRON_TZ=UTC 0 3 * * *"}, []string{"rotation_schedule: ", "UTC"}},
+		{map[string]any{"rotation_period": 0, "rotation_schedule": "0 0 3 * * *"}, []string{"rotation_schedule: ", "five fields"}},
+		{map[string]any{"rotation_period": 0, "rotation_schedule": "0 3 * *"}, []string{"rotation_schedule: ", "five fields"}},
+		{map[string]any{"rotation_period": 0, "rotation_schedule": "@daily"}, []string{"rotation_schedule: "}},
+		{map[string]any{"rotation_period": 0, "rotation_schedule": "60 3 * * *"}, []string{"rotation_schedule: "}},
+		{map[string]any{"rotation_period": 0, "rotation_schedule": "weekly"}, []string{"rotation_schedule: "}},
+		{map[string]any{"rotation_period": 0, "rotation_schedule": "0 3 31 2 *"}, []string{"rotation_schedule: ", "never comes"}},
+		{map[string]any{"rotation_period": 0, "rotation_schedule": "0 3 29 2 *"}, []string{"rotation_schedule: ", "730 days"}},
+	} {
+		resp, err := m.do(logical.UpdateOperation, "config", row.data)
+		m.refused(resp, err, row.words...)
+		require.Equal(t, before, m.read("config").Data, "%v", row.data)
+	}
+
+	for _, data := range []map[string]any{
+		{"rotation_period": 60}, {"rotation_period": "8760h"}, {"rotation_period": "1m"},
+		{"rotation_period": 0}, {"rotation_period": 0, "rotation_window": 0},
+		{"rotation_period": 0, "rotation_schedule": "*/5 * * * *"},
+		{"rotation_schedule": "0 3 * * SAT", "rotation_window": 3600},
+		{"rotation_schedule": "0 3 1 1 *"},
+		{"rotation_schedule": "", "rotation_window": 0, "rotation_period": "24h"},
+	} {
+		m.write("config", data)
+	}
+}
+
+// TestScheduleNext shows when the next rotation is, as the schedule changes.
+func TestScheduleNext(t *testing.T) {
+	t.Parallel()
+	m, c := newTimedMount(t) // begins at noon
+	start := c.now().Truncate(time.Second)
+	next := func() any { return m.read("config").Data["next_vault_rotation"] }
+	m.connect()
+	require.Nil(t, next())
+
+	m.write("config", map[string]any{"rotation_schedule": "30 3 * * *"})
+	require.Equal(t, "2026-03-02T03:30:00Z", next())
+	require.Equal(t, next(), m.read("status").Data["next_vault_rotation"])
+	require.Equal(t, "engine", m.read("status").Data["rotated_by"])
+
+	resp, err := m.do(logical.PatchOperation, "config", map[string]any{"rotation_schedule": nil, "rotation_period": "24h"})
+	m.requireOK(resp, err)
+	require.WithinDuration(t, start.Add(24*time.Hour), m.moment(next()), 2*time.Second)
+	resp, err = m.do(logical.PatchOperation, "config", map[string]any{"rotation_period": nil})
+	m.requireOK(resp, err)
+	require.Nil(t, next())
+	require.Equal(t, int64(0), resp.Data["rotation_period"])
+
+	// A period counts from the last rotation, so that switching it off and on puts nothing off.
+	m.write("config", map[string]any{"rotation_period": "24h"})
+	m.write("config/rotate-root", nil)
+	rotated := m.moment(m.read("config").Data["last_vault_rotation"])
+	require.Equal(t, rotated.Add(24*time.Hour), m.moment(next()))
+	c.advance(10 * time.Hour)
+	m.write("config", map[string]any{"disable_automated_rotation": true})
+	require.Nil(t, next())
+	require.Equal(t, "nobody", m.read("status").Data["rotated_by"])
+	m.write("config", map[string]any{"disable_automated_rotation": false})
+	require.Equal(t, rotated.Add(24*time.Hour), m.moment(next()))
+	m.write("config", map[string]any{"rotation_period": "36h"})
+	require.Equal(t, rotated.Add(36*time.Hour), m.moment(next()))
+
+	// What has nothing to do with the schedule changes nothing about it, nor does a restart.
+	m.write("config", map[string]any{"ttl": "10m", "max_retries": 1})
+	m.write("config", map[string]any{"rotation_period": "36h"})
+	m.restartAt(c)
+	require.Equal(t, rotated.Add(36*time.Hour), m.moment(next()))
+	require.Equal(t, rfc3339(rotated), m.read("config").Data["last_vault_rotation"])
+}
+
+// TestScheduleAfterARestart shows that a restart rotates nothing that is not due, and what is due once.
+func TestScheduleAfterARestart(t *testing.T) {
+	t.Parallel()
+	eachRootKind(t, func(t *testing.T, kind string) {
+		r := newRootMount(t, kind, map[string]any{"rotation_period": "24h"})
+		r.pass(23*time.Hour, time.Hour)
+		for range 3 {
+			r.restartAt(r.clock)
+			r.tick()
+		}
+		require.Empty(t, r.made())
+		r.clock.advance(100 * time.Hour)
+		r.restartAt(r.clock)
+		require.Empty(t, r.made(), "not before Vault's tick")
+		r.tick()
+		require.Len(t, r.made(), 1)
+		last := r.moment(r.read("config").Data["last_vault_rotation"])
+		require.WithinDuration(t, r.clock.now(), last, 2*time.Second)
+		for range 3 {
+			r.restartAt(r.clock)
+			r.pass(3*time.Minute, time.Minute)
+		}
+		require.Len(t, r.made(), 1, "what was missed is made up for once")
+		require.Equal(t, last.Add(24*time.Hour), r.moment(r.read("config").Data["next_vault_rotation"]))
+		r.sound()
+
+		// The grace of what was replaced outlives a restart, too.
+		r.clock.advance(24 * time.Hour)
+		r.tick()
+		require.Len(t, r.made(), 2)
+		r.clock.advance(6 * time.Minute)
+		r.restartAt(r.clock)
+		r.tick()
+		r.sound()
+	})
+}
+
+// TestScheduleWindow shows that a time which was missed by more than the window is left out.
+func TestScheduleWindow(t *testing.T) {
+	t.Parallel()
+	day := func(n int, clock string) time.Time {
+		at, err := time.Parse(time.RFC3339, fmt.Sprintf("2026-03-%02dT%sZ", n, clock))
+		require.NoError(t, err)
+		return at
+	}
+	for name, row := range map[string]struct {
+		window  string
+		tick    time.Time
+		rotates bool
+		next    string
+	}{
+		"too early":                 {"1h", day(2, "02:59:59"), false, "2026-03-02T03:00:00Z"},
+		"in time":                   {"1h", day(2, "03:00:00"), true, "2026-03-03T03:00:00Z"},
+		"late, within the window":   {"1h", day(2, "03:59:59"), true, "2026-03-03T03:00:00Z"},
+		"late, out of the window":   {"1h", day(2, "04:00:01"), false, "2026-03-03T03:00:00Z"},
+		"days late":                 {"1h", day(5, "05:00:00"), false, "2026-03-06T03:00:00Z"},
+		"days late, in the next":    {"2h", day(5, "03:30:00"), false, "2026-03-06T03:00:00Z"},
+		"days late, without window": {"0", day(5, "05:00:00"), true, "2026-03-06T03:00:00Z"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRootMount(t, "pat", map[string]any{"rotation_schedule": "0 3 * * *", "rotation_window": row.window})
+			r.tick()
+			r.clock.advance(row.tick.Sub(r.clock.now()))
+			r.restartAt(r.clock)
+			r.tick()
+			require.Equal(t, row.rotates, len(r.made()) == 1)
+			config := r.read("config").Data
+			require.Equal(t, row.next, config["next_vault_rotation"])
+			require.Equal(t, row.rotates, config["last_vault_rotation"] != nil)
+			if !row.rotates && row.tick.After(day(2, "03:00:00")) {
+				require.Contains(t, r.log.String(), "left out")
+			}
+			r.clock.advance(r.moment(config["next_vault_rotation"]).Sub(r.clock.now()))
+			r.tick()
+			require.NotEmpty(t, r.made(), "the next time comes")
+		})
+	}
+}
+
+// TestScheduleSwitchedOff shows that nothing is rotated while it is.
+func TestScheduleSwitchedOff(t *testing.T) {
+	t.Parallel()
+	r := newRootMount(t, "pat", map[string]any{"rotation_period": "1h", "disable_automated_rotation": true})
+	r.pass(10*time.Hour, 10*time.Minute)
+	require.Empty(t, r.made())
+	r.rotate() // by hand it is
+	r.pass(10*time.Hour, 10*time.Minute)
+	r.sound()
+	require.Len(t, r.made(), 1)
+	first := r.made()[0]
+	r.write("config", map[string]any{"disable_automated_rotation": false})
+	r.tick()
+	require.NotEqual(t, first, r.stored().Rotation.Credential.ID, "it is overdue")
+}
+
+// TestScheduleBacksOff shows how a rotation that fails is tried again, and how that is seen.
+func TestScheduleBacksOff(t *testing.T) {
+	t.Parallel()
+	eachRootKind(t, func(t *testing.T, kind string) {
+		r := newRootMount(t, kind, map[string]any{"rotation_period": "24h"})
+		r.rotate()
+		r.pass(10*time.Minute, time.Minute)
+		held := r.secretOf(r.stored())
+		due := r.stored().Rotation.Next
+		r.clock.advance(due.Sub(r.clock.now()))
+		r.workspace.Inject(simulator.Fault{Method: http.MethodPost, Path: r.createPathOf(), Status: 500, Message: "boom"})
+		r.workspace.ResetCalls()
+		for range 6 * 60 {
+			r.tick()
+			r.clock.advance(time.Minute)
+		}
+		var waits []time.Duration
+		last := due
+		for _, call := range r.workspace.Calls() {
+			if call.Method == http.MethodPost && call.Fault {
+				waits = append(waits, call.Time.Sub(last).Round(time.Minute))
+				last = call.Time
+			}
+		}
+		m := time.Minute
+		require.Equal(t, []time.Duration{0, m, 2 * m, 4 * m, 8 * m, 16 * m, 32 * m, 60 * m, 60 * m, 60 * m, 60 * m}, waits)
+		for _, path := range []string{"config", "status"} {
+			data := r.read(path).Data
+			require.EqualValues(t, 11, data["rotation_failures"])
+			require.Contains(t, data["last_rotation_error"], "boom")
+			require.WithinDuration(t, last.Add(time.Hour), r.moment(data["next_rotation_attempt"]), 2*time.Second)
+			require.Equal(t, rfc3339(due), data["next_vault_rotation"], "it is overdue since then")
+		}
+		failures := 0
+		for _, event := range r.events.Events {
+			if event.Type == "databricks/root-rotate-fail" {
+				failures++
+				require.Equal(t, fmt.Sprint(failures), event.Event.GetMetadata().AsMap()["failures"])
+			}
+		}
+		require.Equal(t, 11, failures)
+		require.Contains(t, r.log.String(), "a rotation failed; it is tried again")
+		require.True(t, r.works(held), "the old one stays")
+
+		// A restart neither forgets it nor tries at once.
+		r.restartAt(r.clock)
+		r.workspace.ResetCalls()
+		r.tick()
+		require.Zero(t, r.workspace.Count(http.MethodPost, r.createPathOf()))
+		require.EqualValues(t, 11, r.read("config").Data["rotation_failures"])
+
+		r.workspace.ClearFaults()
+		r.pass(time.Hour, time.Minute)
+		data := r.read("status").Data
+		require.EqualValues(t, 0, data["rotation_failures"])
+		require.Empty(t, data["last_rotation_error"])
+		require.Nil(t, data["next_rotation_attempt"])
+		require.Equal(t, r.stored().Rotation.Last.Add(24*time.Hour), r.moment(data["next_vault_rotation"]))
+		r.pass(10*time.Minute, time.Minute)
+		r.sound()
+	})
+}
+
+// TestScheduleRetiresInTime shows that a credential which can't be removed is tried again each hour, and visible until then.
+func TestScheduleRetiresInTime(t *testing.T) {
+	t.Parallel()
+	r := newRootMount(t, "pat", nil)
+	old := r.rotate().Data["credential_id"]
+	r.rotate()
+	fault := r.workspace.Inject(simulator.Fault{Path: deletePath, Status: 500})
+	r.pass(3*time.Hour, time.Minute)
+	require.InDelta(t, 3, fault.Hits(), 1)
+	require.Equal(t, []string{old.(string)}, r.read("config").Data["retired_ids"])
+	require.Contains(t, r.log.String(), "could not be removed; it is tried again every hour")
+	fault.Clear()
+	r.pass(time.Hour, time.Minute)
+	r.sound()
+
+	// With a short period, it does not outlive it.
+	r.write("config", map[string]any{"rotation_period": "2m"})
+	r.pass(time.Hour, 30*time.Second)
+	require.LessOrEqual(t, len(r.made()), 2)
+}
+
+// TestScheduleOnReadOnlyNodes shows that rotations are left to the node that may write.
+func TestScheduleOnReadOnlyNodes(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		state   consts.ReplicationState
+		local   bool
+		tainted bool
+		rotates bool
+	}{
+		"the active node":                       {0, false, false, true},
+		"a performance standby":                 {consts.ReplicationPerformanceStandby, false, false, false},
+		"a performance standby, local mount":    {consts.ReplicationPerformanceStandby, true, false, false},
+		"a DR secondary":                        {consts.ReplicationDRSecondary, false, false, false},
+		"a performance secondary":               {consts.ReplicationPerformanceSecondary, false, false, false},
+		"a local mount of a secondary":          {consts.ReplicationPerformanceSecondary, true, false, true},
+		"a mount that is being disabled":        {0, false, true, false},
+		"a disabled local mount of a secondary": {consts.ReplicationPerformanceSecondary, true, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRootMount(t, "pat", map[string]any{"rotation_period": "24h"})
+			r.rotate()
+			r.rotate()
+			r.clock.advance(25 * time.Hour)
+			r.restartAt(r.clock)
+			before := r.live()
+			r.workspace.ResetCalls()
+			r.system.ReplicationStateVal, r.system.LocalMountVal, r.system.TaintedVal = row.state, row.local, row.tainted
+			writes := 0
+			r.storage.onEach(func(op, key string) error {
+				if op == "put" || op == "delete" {
+					writes++
+				}
+				return nil
+			})
+			r.tick()
+			r.storage.onEach(nil)
+			if row.rotates {
+				require.NotEqual(t, before, r.live())
+				return
+			}
+			require.Equal(t, before, r.live())
+			require.Empty(t, r.workspace.Calls())
+			require.Zero(t, writes)
+
+			r.system.ReplicationStateVal, r.system.TaintedVal = 0, false
+			r.tick()
+			r.pass(6*time.Minute, time.Minute)
+			r.sound()
+			require.NotEqual(t, before, r.live(), "it is done as soon as it may be")
+		})
+	}
+}
+
+// TestScheduleIdleTick shows that a tick with nothing to rotate costs nothing.
+func TestScheduleIdleTick(t *testing.T) {
+	t.Parallel()
+	for name, config := range map[string]map[string]any{"no schedule": nil, "a schedule": {"rotation_period": "24h"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRootMount(t, "pat", config)
+			r.rotate()
+			r.pass(10*time.Minute, time.Minute)
+			r.workspace.ResetCalls()
+			var ops []string
+			r.storage.onEach(func(op, key string) error {
+				ops = append(ops, op+" "+key)
+				return nil
+			})
+			r.pass(10*time.Minute, time.Minute)
+			require.Equal(t, slices.Repeat([]string{"list wal/"}, 10), ops, "the write-ahead log is looked at anyway")
+			require.Empty(t, r.workspace.Calls())
+		})
+	}
+}
+
+// TestScheduleHeedsAWriteDuringATick shows that a schedule which is being stored while a tick looks is not overlooked.
+func TestScheduleHeedsAWriteDuringATick(t *testing.T) {
+	t.Parallel()
+	r := newRootMount(t, "pat", nil)
+	r.tick()
+	r.storage.onEach(func(op, key string) error {
+		if op == "put" && key == configStorageKey {
+			r.storage.onEach(nil)
+			r.tick()
+		}
+		return nil
+	})
+	r.write("config", map[string]any{"rotation_period": "24h"})
+	r.pass(25*time.Hour, time.Hour)
+	require.Len(t, r.made(), 1)
+}
+
+// TestScheduleWithBrokenStorage shows that a tick which can't read or write says so, and that the next one does what it left.
+func TestScheduleWithBrokenStorage(t *testing.T) {
+	t.Parallel()
+	for _, broken := range []string{"get " + configStorageKey, "put " + configStorageKey, "list " + staticStoragePrefix} {
+		t.Run(broken, func(t *testing.T) {
+			t.Parallel()
+			r := newRootMount(t, "pat", map[string]any{"rotation_period": "24h"})
+			r.tick()
+			r.clock.advance(25 * time.Hour)
+			r.storage.onEach(func(op, key string) error {
+				if op+" "+key == broken {
+					return errors.New("disk full")
+				}
+				return nil
+			})
+			resp, err := r.rollback()
+			require.ErrorContains(t, errors.Join(err, resp.Error()), "disk full")
+			require.True(t, r.works(r.secretOf(r.stored())))
+			r.storage.onEach(nil)
+			r.pass(5*time.Minute, time.Minute)
+			r.sound()
+			require.Len(t, r.made(), 1)
+		})
+	}
+}
+
+// rootFault is something that goes wrong at one step of a rotation.
+type rootFault struct {
+	name   string
+	inject func(r *rootMount) (acted func() bool)
+	crash  bool
+}
+
+// rootSteps are what a rotation does to the storage and at Databricks, in this order.
+type rootSteps struct {
+	storage []string // operation and key
+	calls   []string
+}
+
+// record runs act without faults and answers its steps.
+func (r *rootMount) record(act func()) rootSteps {
+	var steps rootSteps
+	r.workspace.ResetCalls()
+	r.storage.onEach(func(op, key string) error {
+		steps.storage = append(steps.storage, op+" "+key)
+		return nil
+	})
+	act()
+	r.storage.onEach(nil)
+	steps.calls = r.requests()
+	return steps
+}
+
+// faults is the table of everything that can go wrong: each step, each fault, and a crash before and after it.
+func (steps rootSteps) faults() []rootFault {
+	var table []rootFault
+	for i, step := range steps.storage {
+		i := i
+		writes := strings.HasPrefix(step, "put ") || strings.HasPrefix(step, "delete ")
+		for _, after := range []bool{false, true} {
+			for _, crash := range []bool{false, true} {
+				if after && !writes {
+					continue
+				}
+				what := map[bool]string{false: "fails", true: "crash"}[crash] + map[bool]string{false: " before", true: " after"}[after]
+				table = append(table, rootFault{name: fmt.Sprintf("%02d %s: %s", i, step, what), crash: crash, inject: func(r *rootMount) func() bool {
+					return r.breakStorage(i, after, crash)
+				}})
+			}
+		}
+	}
+	for i, call := range steps.calls {
+		for what, fault := range map[string]simulator.Fault{
+			"500 before":         {Status: 500},
+			"500 after":          {Status: 500, AfterEffect: true},
+			"the reply is lost":  {Reset: true, AfterEffect: true},
+			"throttled":          {Status: 429},
+			"permission is lost": {Status: 403},
+		} {
+			fault.Offset, fault.Times = i, 1
+			table = append(table, rootFault{name: fmt.Sprintf("%02d %s: %s", i, call, what), inject: func(r *rootMount) func() bool {
+				injected := r.workspace.Inject(fault)
+				return func() bool { return injected.Hits() > 0 }
+			}})
+		}
+		for _, after := range []bool{false, true} {
+			what := map[bool]string{false: "crash before", true: "crash after"}[after]
+			table = append(table, rootFault{name: fmt.Sprintf("%02d %s: %s", i, call, what), crash: true, inject: func(r *rootMount) func() bool {
+				return r.breakConnection(i, after)
+			}})
+		}
+	}
+	slices.SortFunc(table, func(a, b rootFault) int { return strings.Compare(a.name, b.name) })
+	return table
+}
+
+// breakStorage lets the operation number i fail, before it is done or, for others to see, after it; with a crash, all that come
+// after it fail, too.
+func (r *rootMount) breakStorage(i int, after, crash bool) (acted func() bool) {
+	n, hit := 0, false
+	fail := func() error {
+		hit = true
+		if crash {
+			r.die()
+		}
+		return errors.New("the leader stepped down")
+	}
+	r.storage.onEach(func(string, string) error {
+		n++
+		if n == i+1 && !after {
+			return fail()
+		}
+		return nil
+	})
+	r.storage.afterEach(func(string, string) error {
+		if n == i+1 && after {
+			return fail()
+		}
+		return nil
+	})
+	return func() bool { return hit }
+}
+
+// breakConnection ends the process when it makes the call number i, before or after Databricks has done what it asks for.
+func (r *rootMount) breakConnection(i int, after bool) (acted func() bool) {
+	r.workspace.ResetCalls()
+	if after {
+		r.workspace.Inject(simulator.Fault{Offset: i, Times: 1, Reset: true, AfterEffect: true})
+	}
+	fault := r.workspace.Inject(simulator.Fault{Offset: i, Reset: true})
+	r.storage.onEach(func(string, string) error {
+		if len(r.workspace.Calls()) > i {
+			return logical.ErrReadOnly
+		}
+		return nil
+	})
+	return func() bool { return fault.Hits() > 0 || len(r.workspace.Calls()) > i }
+}
+
+// suffer lets act run into the fault, and brings the mount back afterwards.
+func (r *rootMount) suffer(fault rootFault, act func()) {
+	r.t.Helper()
+	acted := fault.inject(r)
+	act()
+	require.True(r.t, acted(), "the fault was met")
+	for _, id := range r.openEntries() {
+		entry, err := r.storage.Storage.Get(context.Background(), id)
+		require.NoError(r.t, err)
+		require.NotRegexp(r.t, `dapi[0-9a-f]{32}|dose[0-9a-f]{32}`, string(entry.Value))
+	}
+	r.storage.onEach(nil)
+	r.storage.afterEach(nil)
+	r.workspace.ClearFaults()
+	if fault.crash {
+		r.revive(r.clock)
+	}
+}
+
+// openEntries are the keys of the write-ahead log, whatever the storage answers the engine.
+func (r *rootMount) openEntries() []string {
+	r.t.Helper()
+	ids, err := r.storage.Storage.List(context.Background(), "wal/")
+	require.NoError(r.t, err)
+	for i := range ids {
+		ids[i] = "wal/" + ids[i]
+	}
+	return ids
+}
+
+// TestRootRotationWalk lets the first rotation, the second one, and one by hand without a schedule run into every fault at every
+// step. Whatever happens, the saved credential works, nothing that the engine made is left besides it, and nothing is gone that it
+// didn't make.
+func TestRootRotationWalk(t *testing.T) {
+	t.Parallel()
+	for name, walk := range map[string]struct {
+		config   map[string]any
+		rotated  bool // before
+		rotation func(r *rootMount)
+	}{
+		"the first by schedule": {map[string]any{"rotation_period": "24h"}, false, func(r *rootMount) { r.clock.advance(24 * time.Hour); _, _ = r.rollback() }},
+		"a later one by hand":   {nil, true, func(r *rootMount) { _, _ = r.tryRotate() }},
+		"the first by hand":     {nil, false, func(r *rootMount) { _, _ = r.tryRotate() }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			eachRootKind(t, func(t *testing.T, kind string) {
+				begin := func(t *testing.T) *rootMount {
+					r := newRootMount(t, kind, walk.config)
+					if walk.rotated {
+						r.rotate()
+					}
+					r.addByHand("vault:" + unknownUUID + ":" + strings.Repeat("ab", 16) + ":1:kept")
+					if kind == "pat" {
+						r.addByHand("the engine's own")
+						r.addByHand("")
+					}
+					r.pass(10*time.Minute, time.Minute)
+					return r
+				}
+				act := func(r *rootMount) func() {
+					return func() {
+						walk.rotation(r)
+						r.clock.advance(6 * time.Minute)
+						_, _ = r.rollback()
+					}
+				}
+				model := begin(t)
+				steps := model.record(act(model))
+				model.sound()
+				require.NotNil(t, model.stored().Rotation.Credential.ID)
+				table := steps.faults()
+				require.Greater(t, len(table), 40)
+				for _, fault := range table {
+					t.Run(fault.name, func(t *testing.T) {
+						r := begin(t)
+						r.suffer(fault, act(r))
+						r.pass(2*time.Minute, time.Minute)
+						r.pass(2*time.Hour, 10*time.Minute)
+						r.sound()
+						if walk.config != nil {
+							require.NotEmpty(t, r.made(), "what failed was tried again")
+							require.Zero(t, r.stored().Rotation.Failures)
+						}
+						resp, err := r.do(logical.DeleteOperation, "config", nil)
+						r.requireOK(resp, err)
+						require.Empty(t, r.made())
+						require.Subset(t, r.live(), r.byHand)
+					})
+				}
+			})
+		})
+	}
+}
+
+// TestRootRotationYear rotates every day of a year. Every day, something else goes wrong.
+func TestRootRotationYear(t *testing.T) {
+	t.Parallel()
+	eachRootKind(t, func(t *testing.T, kind string) {
+		r := newRootMount(t, kind, map[string]any{"rotation_schedule": "0 3 * * *"})
+		r.addByHand("vault:" + unknownUUID + ":" + strings.Repeat("ab", 16) + ":1:kept")
+		if kind == "pat" {
+			r.addByHand("the engine's own")
+			r.addByHand("")
+		}
+		toNext := func() {
+			r.clock.advance(r.stored().Rotation.Next.Sub(r.clock.now()))
+		}
+		act := func() {
+			_, _ = r.rollback()
+			r.clock.advance(6 * time.Minute)
+			_, _ = r.rollback()
+		}
+		toNext()
+		act()
+		var steps rootSteps
+		for range 2 {
+			toNext()
+			r.serves()
+			steps = r.record(act)
+			r.sound()
+		}
+		table := steps.faults()
+		require.Less(t, len(table), 363, "each is met within the year")
+		secrets := map[string]bool{}
+		for day := range 363 {
+			fault := table[day%len(table)]
+			toNext()
+			due := r.stored().Rotation.Next
+			r.workspace.ResetCalls()
+			r.suffer(fault, act)
+			r.pass(2*time.Minute, time.Minute)
+			r.pass(2*time.Hour, 10*time.Minute)
+			if t.Failed() {
+				return
+			}
+			config := r.stored()
+			require.Zero(t, config.Rotation.Failures, fault.name)
+			require.False(t, config.Rotation.Last.Before(due), "%s: it was rotated today", fault.name)
+			require.Equal(t, due.Add(24*time.Hour), config.Rotation.Next, "%s: it goes on tomorrow", fault.name)
+			require.NotPanics(t, r.sound, fault.name)
+			secret := r.secretOf(config)
+			require.False(t, secrets[secret], "%s: a new one every day", fault.name)
+			secrets[secret] = true
+		}
+		text := r.log.String()
+		for secret := range secrets {
+			require.NotContains(t, text, secret)
+		}
+	})
+}
+
+// TestRootRotationThrottled shows that a call which is repeated after a 429 or 503 leaves no twin, wherever it is in the rotation.
+func TestRootRotationThrottled(t *testing.T) {
+	t.Parallel()
+	eachRootKind(t, func(t *testing.T, kind string) {
+		r := newRootMount(t, kind, map[string]any{"rotation_period": "24h", "max_retries": 1})
+		r.rotate()
+		for _, after := range []bool{false, true} {
+			r.pass(10*time.Minute, time.Minute)
+			r.clock.advance(r.stored().Rotation.Next.Sub(r.clock.now()))
+			old := r.stored().Rotation.Credential.ID
+			fault := r.workspace.Inject(simulator.Fault{Method: http.MethodPost, Path: r.createPathOf(), Status: 503, Times: 1, AfterEffect: after})
+			r.tick()
+			require.Equal(t, 1, fault.Hits())
+			now := r.stored().Rotation.Credential.ID
+			require.NotEqual(t, old, now)
+			if after && kind == "pat" {
+				require.Empty(t, r.walEntries(), "the same tick has looked for the twin")
+			}
+			require.ElementsMatch(t, []string{old, now}, r.made())
+			r.pass(6*time.Minute, time.Minute)
+			r.sound()
+		}
+	})
+}
+
+// TestScheduleWaitsItsTurn shows that a tick which waited for a rotation by hand doesn't rotate once more.
+func TestScheduleWaitsItsTurn(t *testing.T) {
+	t.Parallel()
+	r := newRootMount(t, "pat", map[string]any{"rotation_period": "24h"})
+	r.clock.advance(25 * time.Hour)
+	hold := make(chan struct{})
+	fault := r.workspace.Inject(simulator.Fault{Path: mePath, Hold: hold, Times: 1})
+	errs := make(chan error, 2)
+	go func() {
+		_, err := r.tryRotate()
+		errs <- err
+	}()
+	require.Eventually(t, func() bool { return fault.Hits() == 1 }, 10*time.Second, time.Millisecond)
+	go func() {
+		_, err := r.rollback()
+		errs <- err
+	}()
+	turns := &r.backend.(*backend).rotationTurns
+	require.Eventually(t, func() bool {
+		turns.mu.Lock()
+		defer turns.mu.Unlock()
+		return turns.waiting[configStorageKey].n == 2
+	}, 10*time.Second, time.Millisecond)
+	close(hold)
+	require.NoError(t, errors.Join(<-errs, <-errs))
+	require.Len(t, r.made(), 1)
+	r.pass(6*time.Minute, time.Minute)
+	r.sound()
+}
+
+// TestScheduleWorksDuringAConfigWrite shows that what a tick does while a config write is being verified neither stops the write nor
+// is undone by it.
+func TestScheduleWorksDuringAConfigWrite(t *testing.T) {
+	t.Parallel()
+	r := newRootMount(t, "pat", nil)
+	r.rotate()
+	r.rotate()
+	r.clock.advance(6 * time.Minute)
+	hold := make(chan struct{})
+	fault := r.workspace.Inject(simulator.Fault{Path: mePath, Hold: hold, Times: 1})
+	done := make(chan error, 1)
+	go func() {
+		_, err := r.do(logical.UpdateOperation, "config", map[string]any{"ttl": "11m"})
+		done <- err
+	}()
+	require.Eventually(t, func() bool { return fault.Hits() == 1 }, 10*time.Second, time.Millisecond)
+	r.tick()
+	require.Empty(t, r.stored().Rotation.Retired)
+	close(hold)
+	require.NoError(t, <-done)
+	require.EqualValues(t, 660, r.stored().TTL)
+	r.sound()
+}
