@@ -108,6 +108,7 @@ func (r *rootRotation) at(s schedule) time.Time {
 // correct takes back what was decided while the clock was ahead, and tells whether there was such a thing.
 func (r *rootRotation) correct(s schedule, now time.Time) bool {
 	changed := !r.Managed && r.progress.corrected(s, now)
+	changed = r.Credential.corrected(now) || changed
 	for i := range r.Retired {
 		changed = r.Retired[i].corrected(now) || changed
 	}
@@ -349,8 +350,8 @@ func recogniseToken(ctx context.Context, mountPoint string, conn *connection, id
 	}
 	switch {
 	case ours.ID != "" || found.live[found.id]:
-	case scoped:
-		return nil, badField(keyToken, "the present one can't be recognised among the %d tokens of %s, of which some have API scopes, so it isn't known which scopes a new one may have; make one by hand, and write it to config", len(tokens), identity.UserName)
+	case scoped || len(tokens) == 0:
+		return nil, badField(keyToken, "the present one can't be recognised among the %d tokens that %s is said to have, so it isn't known which API scopes a new one may have; try again, or make one by hand, and write it to config", len(tokens), identity.UserName)
 	default:
 		found.id = ""
 		found.unrecognised = fmt.Sprintf("The token that was replaced can't be recognised among the %d tokens of %s, and still works; delete it by hand (vault list %stokens shows them).", len(tokens), identity.UserName, mountPoint)
@@ -378,7 +379,7 @@ func (b *backend) recogniseSecret(ctx context.Context, s logical.Storage, conn *
 			known[k.ID] = true
 		}
 	})
-	if err != nil {
+	if err != nil && !isUnreadable(err) {
 		return nil, err
 	}
 	lives := make(map[string]time.Duration)
@@ -448,14 +449,15 @@ func (b *backend) makeRoot(ctx context.Context, req *logical.Request, conn *conn
 // rootLifetimes are how long the new credential should live, in the order of trying.
 func rootLifetimes(config *configEntry, granted time.Duration, now time.Time) []time.Duration {
 	longest := maxLifetime - maxLifetimeOffset*time.Second
+	lives := []time.Duration{rootLife, expirySoon}
 	if s := config.effectiveSchedule(); s.automatic() {
 		need := min(s.need(now)+rootGrace, longest)
-		return slices.Compact([]time.Duration{max(need, rootLife), need})
+		lives = append(lives, max(need, rootLife), need)
+	} else {
+		lives = append(lives, longest)
 	}
-	granted = granted.Truncate(time.Second)
-	lives := []time.Duration{longest, rootLife, expirySoon}
-	if granted > 0 && granted < longest {
-		lives = append(lives, granted)
+	if granted = granted.Truncate(time.Second); granted > 0 {
+		lives = append(lives, min(granted, longest))
 	}
 	slices.SortFunc(lives, func(a, b time.Duration) int { return cmp.Compare(b, a) })
 	return slices.Compact(lives)

@@ -330,7 +330,7 @@ func TestRotateRootUnrecognised(t *testing.T) {
 	t.Run("a token that is not listed", func(t *testing.T) {
 		t.Parallel()
 		r := newRootMount(t, "pat", nil)
-		r.workspace.Inject(simulator.Fault{Path: listPath, Body: `{}`, Times: 1})
+		r.workspace.Inject(simulator.Fault{Path: listPath, Body: `{"token_infos":[{"token_id":"another","comment":"by hand"}]}`, Times: 1})
 		resp, err := r.backend.HandleRequest(t.Context(), &logical.Request{
 			Operation: logical.UpdateOperation, Path: "config/rotate-root", Storage: r.storage, MountPoint: "teams/dbx/",
 		})
@@ -438,10 +438,11 @@ func TestRotateRootLifetimes(t *testing.T) {
 		"no schedule, a still lower maximum":  {nil, 10 * day, 7 * day, 0, 4},
 		"no schedule, what was given":         {nil, 5 * day, 7 * day, 5 * day, 4},
 		"a period":                            {map[string]any{"rotation_period": "24h"}, 0, 0, rootLife, 1},
+		"a period longer than the maximum":    {map[string]any{"rotation_period": "960h"}, 0, expirySoon, expirySoon, 3},
 		"a long period":                       {map[string]any{"rotation_period": "4320h"}, 0, 0, 187*day + rootGrace + time.Second, 1},
-		"a period, a lower maximum":           {map[string]any{"rotation_period": "24h"}, 0, 60 * day, 2*day + rootGrace + time.Second, 2},
-		"a period, a maximum that is too low": {map[string]any{"rotation_period": "720h"}, 0, 7 * day, 0, 2},
-		"a schedule":                          {map[string]any{"rotation_schedule": "0 12 * * *", "rotation_window": "2h"}, 0, 7 * day, 2*day + 2*time.Hour + rootGrace, 2},
+		"a period, a lower maximum":           {map[string]any{"rotation_period": "24h"}, 0, 60 * day, expirySoon, 2},
+		"a period, a maximum that is too low": {map[string]any{"rotation_period": "720h"}, 0, 7 * day, 0, 3},
+		"a schedule":                          {map[string]any{"rotation_schedule": "0 12 * * *", "rotation_window": "2h"}, 0, 7 * day, 2*day + 2*time.Hour + rootGrace, 3},
 		"a schedule that is switched off":     {map[string]any{"rotation_period": "24h", "disable_automated_rotation": true}, 45 * day, 60 * day, 45 * day, 3},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -283,6 +283,14 @@ func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
+	if place := data.Get(keyDeliverScope).(string) + "/" + data.Get(keyDeliverKey).(string); place != "/" {
+		// Nobody else takes the place while we look whether it is free.
+		leave, err := b.rotationTurns.take(ctx, "place "+strings.ToLower(place))
+		if err != nil {
+			return nil, err
+		}
+		defer leave()
+	}
 	role, err := b.mergeStatic(ctx, req.Storage, name, data, conn, old)
 	if err != nil {
 		return nil, err
@@ -388,7 +396,7 @@ func (b *backend) checkPlaceFree(ctx context.Context, s logical.Storage, name st
 			continue
 		}
 		e, err := b.static(ctx, s, other)
-		if unreadable := (*unreadableStatic)(nil); err != nil && !errors.As(err, &unreadable) {
+		if err != nil && !isUnreadable(err) {
 			return err
 		}
 		if e != nil && e.place() != nil && e.place().folded() == place.folded() {
@@ -512,7 +520,7 @@ func (b *backend) deleteStatic(ctx context.Context, req *logical.Request, data *
 	}
 	defer leave()
 	e, err := readStatic(ctx, req.Storage, staticStoragePrefix+name)
-	if unreadable := (*unreadableStatic)(nil); force && errors.As(err, &unreadable) {
+	if force && isUnreadable(err) {
 		resp := &logical.Response{}
 		resp.AddWarning("The static role could not be read, so what it made may be left at Databricks; tidy finds tokens of it.")
 		return resp, b.forgetStatic(ctx, req.Storage, name)

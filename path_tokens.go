@@ -201,7 +201,7 @@ func checkNotKept(ctx context.Context, s logical.Storage, id string) error {
 		}
 	})
 	switch {
-	case err != nil:
+	case err != nil && !isUnreadable(err):
 		return err
 	case inUse == configStorageKey:
 		return badField(keyTokenID, "%s is the token that the engine itself connects with; replace it by config/rotate-root", id)

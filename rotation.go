@@ -42,6 +42,15 @@ func (k kept) retire(now time.Time, grace time.Duration) retired {
 	return retired{kept: k, Until: now.UTC().Add(grace).Truncate(time.Second), Grace: int64(grace / time.Second)}
 }
 
+// corrected takes back a date of a credential that was made while the clock was ahead, and tells whether there was one.
+func (k *kept) corrected(now time.Time) bool {
+	if !k.Created.After(now) {
+		return false
+	}
+	k.Created = now.UTC()
+	return true
+}
+
 // corrected takes back a date that was set while the clock was ahead, and tells whether there was one.
 func (r *retired) corrected(now time.Time) bool {
 	latest := now.UTC().Add(seconds(r.Grace) + longestRetry).Truncate(time.Second)
@@ -133,11 +142,8 @@ func (k *kept) lease() *lease {
 	return &lease{origin: k.origin, CredentialType: k.Type, ID: k.ID, ServicePrincipalID: k.ServicePrincipalID}
 }
 
-// revokeKept ends the credential at Databricks. One that has ended by itself a day ago needs no call.
+// revokeKept ends the credential at Databricks. It asks for that even if it should have ended by itself: our clock may be wrong.
 func (b *backend) revokeKept(ctx context.Context, conn *connection, k *kept) error {
-	if b.now().After(k.Expires.Add(24 * time.Hour)) {
-		return nil
-	}
 	credential, ok := credentialTypes[k.Type]
 	if !ok {
 		return fmt.Errorf("unknown credential type %q of %s; was it made by a newer version of the plugin?", k.Type, k.ID)
@@ -145,6 +151,9 @@ func (b *backend) revokeKept(ctx context.Context, conn *connection, k *kept) err
 	how, err := conn.reaches(ctx, k.origin)
 	if err != nil {
 		return err
+	}
+	if how == reachNone && b.now().After(k.Expires.Add(24*time.Hour)) {
+		return nil
 	}
 	if how == reachNone {
 		return badField(keyHost, "%s %s was made at %s, but the mount is now connected to %s; connect it to the first again, or wait until it ends by itself at %s", k.Type, k.ID, k.Host, conn.config.Host, rfc3339(k.Expires))
@@ -185,7 +194,7 @@ func eachKept(ctx context.Context, s logical.Storage, show func(key string, all 
 	var errs []error
 	for _, key := range keys {
 		all, err := keptUnder(ctx, s, key)
-		if unreadable := (*unreadableStatic)(nil); err != nil && !errors.As(err, &unreadable) {
+		if err != nil && !isUnreadable(err) {
 			return err
 		}
 		show(key, all)
@@ -293,7 +302,7 @@ func (b *backend) rotateDue(ctx context.Context, req *logical.Request) error {
 	var works []work
 	for _, name := range names {
 		e, err := b.static(ctx, req.Storage, name)
-		if unreadable := (*unreadableStatic)(nil); errors.As(err, &unreadable) {
+		if isUnreadable(err) {
 			// It will be as unreadable in a minute.
 			if _, said := b.complaints.LoadOrStore(err.Error(), true); !said {
 				b.Logger().Error("a static role is not rotated", "error", err)

@@ -17,8 +17,6 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/hashicorp/vault/sdk/rotation"
 	"github.com/stretchr/testify/require"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"vault-plugin-secrets-databricks/internal/simulator"
 )
@@ -220,11 +218,11 @@ func TestRotationManagerAbsent(t *testing.T) {
 	}{
 		"unsupported":           {automatedrotationutil.ErrRotationManagerUnsupported, true},
 		"unsupported, by text":  {errors.New(automatedrotationutil.ErrRotationManagerUnsupported.Error()), true},
-		"unsupported, over RPC": {status.Error(codes.Unknown, automatedrotationutil.ErrRotationManagerUnsupported.Error()), true},
-		"unimplemented":         {status.Error(codes.Unimplemented, "unknown method RegisterRotationJobWithResponse for service pb.SystemView"), true},
+		"unsupported, over RPC": {errors.New("rpc error: code = Unknown desc = " + automatedrotationutil.ErrRotationManagerUnsupported.Error()), true},
+		"unimplemented":         {errors.New("rpc error: code = Unimplemented desc = unknown method RegisterRotationJobWithResponse for service pb.SystemView"), true},
 		"not implemented":       {errors.New("RegisterRotationJob is not implemented in StaticSystemView"), true},
 		"sealed":                {errors.New("Vault is sealed"), false},
-		"permission":            {status.Error(codes.PermissionDenied, "not here"), false},
+		"permission":            {errors.New("rpc error: code = PermissionDenied desc = not here"), false},
 		"out of time":           {context.DeadlineExceeded, false},
 	} {
 		t.Run(name, func(t *testing.T) {

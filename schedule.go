@@ -162,7 +162,8 @@ func (p *progress) due(k *kept, margin time.Duration) time.Time {
 	if p.Next.IsZero() || k.Expires.IsZero() || !p.Next.Add(margin).After(k.Expires) {
 		return p.Next
 	}
-	lead := min(k.Expires.Sub(k.Created)/4, longestLead)
+	life := k.Expires.Sub(k.Created)
+	lead := min(max(min(life/4, longestLead), margin), life/2)
 	return earliest(p.Next, k.Expires.Add(-lead).UTC().Truncate(time.Second))
 }
 
@@ -183,6 +184,9 @@ func (p *progress) corrected(s schedule, now time.Time) bool {
 	}
 	if p.Retry.After(now.Add(longestRetry)) {
 		p.Retry = time.Time{}
+	}
+	if p.Last.After(now) {
+		p.Last = now.UTC().Truncate(time.Second)
 	}
 	return *p != before
 }

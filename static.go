@@ -194,6 +194,7 @@ func (e *staticEntry) at() time.Time {
 // correct takes back what was decided while the clock was ahead, and tells whether there was such a thing.
 func (e *staticEntry) correct(now time.Time) bool {
 	changed := e.State.progress.corrected(e.schedule, now)
+	changed = e.State.Current.corrected(now) || changed
 	for i := range e.State.Retired {
 		changed = e.State.Retired[i].corrected(now) || changed
 	}
@@ -220,6 +221,12 @@ type unreadableStatic struct {
 
 func (u *unreadableStatic) Error() string {
 	return fmt.Sprintf("the stored static role %q cannot be read (was it written by another version of the plugin?); force=true deletes it: %s", u.name, u.why)
+}
+
+// isUnreadable tells whether the error says no more than that the entry of a static role can't be read.
+func isUnreadable(err error) bool {
+	var unreadable *unreadableStatic
+	return errors.As(err, &unreadable)
 }
 
 // decodeStatic answers nil when there is no such static role. It doesn't ask whether the entry makes sense.
@@ -407,10 +414,18 @@ func (b *backend) deliverStatic(ctx context.Context, s logical.Storage, conn *co
 		return err
 	}
 	if err := (secretValue{text: e.State.Secret}).put(ctx, conn, place); err != nil {
-		if hadNoEffect(err) || answered(err) && unchanged(ctx, conn, &put.secretIntent) {
+		if hadNoEffect(err) {
+			e.State.Copies = earlier
+			return err
+		}
+		updated, lookErr := secretUpdated(ctx, conn, place)
+		if lookErr == nil && updated.Equal(before) && answered(err) {
 			e.State.Copies = earlier
 		}
-		return err
+		if lookErr != nil || updated.Equal(before) {
+			return err
+		}
+		// It was put all the same.
 	}
 	// It is over whatever was there of ours.
 	e.State.Copies = append(slices.DeleteFunc(slices.Clone(earlier), func(c keptCopy) bool { return e.deliveredAt(&c) }), put)
@@ -439,12 +454,6 @@ func (b *backend) deliverStatic(ctx context.Context, s logical.Storage, conn *co
 func answered(err error) bool {
 	var remote *client.Error
 	return errors.As(err, &remote) && remote.Status != 0
-}
-
-// unchanged tells whether nothing was put where the intent says.
-func unchanged(ctx context.Context, conn *connection, in *secretIntent) bool {
-	updated, err := secretUpdated(ctx, conn, in.secretPlace)
-	return err == nil && updated.Equal(in.Before)
 }
 
 // removeCopies removes those copies that go says, if they are still ours. What can't be removed stays in the list.

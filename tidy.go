@@ -266,6 +266,15 @@ func (b *backend) tidyTick(ctx context.Context, req *logical.Request) error {
 			return err
 		}
 	}
+	if latest := b.now().UTC().Add(tidyPeriod + tidyRetry); status.NextAutomatic.After(latest) {
+		// It was decided while the clock was ahead.
+		b.tidy.mu.Lock()
+		if b.tidy.status != nil {
+			b.tidy.status.NextAutomatic = latest
+		}
+		b.tidy.mu.Unlock()
+		return b.saveTidy(ctx, req.Storage)
+	}
 	if b.now().Before(status.NextAutomatic) {
 		return nil
 	}

@@ -299,7 +299,7 @@ func keepSaved(ctx context.Context, s logical.Storage, in *intent) error {
 		saved, err = keptUnder(ctx, s, in.Keeper)
 		note(in.Keeper, saved)
 	}
-	if unreadable := (*unreadableStatic)(nil); err != nil && !errors.As(err, &unreadable) {
+	if err != nil && !isUnreadable(err) {
 		return fmt.Errorf("look which credentials were saved: %w", err)
 	}
 	return nil

@@ -1,8 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MPL-2.0
 #
-# A guided tour of the engine: a Vault dev server of its own, a workspace, one token from birth to death, and a secret scope
-# with a secret and a permission for an hour.
+# A guided tour of the engine: a Vault dev server of its own, a workspace, one token from birth to death, a secret scope with
+# a secret and a permission for an hour, and rotations: of the engine's own credential, and of a shared one.
 #
 #   scripts/demo.sh          runs the tour and cleans up
 #   scripts/demo.sh --stay   sets up, then leaves everything running until Ctrl-C
@@ -32,11 +32,13 @@ if [ -t 1 ]; then bold=$(printf '\033[1m') dim=$(printf '\033[2m') red=$(printf 
 else bold='' dim='' red='' off=''; fi
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/databricks-demo.XXXXXX")
-vault_pid='' simulator_pid='' mounted='' scope='' failed=1
+vault_pid='' simulator_pid='' mounted='' scope='' static='' failed=1
 cleanup() {
   status=$?
   trap - EXIT
   trap '' INT TERM
+  # No lease answers for the credentials of a static role.
+  [ -z "$static" ] || vault delete databricks/static-roles/dash >/dev/null 2>&1 || echo "demo: the tokens of the static role dash could not be deleted; their comments begin with 'Vault static role dash'" >&2
   # The scope is the tour's own, and goes with what is in it.
   [ -z "$scope" ] || vault delete "databricks/scopes/$scope" >/dev/null 2>&1 || echo "demo: the secret scope $scope could not be deleted; please delete it by hand" >&2
   # Disabling the mount revokes its leases: a token minted in a real workspace must not outlive an interrupted tour.
@@ -271,9 +273,55 @@ while vault read "databricks/acls/$name/users" >/dev/null 2>&1 && [ "$tries" -lt
 done
 must_fail vault read "databricks/acls/$name/users"
 
+step "A credential that is shared" "For a program that can't take leases. It is replaced every week, and kept in the secret scope, too."
+static=1
+must vault write databricks/static-roles/dash credential_type=pat rotation_period=168h rotation_grace_period=1h \
+  deliver_scope="$name" deliver_key=dash-token
+
+step "Read it" "All who may read it get the same. No lease, and no call to Databricks."
+must vault read databricks/static-creds/dash
+before=$(field token_value)
+[ -n "$before" ] || die "the answer lacks token_value"
+
+step "Rotate it now" "The one before is in retired_ids: it lives on for rotation_grace_period. The scope has the new one."
+must vault write -f databricks/rotate-role/dash
+must vault read databricks/static-creds/dash
+after=$(field token_value)
+[ -n "$after" ] && [ "$after" != "$before" ] || die "the credential was not replaced"
+must vault list -detailed "databricks/secrets/$name"
+
+step "Both work" "First the old one, then the new one: whoever read it an hour ago has time to read again."
+DATABRICKS_TOKEN=$before
+must databricks-simulator whoami
+DATABRICKS_TOKEN=$after
+must databricks-simulator whoami
+
+step "Delete the static role" "Both tokens and the copy in the scope go with it."
+must vault delete databricks/static-roles/dash
+static=
+must_fail databricks-simulator whoami
+DATABRICKS_TOKEN=$before
+must_fail databricks-simulator whoami
+
 step "Delete the scope" "With all that is in it."
 must vault delete "databricks/scopes/$name"
 scope=
+
+if [ -n "$simulator_pid" ]; then
+  # Only in the simulated workspace: in a real one the credential that you gave would no longer be the engine's.
+  step "Replace the engine's own credential" "Every 30 days, and now. Nobody has seen the new one. The one that you gave was made by hand, so the engine leaves it alone and says how to delete it."
+  must vault write databricks/config rotation_period=720h
+  must vault write -f databricks/config/rotate-root
+  made_by_hand=$(field hand_made_credentials | tr -d '[]')
+  [ -n "$made_by_hand" ] || die "the answer lacks hand_made_credentials"
+
+  step "Delete the one made by hand" "By the command of the warning. The engine goes on with its own."
+  DATABRICKS_TOKEN=$token
+  must databricks-simulator whoami
+  must vault delete "databricks/tokens/$made_by_hand"
+  must_fail databricks-simulator whoami
+  must vault read databricks/creds/etl
+fi
 
 failed=
 printf '\n%s\n' "${bold}That was it.${off} Everything has been cleaned up. 'make dev' sets up the same and leaves it to you."

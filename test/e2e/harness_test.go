@@ -36,10 +36,12 @@ import (
 
 const pluginName = "vault-plugin-secrets-databricks"
 
-// server is the one Vault server of the package. TestMain sets it before the first test.
+// server is the Vault server that the tests of the package share. TestMain sets it before the first test.
 var server *vaultServer
 
 type vaultServer struct {
+	vault     string   // the binary
+	env       []string // of the process
 	addr      string
 	rootToken string
 	pluginDir string
@@ -102,7 +104,8 @@ func runAll(m *testing.M, dir string) (status int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	if err := server.start(vault, ambient); err != nil {
+	server.vault, server.env = vault, ambient
+	if err := server.start(); err != nil {
 		return 1, err
 	}
 	defer server.stop()
@@ -174,52 +177,71 @@ func (s *vaultServer) baitedEnvironment(home, trap string) ([]string, error) {
 	}, nil
 }
 
-// start runs Vault on a free port and returns when it is unsealed and active.
-func (s *vaultServer) start(vault string, env []string) error {
+// start runs a dev server on a free port and returns when it is unsealed and active.
+func (s *vaultServer) start() error {
 	var err error
 	for range 3 {
 		// Between finding a port and binding it another program may take it, so a failed start is tried on another port.
-		if err = s.startOnce(vault, env); err == nil {
+		if err = s.startOnce(); err == nil {
 			return nil
 		}
 	}
 	return err
 }
 
-func (s *vaultServer) startOnce(vault string, env []string) error {
+func (s *vaultServer) startOnce() error {
 	port, err := freePort()
 	if err != nil {
 		return err
 	}
-	log, err := os.Create(s.logPath)
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	err = s.run("http://"+address, "-dev", "-dev-listen-address="+address, "-dev-root-token-id="+s.rootToken,
+		"-dev-no-store-token", "-dev-plugin-dir="+s.pluginDir, "-dev-plugin-init=false", "-log-level=trace")
+	if err != nil {
+		return err
+	}
+	return s.awaitActive()
+}
+
+// run starts the process of a server that will listen at addr. What it says is added to the log.
+func (s *vaultServer) run(addr string, args ...string) error {
+	log, err := os.OpenFile(s.logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-	cmd := exec.Command(vault, "server", "-dev", "-dev-listen-address="+address, "-dev-root-token-id="+s.rootToken,
-		"-dev-no-store-token", "-dev-plugin-dir="+s.pluginDir, "-dev-plugin-init=false", "-log-level=trace")
-	cmd.Env, cmd.Stdout, cmd.Stderr = env, log, log
+	cmd := exec.Command(s.vault, append([]string{"server"}, args...)...)
+	cmd.Env, cmd.Stdout, cmd.Stderr = s.env, log, log
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting Vault: %w", err)
 	}
-	s.addr, s.process, s.exited = "http://"+address, cmd, make(chan struct{})
+	s.addr, s.process, s.exited = addr, cmd, make(chan struct{})
 	go func(exited chan struct{}) {
 		_ = cmd.Wait()
 		close(exited)
 	}(s.exited)
-	if err := s.watch(); err != nil {
-		return err
-	}
+	return s.watch()
+}
 
-	client, err := s.client(s.rootToken)
+// awaitActive waits until the server knows its root token, which it does when it is unsealed and active. The token is looked
+// up rather than the health, since another server could answer on that port.
+func (s *vaultServer) awaitActive() error {
+	return s.await(func(client *api.Client) error {
+		client.SetToken(s.rootToken)
+		_, err := client.Auth().Token().LookupSelf()
+		return err
+	})
+}
+
+// await asks the server until it answers without an error. It stops one that doesn't.
+func (s *vaultServer) await(ask func(*api.Client) error) error {
+	client, err := s.client("")
 	if err != nil {
 		return err
 	}
 	deadline := time.After(90 * time.Second)
 	for {
-		// The token is looked up rather than the health, since another server could answer on that port.
-		if _, err := client.Auth().Token().LookupSelf(); err == nil {
+		if err = ask(client); err == nil {
 			return nil
 		}
 		select {
@@ -228,7 +250,7 @@ func (s *vaultServer) startOnce(vault string, env []string) error {
 			return errors.New("Vault ended while it started; its log follows")
 		case <-deadline:
 			s.stop()
-			return errors.New("Vault did not become ready in 90 s; its log follows")
+			return fmt.Errorf("Vault did not become ready in 90 s; its log follows: %w", err)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}

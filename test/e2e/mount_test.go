@@ -29,6 +29,7 @@ type data = map[string]any
 // mount is one mount of the plugin with a simulated workspace of its own behind it.
 type mount struct {
 	t         *testing.T
+	server    *vaultServer
 	path      string // without slashes
 	client    *api.Client
 	workspace *simulator.Workspace
@@ -47,10 +48,16 @@ func newMount(t *testing.T) *mount {
 
 func newMountOf(t *testing.T, plugin string, opts ...simulator.Option) *mount {
 	t.Helper()
+	return newMountOn(t, server, plugin, opts...)
+}
+
+func newMountOn(t *testing.T, server *vaultServer, plugin string, opts ...simulator.Option) *mount {
+	t.Helper()
 	client, err := server.client(server.rootToken)
 	require.NoError(t, err)
 	m := &mount{
 		t:         t,
+		server:    server,
 		path:      strings.Trim(notInPaths.ReplaceAllString(strings.ToLower(t.Name()), "-"), "-"),
 		client:    client,
 		workspace: simulator.New(opts...),
@@ -152,7 +159,7 @@ func (m *mount) tryMint(role string, body data) (secret *api.Secret, err error) 
 		return nil, fmt.Errorf("%s answered nothing", path)
 	}
 	if value := secretPartOf(secret); value != "" {
-		server.secret(value, "a credential minted by "+m.t.Name())
+		m.server.secret(value, "a credential minted by "+m.t.Name())
 	}
 	return secret, nil
 }

@@ -176,6 +176,11 @@ func TestPolicyOfAnAdministrator(t *testing.T) {
 	admin.may("read", "roles/other", nil)
 	require.ElementsMatch(t, []any{"etl", "other"}, admin.may("list", "roles", nil).Data["keys"])
 	admin.may("delete", "roles/other", nil)
+	admin.may("write", "static-roles/bi", data{"credential_type": "pat", "rotation_period": "24h"})
+	require.NotContains(t, fmt.Sprint(admin.may("read", "static-roles/bi", nil).Data), m.creds("bi").secret)
+	admin.may("list", "static-roles", nil)
+	admin.mayDoNothingWith("static-creds/bi", "rotate-role/bi", "config/rotate-root")
+	admin.may("delete", "static-roles/bi", nil)
 	admin.may("write", "scopes/new", data{"initial_manage_principal": "users"})
 	admin.may("read", "scopes/new", nil)
 	admin.may("list", "scopes", nil)
@@ -267,4 +272,54 @@ func TestPolicyEndsLeasesOfOneScope(t *testing.T) {
 	require.Empty(t, m.permission("team-a", "engineers"))
 	require.Contains(t, m.stored("team-b"), "leased")
 	require.Equal(t, "READ", m.permission("team-b", "engineers"))
+}
+
+func TestPolicyOfAStaticReader(t *testing.T) {
+	t.Parallel()
+	m := policyMount(t)
+	for _, name := range []string{"bi", "bi2", "other"} {
+		m.write("static-roles/"+name, data{"credential_type": "pat", "rotation_period": "24h"})
+	}
+	reader := m.loginAs("static-reader")
+	shared := reader.may("read", "static-creds/bi", nil)
+	require.Equal(t, m.creds("bi").secret, tokenOf(shared))
+	require.Empty(t, shared.LeaseID)
+
+	reader.mayNot("write", "static-creds/bi", data{})
+	reader.mayNot("delete", "static-creds/bi", nil)
+	reader.mayNot("list", "static-creds/bi", nil)
+	reader.mayDoNothingWith("static-creds/other", "static-creds/bi2", "static-creds/BI", "static-creds", "static-roles", "static-roles/bi", "rotate-role/bi",
+		"config", "config/rotate-root", "roles", "roles/etl", "creds/etl", "scopes", "secrets/etl/there", "acls/etl", "tokens", "status")
+	reader.mayNotSneakTo("static-creds/bi/../other", data{})
+	require.Equal(t, tokenOf(shared), m.creds("bi").secret)
+}
+
+func TestPolicyOfARotationOperator(t *testing.T) {
+	t.Parallel()
+	m := policyMount(t)
+	m.write("static-roles/bi", data{"credential_type": "pat", "rotation_period": "24h"})
+	before := m.creds("bi")
+	operator := m.loginAs("rotation-operator")
+	seen := []*api.Secret{
+		operator.may("write", "rotate-role/bi", data{}),
+		operator.may("write", "config/rotate-root", data{}),
+		operator.may("read", "static-roles/bi", nil),
+		operator.may("list", "static-roles", nil),
+		operator.may("read", "config", nil),
+		operator.may("read", "status", nil),
+	}
+	after := m.creds("bi")
+	require.NotEqual(t, before.id, after.id)
+	require.NotEmpty(t, m.read("config")["credential_id"])
+	for _, secret := range seen {
+		for _, value := range []string{before.secret, after.secret, m.token} {
+			require.NotContains(t, fmt.Sprint(secret.Data), value)
+		}
+	}
+
+	operator.mayDoNothingWith("static-creds/bi", "static-creds", "roles", "roles/etl", "creds/etl", "scopes", "secrets/etl/there", "acls/etl", "tokens", "tokens/"+m.tokenID)
+	for _, path := range []string{"static-roles/bi", "config"} {
+		operator.mayNot("write", path, data{"rotation_period": "48h"})
+		operator.mayNot("delete", path, nil)
+	}
 }

@@ -29,14 +29,19 @@ func newOwnPlugin(t *testing.T, env ...string) string {
 	return name
 }
 
-// processesOf gives the ids of the children of our Vault server that run a file of the plugin directory.
+// processesOf gives the ids of the children of the shared server that run a file of the plugin directory.
 func processesOf(t *testing.T, file string) []int {
+	t.Helper()
+	return server.processesOf(t, file)
+}
+
+func (s *vaultServer) processesOf(t *testing.T, file string) []int {
 	t.Helper()
 	table := processTable(t)
 	var pids []int
 	for line := range strings.Lines(table) {
 		fields := strings.Fields(line)
-		if len(fields) < 3 || fields[1] != strconv.Itoa(server.process.Process.Pid) || filepath.Base(fields[2]) != file {
+		if len(fields) < 3 || fields[1] != strconv.Itoa(s.process.Process.Pid) || filepath.Base(fields[2]) != file {
 			continue
 		}
 		pid, err := strconv.Atoi(fields[0])
@@ -72,6 +77,20 @@ func processTable(t *testing.T) string {
 	return table.String()
 }
 
+// killPlugin ends the process that serves the plugin, and waits until Vault has noticed: it may find the process gone before it finds
+// the connection closed, and a request in between is answered with an error.
+func (m *mount) killPlugin(plugin string) {
+	m.t.Helper()
+	before := m.server.processesOf(m.t, plugin)
+	require.Len(m.t, before, 1)
+	require.NoError(m.t, syscall.Kill(before[0], syscall.SIGKILL))
+	require.Eventually(m.t, func() bool {
+		_, err := m.client.Logical().Read(m.path + "/status")
+		now := m.server.processesOf(m.t, plugin)
+		return err == nil && len(now) == 1 && now[0] != before[0]
+	}, patience, 50*time.Millisecond)
+}
+
 func TestKilledPluginProcessIsBackForTheNextRequest(t *testing.T) {
 	t.Parallel()
 	plugin := newOwnPlugin(t)
@@ -81,11 +100,7 @@ func TestKilledPluginProcessIsBackForTheNextRequest(t *testing.T) {
 
 	pids := processesOf(t, plugin)
 	require.Len(t, pids, 1, "one process serves the plugin")
-	require.NoError(t, syscall.Kill(pids[0], syscall.SIGKILL))
-	require.Eventually(t, func() bool {
-		now := processesOf(t, plugin)
-		return len(now) == 0 || now[0] != pids[0]
-	}, patience, 50*time.Millisecond)
+	m.killPlugin(plugin)
 
 	require.True(t, m.works(tokenOf(m.mint("etl"))))
 	require.NotEqual(t, pids, processesOf(t, plugin))
