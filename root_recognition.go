@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-databricks/internal/client"
+)
+
+// rootFound is what is known of the credential that is to be replaced.
+type rootFound struct {
+	id           string        // empty when it can't be told from others
+	lifetime     time.Duration // that it was made with; 0 for unknown or endless
+	scopes       []string
+	live         map[string]bool // all credentials of its kind that the identity has
+	unrecognised string          // what to tell the operator when id is empty
+}
+
+// connectionOf answers a connection with the stored config: the mount's own, if that has the same credential. Done must be called.
+func (b *backend) connectionOf(ctx context.Context, s logical.Storage, config *configEntry) (conn *connection, done func(), err error) {
+	if shared, err := b.connection(ctx, s); err == nil && shared.config.sameCredential(config) {
+		return &connection{config: config, client: shared.client, account: shared.account, identity: shared.knownIdentity()}, func() {}, nil
+	}
+	if conn, err = b.connect(ctx, config); err != nil {
+		return nil, nil, err
+	}
+	return conn, conn.client.Close, nil
+}
+
+// recogniseRoot looks for the present credential at Databricks, and refuses when there is no room for another.
+func (b *backend) recogniseRoot(ctx context.Context, req *logical.Request, conn *connection, identity *client.Identity) (*rootFound, error) {
+	if conn.config.AuthType == client.AuthPAT {
+		return recogniseToken(ctx, req.MountPoint, conn, identity)
+	}
+	found, err := b.recogniseSecret(ctx, req.Storage, conn, identity)
+	if err == nil || !errors.Is(err, errNoRoom) {
+		return found, err
+	}
+	// What has had its grace makes room.
+	if removeErr := b.removeRetiredRoot(ctx, req, conn); removeErr != nil {
+		return nil, errors.Join(err, removeErr)
+	}
+	return b.recogniseSecret(ctx, req.Storage, conn, identity)
+}
+
+func recogniseToken(ctx context.Context, mountPoint string, conn *connection, identity *client.Identity) (*rootFound, error) {
+	tokens, err := conn.client.ListTokens(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list the tokens of %s: %w", identity.UserName, err)
+	}
+	ours := conn.config.Rotation.Credential
+	found := &rootFound{live: make(map[string]bool), id: ours.ID, scopes: ours.Scopes}
+	if ours.ID == "" {
+		found.id = tokenIDOf(conn.config.Token)
+	}
+	scoped := false
+	for _, token := range tokens {
+		found.live[token.TokenID] = true
+		scoped = scoped || len(token.Scopes) > 0
+		if token.TokenID == found.id {
+			found.lifetime = grantedLife(token.CreationTime, token.ExpiryTime)
+			if ours.ID == "" {
+				found.scopes = token.Scopes
+			}
+		}
+	}
+	switch {
+	case ours.ID != "" || found.live[found.id]:
+	case scoped || len(tokens) == 0:
+		return nil, badField(keyToken, "the present one can't be recognised among the %d tokens that %s is said to have, so it isn't known which API scopes a new one may have; try again, or make one by hand, and write it to config", len(tokens), identity.UserName)
+	default:
+		found.id = ""
+		found.unrecognised = fmt.Sprintf("The token that was replaced can't be recognised among the %d tokens of %s, and still works; delete it by hand (vault list %stokens shows them).", len(tokens), identity.UserName, mountPoint)
+	}
+	return found, nil
+}
+
+// tokenIDOf is the id of a personal access token: the SHA-256 of it (Databricks SDK, UpdateTokenRequest).
+func tokenIDOf(token client.Secret) string {
+	sum := sha256.Sum256([]byte(token.Reveal()))
+	return hex.EncodeToString(sum[:])
+}
+
+func (b *backend) recogniseSecret(ctx context.Context, s logical.Storage, conn *connection, identity *client.Identity) (*rootFound, error) {
+	secrets, err := conn.client.ListOAuthSecrets(ctx, identity.ID)
+	if err != nil {
+		return nil, fmt.Errorf("list the OAuth secrets of the engine's own service principal: %w", explainPrincipal(err, identity.ID))
+	}
+	ours := conn.config.Rotation.Credential
+	found := &rootFound{live: make(map[string]bool), id: ours.ID}
+	var all, unknown []string
+	known := make(map[string]bool)
+	err = eachKept(ctx, s, func(_ string, kept []kept) {
+		for _, k := range kept {
+			known[k.ID] = true
+		}
+	})
+	if err != nil && !isUnreadable(err) {
+		return nil, err
+	}
+	lives := make(map[string]time.Duration)
+	for _, secret := range secrets {
+		all = append(all, secret.ID)
+		found.live[secret.ID] = true
+		lives[secret.ID] = grantedLife(secret.CreateTime, secret.ExpireTime)
+		if !known[secret.ID] {
+			unknown = append(unknown, secret.ID)
+		}
+	}
+	if len(secrets) >= maxOAuthSecrets {
+		return nil, noRoom(conn.config, identity, all)
+	}
+	if ours.ID == "" {
+		if len(unknown) == 1 {
+			found.id = unknown[0]
+		} else {
+			found.unrecognised = fmt.Sprintf("The OAuth secret that was replaced can't be told from the others of service principal %s, so it still works. It is one of these, unless they belong to leases of this mount; delete it by hand: %s", identity.UserName, quoted(unknown))
+		}
+	}
+	found.lifetime = lives[found.id]
+	return found, nil
+}
+
+// errNoRoom is that a service principal has all the secrets that it can have.
+var errNoRoom = errors.New("there is no room for a new one")
+
+// noRoom refuses a rotation because the service principal has all the secrets that it can have.
+func noRoom(config *configEntry, identity *client.Identity, ids []string) error {
+	soon := ""
+	for _, old := range config.Rotation.Retired {
+		if slices.Contains(ids, old.ID) {
+			soon = fmt.Sprintf("; %s is removed at %s anyway, so try again after that", old.ID, rfc3339(old.Until))
+			break
+		}
+	}
+	return fmt.Errorf("%w: %w", badField(keyClientSecret, "service principal %s has %d OAuth secrets, which is all it can have: %s. Delete one that is no longer needed, or revoke leases of roles for this service principal%s", identity.UserName, len(ids), quoted(ids), soon), errNoRoom)
+}

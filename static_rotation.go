@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-databricks/internal/client"
+)
+
+// rotateStatic makes a new credential for the role, as it shall be, and saves both. The one before goes on for the role's grace
+// period. The caller has the role's turn.
+func (b *backend) rotateStatic(ctx context.Context, req *logical.Request, conn *connection, name string, old *staticEntry, role *staticRole) (*staticEntry, error) {
+	mints := role.mints()
+	if err := mints.compile(); err != nil {
+		return nil, err
+	}
+	if err := conn.fits(mints); err != nil {
+		return nil, err
+	}
+	text, err := "", error(nil)
+	if credentialTypes[role.CredentialType].needs().comment {
+		if text, err = b.commentText(req, name, mints, ""); err != nil {
+			return nil, err
+		}
+	}
+	lasting, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
+	defer cancel()
+	now := b.now()
+	lifetime := role.lifetimeFrom(now)
+	u, k, token, err := b.makeKept(lasting, req.Storage, conn, staticStoragePrefix+name, name, mints, text, lifetime)
+	if isKind(err, client.Refused) {
+		return nil, fmt.Errorf("a credential that lives for %s was asked for; if the workspace allows less, set %s, or a schedule that needs less: %w", lifetime, keyLifetime, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer u.end(lasting)
+
+	e := &staticEntry{staticRole: *role}
+	if old != nil {
+		e.State = old.clone().State
+		e.State.Retired = append(e.State.Retired, old.State.Current.retire(now, seconds(role.Grace)))
+	}
+	e.State.Current = *k
+	e.State.Secret, e.State.Field = client.Secret(token.data[token.secret].(string)), token.secret
+	e.State.Answer = maps.Clone(token.data)
+	delete(e.State.Answer, token.secret)
+	e.State.succeeded(role.schedule, now)
+	e.State.troubled(now, nil)
+	err = u.saveKept(lasting, func() error {
+		if err := b.saveStatic(lasting, req.Storage, name, e); err != nil {
+			return &uncertain{err}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	replaced := ""
+	if old != nil {
+		replaced = old.State.Current.ID
+	}
+	b.Logger().Info("a static role was rotated", "name", name, "credential_type", k.Type, "id", k.ID, "replaced", replaced)
+	b.event(lasting, "static-rotate", "rotate-role/"+name, "name", name, "credential_type", k.Type, "id", k.ID, "replaced", replaced, "expiry_time", rfc3339(k.Expires))
+	return e, nil
+}
+
+// settleStatic does what is still to be done after a rotation or a deletion: deliver, remove copies at places that the role has
+// left, and remove what has had its grace. It saves each step, so that whoever comes next goes on where it stopped. It answers the
+// role as saved, nil when it is gone. The caller has the role's turn.
+func (b *backend) settleStatic(ctx context.Context, s logical.Storage, conn *connection, name string, e *staticEntry) (*staticEntry, error) {
+	e = e.clone()
+	if e.State.Deleting {
+		return b.removeStatic(ctx, s, conn, name, e)
+	}
+	var errs []error
+	changed := false
+	if e.undelivered() {
+		changed = true
+		if err := b.deliverStatic(ctx, s, conn, name, e); err != nil {
+			errs = append(errs, fmt.Errorf("deliver the credential to %s: %w", e.place(), err))
+		}
+	}
+	if e.leftCopies() && !e.undelivered() {
+		changed = true
+		errs = append(errs, b.removeCopies(ctx, conn, e, func(c *keptCopy) bool { return !e.deliveredAt(c) }))
+	}
+	var stay []retired
+	for i := range e.State.Retired {
+		old := &e.State.Retired[i]
+		if !b.now().Before(old.Until) && !e.pinned(old) {
+			changed = true
+			err := b.revokeKept(ctx, conn, &old.kept)
+			if err == nil {
+				continue
+			}
+			errs = append(errs, err)
+		}
+		stay = append(stay, *old)
+	}
+	e.State.Retired = stay
+	trouble := errors.Join(errs...)
+	if !changed && e.State.Trouble == "" {
+		return e, nil
+	}
+	e.State.troubled(b.now(), trouble)
+	return e, errors.Join(trouble, b.saveStatic(context.WithoutCancel(ctx), s, name, e))
+}
+
+// troubled takes note of why something could not be done, and when it is tried again; nil says that all is well.
+func (s *staticState) troubled(now time.Time, why error) {
+	if why == nil {
+		s.Trouble, s.Tried, s.Again = "", 0, time.Time{}
+		return
+	}
+	var p progress
+	p.Failures = s.Tried
+	p.failed(now, why)
+	s.Trouble, s.Tried, s.Again = p.Error, p.Failures, p.Retry
+}
+
+// removeStatic removes what a role has made, and then the role.
+func (b *backend) removeStatic(ctx context.Context, s logical.Storage, conn *connection, name string, e *staticEntry) (*staticEntry, error) {
+	err := b.removeMade(ctx, conn, e)
+	if err != nil {
+		e.State.troubled(b.now(), err)
+		return e, errors.Join(err, b.saveStatic(context.WithoutCancel(ctx), s, name, e))
+	}
+	if err := b.forgetStatic(ctx, s, name); err != nil {
+		return e, err
+	}
+	return nil, nil
+}
+
+// removeMade removes what a role has made: copies in secret scopes first, so that nobody finds a dead credential there.
+func (b *backend) removeMade(ctx context.Context, conn *connection, e *staticEntry) error {
+	if err := b.removeCopies(ctx, conn, e, func(*keptCopy) bool { return true }); err != nil {
+		return err
+	}
+	// What is removed is forgotten, so that the rest can be removed over another connection.
+	var errs []error
+	var stay []retired
+	for _, old := range e.State.Retired {
+		if err := b.revokeKept(ctx, conn, &old.kept); err != nil {
+			errs, stay = append(errs, err), append(stay, old)
+		}
+	}
+	e.State.Retired = stay
+	if e.State.Current.ID != "" {
+		err := b.revokeKept(ctx, conn, &e.State.Current)
+		if err == nil {
+			e.State.Current = kept{}
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// forgetStatic deletes the role from the storage.
+func (b *backend) forgetStatic(ctx context.Context, s logical.Storage, name string) error {
+	key := staticStoragePrefix + name
+	err := s.Delete(ctx, key)
+	b.statics.drop(key) // even after an error it may be gone
+	b.agenda.touch()
+	return err
+}
+
+// tendStatic does what is due of a static role, and answers when there is more to do. What fails is recorded with the role.
+func (b *backend) tendStatic(ctx context.Context, req *logical.Request, name string) (time.Time, error) {
+	leave, err := b.rotationTurns.take(ctx, staticStoragePrefix+name)
+	if err != nil {
+		return time.Time{}, err
+	}
+	defer leave()
+	e, err := b.static(ctx, req.Storage, name)
+	if err != nil || e == nil {
+		return time.Time{}, err
+	}
+	now := b.now()
+	conn, err := b.connection(ctx, req.Storage)
+	if err == error(errNotConfigured) {
+		return time.Time{}, nil // until there is a config, whose write makes us look again
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	if corrected := e.clone(); corrected.correct(now) {
+		b.Logger().Warn("dates of a static role lay further ahead than can be, so they are corrected; was the clock set back?", "name", name)
+		e = corrected
+		if err := b.saveStatic(ctx, req.Storage, name, e); err != nil {
+			return time.Time{}, err
+		}
+	}
+	if at := e.at(); at.IsZero() || at.After(now) {
+		return at, nil
+	}
+	p, scheduled := &e.State.progress, e.rotateAt()
+	switch {
+	case e.State.Deleting || scheduled.IsZero() || scheduled.After(now):
+	case p.missed(e.schedule, now):
+		b.Logger().Warn("a rotation of a static role was left out, because its window has passed", "name", name, "scheduled", rfc3339(p.Next))
+		b.event(ctx, "static-rotate-fail", "rotate-role/"+name, "name", name, "missed", rfc3339(p.Next))
+		e = e.clone()
+		e.State.skip(e.schedule, now)
+		err = b.saveStatic(ctx, req.Storage, name, e)
+	default:
+		// What has had its grace makes room for the new one. What fails here is tried again below.
+		if settled, settleErr := b.settleStatic(ctx, req.Storage, conn, name, e); settleErr == nil {
+			e = settled
+		} else if e, err = readStatic(ctx, req.Storage, staticStoragePrefix+name); err != nil || e == nil {
+			return time.Time{}, err
+		}
+		e, err = b.rotateStaticInTime(ctx, req, conn, name, e)
+	}
+	if err != nil {
+		return e.at(), err
+	}
+	settled, err := b.settleStatic(ctx, req.Storage, conn, name, e)
+	if err != nil {
+		b.Logger().Error("what a static role has to do at Databricks after a rotation could not be done yet; it is tried again", "name", name, "next_attempt", rfc3339(settled.State.Again), "error", err)
+		b.event(ctx, "static-rotate-fail", "rotate-role/"+name, "name", name, "next_attempt", rfc3339(settled.State.Again))
+	}
+	if settled == nil {
+		b.event(ctx, "static-role-delete", "static-roles/"+name, "name", name)
+		return time.Time{}, nil
+	}
+	return settled.at(), nil
+}
+
+// rotateStaticInTime rotates, or records why that failed.
+func (b *backend) rotateStaticInTime(ctx context.Context, req *logical.Request, conn *connection, name string, e *staticEntry) (*staticEntry, error) {
+	rotated, why := b.rotateStatic(ctx, req, conn, name, e, &e.staticRole)
+	if why == nil {
+		return rotated, nil
+	}
+	// The storage may have the new credential, after an error that left that uncertain. The failure is recorded even if there is
+	// no time left for anything else.
+	ctx = context.WithoutCancel(ctx)
+	stored, err := readStatic(ctx, req.Storage, staticStoragePrefix+name)
+	if err != nil {
+		return e, err
+	}
+	if stored == nil {
+		return e, why
+	}
+	if stored.State.Current.Nonce != e.State.Current.Nonce {
+		return stored, nil
+	}
+	stored.State.failed(b.now(), why)
+	err = b.saveStatic(ctx, req.Storage, name, stored)
+	b.rotationFailed(ctx, "static-rotate", "rotate-role/"+name, "static role "+name, &stored.State.progress, why)
+	return stored, err
+}
