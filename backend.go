@@ -60,8 +60,8 @@ type backend struct {
 	roleWrite   sync.Mutex
 
 	// underway has the nonces of the undertakings of this process, which no rollback may undo; complaints has what was
-	// complained of already.
-	underway, complaints sync.Map
+	// complained of already, and tried when a rollback last tried to undo one.
+	underway, complaints, tried sync.Map
 
 	// grantTurns orders changes of the same permission, secretTurns writes of the same secret; stepTurns bounds the secrets
 	// that a service principal has for the sake of access tokens.

@@ -348,7 +348,7 @@ func (b *backend) handleReadConfig(ctx context.Context, req *logical.Request, _ 
 	}
 	b.askManager(ctx, config)
 	resp := config.response()
-	addRootWarnings(resp, req.MountPoint, config, b.now().Add(expirySoon))
+	addRootWarnings(resp, req.MountPoint, config, b.now(), false)
 	return resp, nil
 }
 
@@ -401,13 +401,20 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 		config.Identity, config.Verified = identity, b.now().UTC()
 	}
 
+	var given kept
+	unknownEnd := ""
+	if config.effectiveSchedule().automatic() && config.VerifyConnection && (config.Rotation.Credential.ID == "" || config.replaces(old)) {
+		probe := *config
+		probe.Rotation = rootRotation{}
+		given, unknownEnd = b.handMadeEnd(ctx, req, &connection{config: &probe, client: conn.client, account: conn.account, identity: config.Identity})
+	}
 	managed, next, err := b.arrangeRotation(ctx, req.MountPoint, old, config)
 	if err != nil {
 		conn.client.Close()
 		return nil, err
 	}
 	config.Rotation.Managed = managed
-	if err := b.swapConfig(ctx, req.Storage, before, conn, next); err != nil {
+	if err := b.swapConfig(ctx, req.Storage, before, conn, given, next); err != nil {
 		conn.client.Close()
 		b.rearrange(ctx, req.Storage, req.MountPoint, old, config)
 		return nil, err
@@ -415,14 +422,17 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 	b.event(ctx, "config-write", req.Path, "host", config.Host, "auth_type", config.AuthType)
 
 	resp := config.response()
+	if unknownEnd != "" {
+		resp.AddWarning(unknownEnd)
+	}
 	addConfigWarnings(resp, old, config)
-	addRootWarnings(resp, req.MountPoint, config, b.now().Add(expirySoon))
+	addRootWarnings(resp, req.MountPoint, config, b.now(), false)
 	return resp, nil
 }
 
 // swapConfig saves the connection's config and makes it the mount's, unless the stored config is no longer what it was
 // when the connection was made from it.
-func (b *backend) swapConfig(ctx context.Context, s logical.Storage, before *logical.StorageEntry, conn *connection, managedNext time.Time) error {
+func (b *backend) swapConfig(ctx context.Context, s logical.Storage, before *logical.StorageEntry, conn *connection, given kept, managedNext time.Time) error {
 	b.configWrite.Lock()
 	defer b.configWrite.Unlock()
 	now, err := s.Get(ctx, configStorageKey)
@@ -436,7 +446,7 @@ func (b *backend) swapConfig(ctx context.Context, s logical.Storage, before *log
 	if !same {
 		return logical.CodedError(http.StatusConflict, "the config was changed by somebody else while this write was being verified; nothing was stored, read it and write again")
 	}
-	conn.config.carryRotation(stored, b.now(), managedNext)
+	conn.config.carryRotation(stored, given, b.now(), managedNext)
 	defer b.agenda.touch() // when it is stored: a tick that looks before would find the old schedule
 	if err := putConfig(ctx, s, conn.config); err != nil {
 		b.dropConnection() // it may have been stored all the same
@@ -467,18 +477,21 @@ func sameConfig(before, now *logical.StorageEntry) (same bool, stored *configEnt
 }
 
 // carryRotation takes the state of the rotation over from the stored config, which this one is to replace.
-func (c *configEntry) carryRotation(stored *configEntry, now, managedNext time.Time) {
+func (c *configEntry) carryRotation(stored *configEntry, given kept, now, managedNext time.Time) {
 	managed := c.Rotation.Managed
 	c.Rotation = stored.Rotation
 	r := &c.Rotation
 	r.Retired, r.HandMade = slices.Clone(r.Retired), slices.Clone(r.HandMade)
-	replaced := stored.Host != "" && (c.AuthType != stored.AuthType || c.ClientID != stored.ClientID || c.Token != stored.Token || c.ClientSecret != stored.ClientSecret)
+	replaced := c.replaces(stored)
 	if replaced {
 		// By hand: what a rotation made is no longer needed.
 		if r.Credential.ID != "" {
 			r.retire(stored, now)
 		}
 		r.HandMade = nil
+	}
+	if r.Credential.ID == "" && (replaced || given.Lifetime > 0) {
+		r.Credential = given
 	}
 	switch s := c.effectiveSchedule(); {
 	case replaced:
@@ -489,6 +502,11 @@ func (c *configEntry) carryRotation(stored *configEntry, now, managedNext time.T
 	if r.Managed = managed; managed && !managedNext.IsZero() {
 		r.Next = managedNext
 	}
+}
+
+// replaces tells whether the config brings another credential than the stored one has.
+func (c *configEntry) replaces(stored *configEntry) bool {
+	return stored.Host != "" && (c.AuthType != stored.AuthType || c.ClientID != stored.ClientID || c.Token != stored.Token || c.ClientSecret != stored.ClientSecret)
 }
 
 // checkRotation refuses a schedule that can't be kept.
@@ -603,6 +621,9 @@ func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, data *
 		return nil, badField(keyForce, "is missing; there are static roles, which could be neither rotated nor removed without the connection: %s. Delete them first, or send force=true", quoted(names))
 	}
 	config, readErr := readConfig(ctx, req.Storage)
+	if readErr != nil {
+		b.Logger().Warn("the config that is deleted can't be read", "error", readErr)
+	}
 	b.configWrite.Lock()
 	err = req.Storage.Delete(ctx, configStorageKey)
 	b.dropConnection() // even after an error it may be gone
@@ -616,6 +637,9 @@ func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, data *
 	}
 	b.event(ctx, "config-delete", req.Path)
 	resp := &logical.Response{}
+	if readErr != nil {
+		resp.AddWarning(fmt.Sprintf("The config could not be read, so a credential that a rotation made for it may be left at Databricks, until it ends or a tidy finds it: %s", readErr))
+	}
 	if readErr != nil || config == nil {
 		return resp, nil
 	}

@@ -69,7 +69,7 @@ func (b *backend) handleRotateRoot(ctx context.Context, req *logical.Request, _ 
 	if unrecognised != "" {
 		resp.AddWarning(unrecognised)
 	}
-	addRootWarnings(resp, req.MountPoint, config, b.now().Add(maxLifetime))
+	addRootWarnings(resp, req.MountPoint, config, b.now(), true)
 	return resp, nil
 }
 
@@ -89,10 +89,14 @@ func (r *rootRotation) retiredIDs() []string {
 	return ids
 }
 
-// addRootWarnings tells what an operator has to do about the engine's own credential, if it ends before soon among the rest.
-func addRootWarnings(resp *logical.Response, mountPoint string, config *configEntry, soon time.Time) {
+// addRootWarnings tells what an operator has to do about the engine's own credential. Rotated says that it was replaced just now;
+// else only what is known to be so, or to be soon, is told.
+func addRootWarnings(resp *logical.Response, mountPoint string, config *configEntry, now time.Time, rotated bool) {
 	r := config.Rotation
 	for _, id := range r.HandMade {
+		if config.AuthType == client.AuthOAuthM2M && !rotated {
+			continue // that it was deleted is not seen before the next rotation
+		}
 		how := fmt.Sprintf("vault delete %stokens/%s", mountPoint, id)
 		if config.AuthType == client.AuthOAuthM2M {
 			who := ""
@@ -107,7 +111,7 @@ func addRootWarnings(resp *logical.Response, mountPoint string, config *configEn
 		}
 		resp.AddWarning(fmt.Sprintf("Credential %s was made by hand and still works, although Vault has replaced it. If nobody else uses it, delete it: %s", id, how))
 	}
-	if r.Credential.ID != "" && r.Credential.Expires.Before(soon) && !config.effectiveSchedule().automatic() {
+	if soon := r.Credential.Expires.Before(now.Add(expirySoon)); r.Credential.ID != "" && (rotated || soon) && !config.effectiveSchedule().automatic() {
 		resp.AddWarning(fmt.Sprintf("The engine's credential ends at %s, and nothing replaces it before; set rotation_period or rotation_schedule in config, or rotate again in time.", rfc3339(r.Credential.Expires)))
 	}
 }

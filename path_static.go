@@ -204,6 +204,7 @@ func (b *backend) staticResponse(e *staticEntry) *logical.Response {
 	e.schedule.addTo(data)
 	e.State.progress.addTo(data, e.next())
 	resp := &logical.Response{Data: data}
+	e.addEndWarning(resp, b.now())
 	if e.State.Deleting {
 		resp.AddWarning("The static role is being deleted; what it made could not be removed at Databricks yet.")
 	}
@@ -247,7 +248,9 @@ func (b *backend) readStaticCreds(ctx context.Context, req *logical.Request, dat
 	if e.Cron != "" {
 		answer[keyRotationSchedule] = e.Cron
 	}
-	return &logical.Response{Data: answer}, nil
+	resp := &logical.Response{Data: answer}
+	e.addEndWarning(resp, b.now())
+	return resp, nil
 }
 
 // ttl is after how many seconds it is worth to read the credential again; at least 1, so that nobody reads without a pause
@@ -256,8 +259,18 @@ func (e *staticEntry) ttl(now time.Time) int64 {
 	next := e.rotateAt()
 	if next.IsZero() {
 		next = e.State.Current.Expires
+		if !now.Before(next) {
+			return int64(minRotationPeriod / time.Second)
+		}
 	}
 	return max(1, int64(next.Sub(now)/time.Second))
+}
+
+// addEndWarning says that nobody has replaced the credential in time.
+func (e *staticEntry) addEndWarning(resp *logical.Response, now time.Time) {
+	if now.After(e.State.Current.Expires) {
+		resp.AddWarning(fmt.Sprintf("The credential ended at Databricks at %s; replace it by rotate-role.", rfc3339(e.State.Current.Expires)))
+	}
 }
 
 // writeStatic creates a static role with its first credential, or changes one. A change of what the credential is rotates it at
@@ -283,9 +296,9 @@ func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
-	if place := data.Get(keyDeliverScope).(string) + "/" + data.Get(keyDeliverKey).(string); place != "/" {
+	if place := placeAsked(data, old); place.Scope != "" {
 		// Nobody else takes the place while we look whether it is free.
-		leave, err := b.rotationTurns.take(ctx, "place "+strings.ToLower(place))
+		leave, err := b.rotationTurns.take(ctx, "place "+place.folded())
 		if err != nil {
 			return nil, err
 		}
@@ -323,6 +336,21 @@ func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *f
 	}
 	b.addStaticWarnings(resp, conn, settled)
 	return resp, nil
+}
+
+// placeAsked is where the role will deliver to if the request is granted.
+func placeAsked(data *framework.FieldData, old *staticEntry) secretPlace {
+	var place secretPlace
+	if old != nil && old.place() != nil {
+		place = *old.place()
+	}
+	if _, sent := data.Raw[keyDeliverScope]; sent {
+		place.Scope = data.Get(keyDeliverScope).(string)
+	}
+	if _, sent := data.Raw[keyDeliverKey]; sent {
+		place.Key = data.Get(keyDeliverKey).(string)
+	}
+	return place
 }
 
 // abandonStatic takes a new role back whose credential could not be delivered.
@@ -444,11 +472,14 @@ func (r *staticRole) check(now time.Time) error {
 	_, gap := r.spans(1, now)
 	least := int64(gap/time.Second) + r.Window + r.Grace
 	room, _ := r.spans(maxOAuthSecrets-2, now)
+	crowd, _ := r.spans(maxInGrace, now)
 	switch {
 	case r.Lifetime > 0 && r.Lifetime < least:
 		return badField(keyLifetime, "%ds is too short; between two rotations and with %s and %s, a credential must live for %d seconds", r.Lifetime, keyRotationWindow, keyGrace, least)
 	case least > longest:
 		return badField(keyGrace, "%ds is too long; with the schedule, credentials would have to live for %d seconds, and %d is the most that Databricks gives", r.Grace, least, longest)
+	case seconds(r.Grace) > crowd:
+		return badField(keyGrace, "%ds is too long; with this schedule, more than %d replaced credentials would be alive at once. It can be %d seconds at most", r.Grace, maxInGrace, int64(crowd/time.Second))
 	case r.CredentialType == credentialOAuthSecret && seconds(r.Grace) > room:
 		return badField(keyGrace, "%ds is too long; a service principal can have %d OAuth secrets, so with this schedule it can be %d seconds at most", r.Grace, maxOAuthSecrets, int64(room/time.Second))
 	}
@@ -532,9 +563,10 @@ func (b *backend) deleteStatic(ctx context.Context, req *logical.Request, data *
 		return &logical.Response{}, nil
 	}
 	conn, err := b.connection(ctx, req.Storage)
-	if err != nil && !(force && err == error(errNotConfigured)) {
+	if err != nil && !force {
 		return nil, err
 	}
+	unconnected := err
 	lasting := context.WithoutCancel(ctx)
 	e.State.Deleting = true
 	if err := b.saveStatic(lasting, req.Storage, name, e); err != nil {
@@ -542,7 +574,7 @@ func (b *backend) deleteStatic(ctx context.Context, req *logical.Request, data *
 	}
 	resp := &logical.Response{}
 	left := e
-	why := error(errNotConfigured)
+	why := unconnected
 	if conn != nil {
 		left, why = b.settleStatic(lasting, req.Storage, conn, name, e)
 	}

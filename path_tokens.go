@@ -194,19 +194,21 @@ func checkNotKept(ctx context.Context, s logical.Storage, id string) error {
 	if config != nil && config.Token != "" && tokenIDOf(config.Token) == id {
 		return badField(keyTokenID, "%s is the token that the engine itself connects with; replace it by config/rotate-root, or write another one to config", id)
 	}
-	inUse := ""
-	err = eachKept(ctx, s, func(key string, all []kept) {
-		if len(all) > 0 && all[0].ID == id {
-			inUse = strings.TrimPrefix(key, staticStoragePrefix)
-		}
-	})
-	switch {
-	case err != nil && !isUnreadable(err):
-		return err
-	case inUse == configStorageKey:
+	if config != nil && config.Rotation.Credential.ID == id {
 		return badField(keyTokenID, "%s is the token that the engine itself connects with; replace it by config/rotate-root", id)
-	case inUse != "":
-		return badField(keyTokenID, "%s is the current token of static role %q; replace it by rotate-role/%s, or delete the role", id, inUse, inUse)
+	}
+	names, err := s.List(ctx, staticStoragePrefix)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		e, err := decodeStatic(ctx, s, staticStoragePrefix+name)
+		if err != nil && !isUnreadable(err) {
+			return err
+		}
+		if e != nil && e.State.Current.ID == id {
+			return badField(keyTokenID, "%s is the current token of static role %q; replace it by rotate-role/%s, or delete the role", id, name, name)
+		}
 	}
 	return nil
 }

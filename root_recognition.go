@@ -20,9 +20,32 @@ import (
 type rootFound struct {
 	id           string        // empty when it can't be told from others
 	lifetime     time.Duration // that it was made with; 0 for unknown or endless
+	ends         time.Time     // by Databricks' clock; zero for unknown or endless
 	scopes       []string
 	live         map[string]bool // all credentials of its kind that the identity has
 	unrecognised string          // what to tell the operator when id is empty
+}
+
+// handMadeEnd finds out when a credential ends that was made by hand, so that it is replaced before. What it can't find out it
+// says in a warning.
+func (b *backend) handMadeEnd(ctx context.Context, req *logical.Request, conn *connection) (given kept, warning string) {
+	identity, err := conn.whoami(ctx)
+	var found *rootFound
+	if err == nil && conn.config.AuthType == client.AuthPAT {
+		found, err = recogniseToken(ctx, req.MountPoint, conn, identity)
+	} else if err == nil {
+		found, err = b.recogniseSecret(ctx, req.Storage, conn, identity)
+	}
+	switch {
+	case err != nil:
+		return kept{}, fmt.Sprintf("It could not be found out when the credential ends, so see to it that it is replaced before: %s", err)
+	case found.id == "":
+		return kept{}, "The credential can't be told from others at Databricks, so it isn't known when it ends; see to it that it is replaced before."
+	case found.ends.IsZero():
+		return kept{}, ""
+	}
+	now := b.now().UTC()
+	return kept{Created: now, Lifetime: max(1, int64(found.ends.Sub(now)/time.Second)), Expires: found.ends}, ""
 }
 
 // connectionOf answers a connection with the stored config: the mount's own, if that has the same credential. Done must be called.
@@ -67,7 +90,7 @@ func recogniseToken(ctx context.Context, mountPoint string, conn *connection, id
 		found.live[token.TokenID] = true
 		scoped = scoped || len(token.Scopes) > 0
 		if token.TokenID == found.id {
-			found.lifetime = grantedLife(token.CreationTime, token.ExpiryTime)
+			found.lifetime, found.ends = grantedLife(token.CreationTime, token.ExpiryTime), token.ExpiryTime
 			if ours.ID == "" {
 				found.scopes = token.Scopes
 			}
@@ -76,7 +99,7 @@ func recogniseToken(ctx context.Context, mountPoint string, conn *connection, id
 	switch {
 	case ours.ID != "" || found.live[found.id]:
 	case scoped || len(tokens) == 0:
-		return nil, badField(keyToken, "the present one can't be recognised among the %d tokens that %s is said to have, so it isn't known which API scopes a new one may have; try again, or make one by hand, and write it to config", len(tokens), identity.UserName)
+		return nil, badField(keyToken, "the present one can't be recognised among the %d tokens that %s is said to have, so it isn't known which API scopes a new one may have; try again, or write another one to config", len(tokens), identity.UserName)
 	default:
 		found.id = ""
 		found.unrecognised = fmt.Sprintf("The token that was replaced can't be recognised among the %d tokens of %s, and still works; delete it by hand (vault list %stokens shows them).", len(tokens), identity.UserName, mountPoint)
@@ -107,11 +130,11 @@ func (b *backend) recogniseSecret(ctx context.Context, s logical.Storage, conn *
 	if err != nil && !isUnreadable(err) {
 		return nil, err
 	}
-	lives := make(map[string]time.Duration)
+	lives, ends := make(map[string]time.Duration), make(map[string]time.Time)
 	for _, secret := range secrets {
 		all = append(all, secret.ID)
 		found.live[secret.ID] = true
-		lives[secret.ID] = grantedLife(secret.CreateTime, secret.ExpireTime)
+		lives[secret.ID], ends[secret.ID] = grantedLife(secret.CreateTime, secret.ExpireTime), secret.ExpireTime
 		if !known[secret.ID] {
 			unknown = append(unknown, secret.ID)
 		}
@@ -126,7 +149,7 @@ func (b *backend) recogniseSecret(ctx context.Context, s logical.Storage, conn *
 			found.unrecognised = fmt.Sprintf("The OAuth secret that was replaced can't be told from the others of service principal %s, so it still works. It is one of these, unless they belong to leases of this mount; delete it by hand: %s", identity.UserName, quoted(unknown))
 		}
 	}
-	found.lifetime = lives[found.id]
+	found.lifetime, found.ends = lives[found.id], ends[found.id]
 	return found, nil
 }
 

@@ -68,18 +68,21 @@ const rootMargin = time.Hour
 
 // managedPatience is how late Vault's rotation manager may be. Then the engine takes over: the manager may have lost the schedule, as
 // when the storage was restored elsewhere.
-const managedPatience = 24 * time.Hour
+const managedPatience = time.Hour
 
 // next is when the credential is due.
 func (r *rootRotation) next() time.Time { return r.due(&r.Credential, rootMargin) }
 
 // rotateAt is when the engine's next attempt is made to replace it.
 func (r *rootRotation) rotateAt(s schedule) time.Time {
-	at := r.progress.at(&r.Credential, rootMargin)
-	if !r.Managed || at.IsZero() || at.Before(r.Next) {
-		return at // before, because the credential ends
+	if !r.Managed || r.Next.IsZero() {
+		return r.progress.at(&r.Credential, rootMargin)
 	}
-	return at.Add(managedPatience + seconds(s.Window))
+	at := earliest(r.Next.Add(managedPatience+seconds(s.Window)), r.Credential.latest(rootMargin))
+	if r.Retry.After(at) {
+		return r.Retry
+	}
+	return at
 }
 
 // at is when there is something to do; zero for never.
@@ -132,8 +135,10 @@ func (c *configEntry) sameCredential(other *configEntry) bool {
 // retire puts the present credential, which a rotation made, among those to be removed.
 func (r *rootRotation) retire(config *configEntry, now time.Time) {
 	grace := rootGrace
-	if config.Period > 0 {
-		grace = min(grace, seconds(config.Period)/2)
+	if config.automatic() {
+		// An OAuth secret in its grace takes one of few places.
+		shortest, _ := config.spans(1, now)
+		grace = min(grace, shortest/2)
 	}
 	r.Retired = append(r.Retired, r.Credential.retire(now, grace))
 	r.Credential = kept{}
@@ -239,6 +244,11 @@ func rootLifetimes(config *configEntry, granted time.Duration, now time.Time) []
 	if s := config.effectiveSchedule(); s.automatic() {
 		need := min(s.need(now)+rootGrace, longest)
 		lives = append(lives, max(need, rootLife), need)
+		for _, shorter := range []time.Duration{14 * 24 * time.Hour, 7 * 24 * time.Hour, 24 * time.Hour} {
+			if shorter > need {
+				lives = append(lives, shorter)
+			}
+		}
 	} else {
 		lives = append(lives, longest)
 	}

@@ -41,6 +41,9 @@ func (b *backend) tendRoot(ctx context.Context, req *logical.Request) (time.Time
 		err = b.changeRotation(ctx, req.Storage, func(c *configEntry) { c.Rotation.skip(c.effectiveSchedule(), now) })
 	default:
 		err = b.rotateRootInTime(ctx, req)
+		if err == nil && r.Managed {
+			err = b.askManagerAgain(ctx, req)
+		}
 	}
 	if err == nil {
 		err = b.tendRetiredRoot(ctx, req)
@@ -77,9 +80,13 @@ func (b *backend) rotateRootInTime(ctx context.Context, req *logical.Request) er
 // somebody wrote the config meanwhile. Again tells whether the engine tries again, or leaves that to Vault's rotation manager.
 func (b *backend) recordRootFailure(ctx context.Context, s logical.Storage, before *configEntry, why error, again bool) (replaced bool, err error) {
 	ctx = context.WithoutCancel(ctx)
+	if before == nil {
+		b.Logger().Debug("a rotation was not begun", "error", why)
+		return false, nil // there was no turn to do so, or no config
+	}
 	var p progress
 	err = b.changeRotation(ctx, s, func(c *configEntry) {
-		if replaced = before != nil && !c.sameCredential(before); !replaced {
+		if replaced = !c.sameCredential(before); !replaced {
 			c.Rotation.failed(b.now(), why)
 			if !again {
 				c.Rotation.Retry = time.Time{}

@@ -53,6 +53,9 @@ func (b *backend) arrangeRotation(ctx context.Context, mountPoint string, old, c
 	case err != nil:
 		return false, time.Time{}, fmt.Errorf("hand the schedule to Vault's rotation manager: %w", err)
 	}
+	if info.NextVaultRotation.Unix() <= 0 {
+		return true, time.Time{}, nil // it doesn't tell
+	}
 	return true, info.NextVaultRotation.UTC(), nil
 }
 
@@ -90,6 +93,29 @@ func (b *backend) rearrange(ctx context.Context, s logical.Storage, mountPoint s
 	}
 }
 
+// askManagerAgain hands the schedule over once more, after the engine had to rotate in the manager's place. Where there is no manager
+// any more, the engine keeps the schedule from now on.
+func (b *backend) askManagerAgain(ctx context.Context, req *logical.Request) error {
+	config, err := readConfig(ctx, req.Storage)
+	if err != nil || config == nil || !config.Rotation.Managed {
+		return err
+	}
+	managed, next, err := b.arrangeRotation(ctx, req.MountPoint, config, config)
+	if err != nil {
+		b.Logger().Warn("Vault's rotation manager does not answer", "error", err)
+		return nil
+	}
+	if !managed {
+		b.Logger().Warn("there is no rotation manager any more, so the engine keeps the schedule from now on")
+	}
+	return b.changeRotation(ctx, req.Storage, func(c *configEntry) {
+		c.Rotation.Managed = managed
+		if managed && !next.IsZero() {
+			c.Rotation.Next = next
+		}
+	})
+}
+
 // managedNext asks the rotation manager when it will rotate next; the zero time when it doesn't tell.
 func (b *backend) managedNext(ctx context.Context) time.Time {
 	info, err := b.System().GetRotationInformation(ctx, &rotation.RotationInfoRequest{ReqPath: rotationJobPath})
@@ -104,7 +130,7 @@ func (b *backend) rotateManaged(ctx context.Context, req *logical.Request) error
 	var before *configEntry
 	_, unrecognised, err := b.rotateRoot(ctx, req, func(c *configEntry) bool {
 		before = c
-		return true
+		return c.effectiveSchedule().automatic() // else the manager has not heard of the config that is stored
 	})
 	if unrecognised != "" {
 		b.Logger().Warn(unrecognised)

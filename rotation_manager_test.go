@@ -163,7 +163,7 @@ func TestRotationManagerKeepsTheSchedule(t *testing.T) {
 	require.Equal(t, "vault", r.read("status").Data["rotated_by"])
 
 	// The engine's own tick does nothing then, even if it is late.
-	r.pass(47*time.Hour, time.Hour)
+	r.pass(24*time.Hour+30*time.Minute, 10*time.Minute)
 	r.restartAt(r.clock)
 	r.tick()
 	require.Empty(t, r.made())

@@ -135,6 +135,9 @@ func (s schedule) spans(n int, now time.Time) (shortest, longest time.Duration) 
 			shortest = span
 		}
 	}
+	if shortest == 0 {
+		return maxLifetime, maxLifetime // further apart than can be foreseen
+	}
 	return shortest, longest
 }
 
@@ -159,12 +162,10 @@ type progress struct {
 // due is when the credential is to be replaced: when the schedule says so, but in good time before it ends, whatever became of
 // the schedule since it was made. Margin is how much of its life must be left then. The zero time is for never.
 func (p *progress) due(k *kept, margin time.Duration) time.Time {
-	if p.Next.IsZero() || k.Expires.IsZero() || !p.Next.Add(margin).After(k.Expires) {
+	if p.Next.IsZero() || k.Lifetime <= 0 || !p.Next.Add(margin).After(k.Created.Add(seconds(k.Lifetime))) {
 		return p.Next
 	}
-	life := k.Expires.Sub(k.Created)
-	lead := min(max(min(life/4, longestLead), margin), life/2)
-	return earliest(p.Next, k.Expires.Add(-lead).UTC().Truncate(time.Second))
+	return earliest(p.Next, k.latest(margin))
 }
 
 // at is when the next attempt to replace the credential is made; zero for never.

@@ -28,6 +28,9 @@ const defaultStaticComment = "Vault static role {{.RoleName}}"
 // defaultGrace is how long a replaced credential lives on where the role doesn't say, if its period is not shorter.
 const defaultGrace = time.Hour
 
+// maxInGrace is how many replaced credentials of a role may be alive at once: an identity has few places for tokens.
+const maxInGrace = 50
+
 // staticRole is what the user says of a static role. Durations are whole seconds.
 type staticRole struct {
 	CredentialType     string   `json:"credential_type"`
@@ -157,9 +160,7 @@ func (e *staticEntry) leftCopies() bool {
 // pinned tells whether a replaced credential must stay, because it is what is delivered: its consumers could not have taken up the
 // new one.
 func (e *staticEntry) pinned(old *retired) bool {
-	return e.undelivered() && slices.ContainsFunc(e.State.Copies, func(c keptCopy) bool {
-		return e.deliveredAt(&c) && c.Nonce == old.Nonce
-	})
+	return e.undelivered() && slices.ContainsFunc(e.State.Copies, func(c keptCopy) bool { return c.Nonce == old.Nonce })
 }
 
 // margin is how much of a credential's life must be left when it is replaced.

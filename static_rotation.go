@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -141,11 +142,9 @@ func (b *backend) removeStatic(ctx context.Context, s logical.Storage, conn *con
 
 // removeMade removes what a role has made: copies in secret scopes first, so that nobody finds a dead credential there.
 func (b *backend) removeMade(ctx context.Context, conn *connection, e *staticEntry) error {
-	if err := b.removeCopies(ctx, conn, e, func(*keptCopy) bool { return true }); err != nil {
-		return err
-	}
+	// A dead credential in a scope is better than a live one.
+	errs := []error{b.removeCopies(ctx, conn, e, func(*keptCopy) bool { return true })}
 	// What is removed is forgotten, so that the rest can be removed over another connection.
-	var errs []error
 	var stay []retired
 	for _, old := range e.State.Retired {
 		if err := b.revokeKept(ctx, conn, &old.kept); err != nil {
@@ -222,8 +221,11 @@ func (b *backend) tendStatic(ctx context.Context, req *logical.Request, name str
 	if err != nil {
 		return e.at(), err
 	}
+	before := e.State.Trouble
 	settled, err := b.settleStatic(ctx, req.Storage, conn, name, e)
-	if err != nil {
+	if err != nil && settled != nil && sameReason(before, settled.State.Trouble) {
+		b.Logger().Debug("what a static role has to do at Databricks after a rotation still can't be done", "name", name, "next_attempt", rfc3339(settled.State.Again))
+	} else if err != nil {
 		b.Logger().Error("what a static role has to do at Databricks after a rotation could not be done yet; it is tried again", "name", name, "next_attempt", rfc3339(settled.State.Again), "error", err)
 		b.event(ctx, "static-rotate-fail", "rotate-role/"+name, "name", name, "next_attempt", rfc3339(settled.State.Again))
 	}
@@ -233,6 +235,13 @@ func (b *backend) tendStatic(ctx context.Context, req *logical.Request, name str
 	}
 	return settled.at(), nil
 }
+
+// sameReason tells whether two errors differ in no more than the ids of requests.
+func sameReason(a, b string) bool {
+	return anyRequestID.ReplaceAllString(a, "") == anyRequestID.ReplaceAllString(b, "")
+}
+
+var anyRequestID = regexp.MustCompile(` \[request id [^\]]*\]`)
 
 // rotateStaticInTime rotates, or records why that failed.
 func (b *backend) rotateStaticInTime(ctx context.Context, req *logical.Request, conn *connection, name string, e *staticEntry) (*staticEntry, error) {

@@ -73,6 +73,8 @@ type tidying struct {
 	run     *tidyRun    // the latest one of this process, nil for none
 	closed  bool        // the backend is being unloaded
 
+	failures sync.Map // ids of what could not be removed the last time
+
 	// saving is held while the status is stored, so that an older one never replaces a newer.
 	saving sync.Mutex
 }

@@ -69,7 +69,10 @@ func (b *backend) tidyUp(ctx context.Context, run *tidyRun) error {
 	if err != nil {
 		return err
 	}
-	owned, err := b.ownedNonces(ctx, run.storage)
+	var owned map[string]bool
+	if slices.ContainsFunc(marked, func(o tidyObject) bool { return o.mark.kept }) {
+		owned, err = b.ownedNonces(ctx, run.storage)
+	}
 	if err != nil {
 		return fmt.Errorf("nothing was removed, because it could not be read what is still needed: %w", err)
 	}
@@ -87,6 +90,8 @@ func (b *backend) tidyUp(ctx context.Context, run *tidyRun) error {
 	if run.dryRun {
 		return nil
 	}
+	// What could not be removed the last time doesn't stand in the way of the rest.
+	slices.SortStableFunc(garbage, func(x, y tidyObject) int { return b.tidy.stuck(x.id) - b.tidy.stuck(y.id) })
 	if run.automatic && len(garbage) > tidyPerTick {
 		garbage, run.more = garbage[:tidyPerTick], true
 	}
@@ -198,10 +203,12 @@ func (b *backend) removeGarbage(ctx context.Context, run *tidyRun, made origin, 
 		}
 		if err != nil {
 			inARow++
+			b.tidy.failures.Store(o.id, true)
 			b.Logger().Warn("tidy could not remove something", "kind", o.kind, "id", o.id, "error", err)
 			b.changeTidy(func(s *tidyStatus) { s.Failed++; s.LastError = err.Error() })
 		} else {
 			inARow = 0
+			b.tidy.failures.Delete(o.id)
 			b.changeTidy(func(s *tidyStatus) { s.Deleted++ })
 			b.event(ctx, "tidy-delete", "tidy", "kind", o.kind, "id", o.id)
 		}
@@ -219,6 +226,14 @@ func (b *backend) removeGarbage(ctx context.Context, run *tidyRun, made origin, 
 		}
 	}
 	return nil
+}
+
+// stuck is 1 for what could not be removed the last time, else 0.
+func (t *tidying) stuck(id string) int {
+	if _, failed := t.failures.Load(id); failed {
+		return 1
+	}
+	return 0
 }
 
 // sameConnection answers the mount's connection as it is by now, if it is still to the same place, as the same identity:

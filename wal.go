@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -210,11 +211,20 @@ func (b *backend) rollback(ctx context.Context, req *logical.Request, kind strin
 	if _, busy := b.underway.Load(in.Nonce); busy {
 		return errors.New("the request that wrote the entry is still under way")
 	}
-	last := b.now().After(in.Expires)
+	now := b.now()
+	last := now.After(in.Expires)
 	if last && in.endsByItself() {
+		b.tried.Delete(in.Nonce)
 		return nil
 	}
+	if tried, ok := b.tried.Load(in.Nonce); ok && !last && now.Sub(in.Started) > intentLife && now.Sub(tried.(time.Time)) < time.Hour && !b.System().Tainted() {
+		return errors.New("what was tried for a day is tried once an hour from then on")
+	}
+	b.tried.Store(in.Nonce, now)
 	err := b.rollbackIntent(ctx, req, &in)
+	if err == nil || last {
+		b.tried.Delete(in.Nonce)
+	}
 	if last && err != nil {
 		b.complain(in, fmt.Errorf("it is given up now: %w", err))
 		return nil
@@ -279,28 +289,28 @@ func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, in *
 }
 
 // keepSaved makes the rollback keep the credential that the intent's storage entry has, and spare all others that are kept: an
-// OAuth secret can't bear the nonce that would tell it apart.
+// OAuth secret can't bear the nonce that would tell it apart. While the entry can't be read, it fails.
 func keepSaved(ctx context.Context, s logical.Storage, in *intent) error {
-	in.spared = make(map[string]bool)
-	note := func(_ string, all []kept) {
-		for _, k := range all {
-			in.spared[k.ID] = true
-			if k.Nonce == in.Nonce {
-				in.Credential.Keep = k.ID
-			}
+	var all []kept
+	var err error
+	if in.Credential.ServicePrincipalID != "" {
+		if all, err = passOf(ctx).allKept(ctx, s); err != nil {
+			return err
 		}
 	}
-	var err error
-	switch {
-	case in.Credential.ServicePrincipalID != "":
-		err = eachKept(ctx, s, note)
-	case in.Keeper != "":
-		var saved []kept
-		saved, err = keptUnder(ctx, s, in.Keeper)
-		note(in.Keeper, saved)
+	if in.Keeper != "" {
+		own, err := keptUnder(ctx, s, in.Keeper)
+		if err != nil {
+			return fmt.Errorf("look whether the credential was saved: %w", err)
+		}
+		all = append(slices.Clone(all), own...)
 	}
-	if err != nil && !isUnreadable(err) {
-		return fmt.Errorf("look which credentials were saved: %w", err)
+	in.spared = make(map[string]bool)
+	for _, k := range all {
+		in.spared[k.ID] = true
+		if k.Nonce == in.Nonce {
+			in.Credential.Keep = k.ID
+		}
 	}
 	return nil
 }
@@ -364,6 +374,8 @@ func (in *intent) fields() []any {
 type pass struct {
 	listings map[reach]func() ([]client.TokenInfo, error)
 	unknown  error // why it is not known who the engine is
+	kept     []kept
+	keptRead bool
 }
 
 type passKey struct{}
@@ -385,6 +397,20 @@ func (p *pass) reaches(ctx context.Context, conn *connection, made origin) (reac
 	how, err := conn.reaches(ctx, made)
 	p.unknown = err
 	return how, err
+}
+
+// allKept are the credentials that the config and the static roles answer for. Those of an entry that can't be read are not known.
+func (p *pass) allKept(ctx context.Context, s logical.Storage) ([]kept, error) {
+	if p.keptRead {
+		return p.kept, nil
+	}
+	p.kept = nil
+	err := eachKept(ctx, s, func(_ string, all []kept) { p.kept = append(p.kept, all...) })
+	if err != nil && !isUnreadable(err) {
+		return nil, fmt.Errorf("look which credentials were saved: %w", err)
+	}
+	p.keptRead = true
+	return p.kept, nil
 }
 
 // tokens lists what the connection can reach, as it was at the first call of the pass.
