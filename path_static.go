@@ -476,6 +476,8 @@ func (r *staticRole) check(now time.Time) error {
 	switch {
 	case r.Lifetime > 0 && r.Lifetime < least:
 		return badField(keyLifetime, "%ds is too short; between two rotations and with %s and %s, a credential must live for %d seconds", r.Lifetime, keyRotationWindow, keyGrace, least)
+	case int64(gap/time.Second)+r.Window > longest:
+		return badField(keyRotationSchedule, "%q leaves more time from one rotation to the next than a credential can live, %d seconds", r.Cron, longest)
 	case least > longest:
 		return badField(keyGrace, "%ds is too long; with the schedule, credentials would have to live for %d seconds, and %d is the most that Databricks gives", r.Grace, least, longest)
 	case seconds(r.Grace) > crowd:

@@ -40,8 +40,9 @@ func (b *backend) tendRoot(ctx context.Context, req *logical.Request) (time.Time
 		b.event(ctx, "root-rotate-fail", "config/rotate-root", "missed", rfc3339(r.Next))
 		err = b.changeRotation(ctx, req.Storage, func(c *configEntry) { c.Rotation.skip(c.effectiveSchedule(), now) })
 	default:
-		err = b.rotateRootInTime(ctx, req)
-		if err == nil && r.Managed {
+		var rotated bool
+		rotated, err = b.rotateRootInTime(ctx, req)
+		if rotated && r.Managed {
 			err = b.askManagerAgain(ctx, req)
 		}
 	}
@@ -58,7 +59,7 @@ func (b *backend) tendRoot(ctx context.Context, req *logical.Request) (time.Time
 }
 
 // rotateRootInTime rotates, or records why that failed.
-func (b *backend) rotateRootInTime(ctx context.Context, req *logical.Request) error {
+func (b *backend) rotateRootInTime(ctx context.Context, req *logical.Request) (rotated bool, err error) {
 	var before *configEntry
 	_, unrecognised, err := b.rotateRoot(ctx, req, func(c *configEntry) bool {
 		before = c
@@ -69,10 +70,10 @@ func (b *backend) rotateRootInTime(ctx context.Context, req *logical.Request) er
 		b.Logger().Warn(unrecognised)
 	}
 	if err == nil {
-		return nil
+		return true, nil
 	}
-	_, saveErr := b.recordRootFailure(ctx, req.Storage, before, err, true)
-	return saveErr
+	_, err = b.recordRootFailure(ctx, req.Storage, before, err, true)
+	return false, err
 }
 
 // recordRootFailure records why the credential of before could not be replaced, even if there is no time left for anything else. It

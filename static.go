@@ -163,6 +163,11 @@ func (e *staticEntry) pinned(old *retired) bool {
 	return e.undelivered() && slices.ContainsFunc(e.State.Copies, func(c keptCopy) bool { return c.Nonce == old.Nonce })
 }
 
+// alive tells whether the role still has the credential with the nonce, and it has not ended.
+func (e *staticEntry) alive(nonce string, now time.Time) bool {
+	return slices.ContainsFunc(e.State.all(), func(k kept) bool { return k.Nonce == nonce && now.Before(k.Expires) })
+}
+
 // margin is how much of a credential's life must be left when it is replaced.
 func (e *staticEntry) margin() time.Duration { return seconds(e.Grace) }
 

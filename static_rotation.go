@@ -89,14 +89,17 @@ func (b *backend) settleStatic(ctx context.Context, s logical.Storage, conn *con
 			errs = append(errs, fmt.Errorf("deliver the credential to %s: %w", e.place(), err))
 		}
 	}
-	if e.leftCopies() && !e.undelivered() {
+	if e.leftCopies() {
+		// Until the new place has its copy, one that works is better than none at the place before.
 		changed = true
-		errs = append(errs, b.removeCopies(ctx, conn, e, func(c *keptCopy) bool { return !e.deliveredAt(c) }))
+		errs = append(errs, b.removeCopies(ctx, conn, e, func(c *keptCopy) bool {
+			return !e.deliveredAt(c) && (!e.undelivered() || !e.alive(c.Nonce, b.now()))
+		}))
 	}
 	var stay []retired
 	for i := range e.State.Retired {
 		old := &e.State.Retired[i]
-		if !b.now().Before(old.Until) && !e.pinned(old) {
+		if !b.now().Before(old.Until) && (!e.pinned(old) || b.now().After(old.Expires)) {
 			changed = true
 			err := b.revokeKept(ctx, conn, &old.kept)
 			if err == nil {
