@@ -142,5 +142,6 @@ that was made by hand is left alone, and the answer says how to delete it.
 To have it done by itself:
 
   vault write databricks/config rotation_period=720h
-  vault write databricks/config rotation_schedule='0 3 * * SAT' rotation_window=4h
+  vault write databricks/config rotation_period=0 \
+      rotation_schedule='0 3 * * SAT' rotation_window=4h
 `
