@@ -31,10 +31,10 @@ func TestALongerPeriodAfterTheClockWasAhead(t *testing.T) {
 	m.connect(map[string]any{"rotation_period": "24h"})
 	m.write("static-roles/x", map[string]any{"credential_type": "pat", "rotation_period": "6h"})
 	b := m.backend.(*backend)
-	b.clock = func() time.Time { return c.now().Add(5 * 365 * day) }
+	c.runAhead(5 * 365 * day)
 	m.tick()
 	m.tick()
-	b.clock = c.now
+	c.runAhead(0)
 	b.agenda.touch()
 	m.tick()
 	for _, path := range []string{"config", "static-roles/x"} {
@@ -53,10 +53,10 @@ func TestWhatWasRetiredBeforeTheClockWasAheadIsRemoved(t *testing.T) {
 	m.write("config/rotate-root", nil)
 	m.write("config/rotate-root", nil) // the first is retired
 	b := m.backend.(*backend)
-	b.clock = func() time.Time { return c.now().Add(5 * 365 * day) }
+	c.runAhead(5 * 365 * day)
 	m.tick()
 	m.tick()
-	b.clock = c.now
+	c.runAhead(0)
 	b.agenda.touch()
 	m.goOn(c, 20*time.Hour, 10*time.Minute)
 	require.Len(t, m.minted(), 1)
@@ -178,10 +178,9 @@ func TestTidyAfterTheClockWasAhead(t *testing.T) {
 	m, c := newTimedMount(t)
 	m.connect()
 	m.goOn(c, 2*time.Hour, time.Minute)
-	b := m.backend.(*backend)
-	b.clock = func() time.Time { return c.now().Add(5 * 365 * day) }
+	c.runAhead(5 * 365 * day)
 	m.goOn(c, 2*time.Minute, time.Minute)
-	b.clock = c.now
+	c.runAhead(0)
 	m.goOn(c, 2*day, time.Hour)
 	require.False(t, m.moment(m.tidyStatus()["next_automatic"]).After(c.now().Add(30*day)))
 }

@@ -188,11 +188,11 @@ func TestAClockThatWasAhead(t *testing.T) {
 	m.write("config/rotate-root", nil)
 
 	b := m.backend.(*backend)
-	b.clock = func() time.Time { return c.now().Add(5 * 365 * day) }
+	c.runAhead(5 * 365 * day)
 	m.tick()
 	m.tick()
 	ahead := m.read("config").Data["credential_id"]
-	b.clock = c.now
+	c.runAhead(0)
 	b.agenda.mu.Lock()
 	b.agenda.looked = time.Now().Add(-2 * agendaPause) // an hour later by a clock that nobody sets
 	b.agenda.mu.Unlock()

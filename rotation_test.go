@@ -16,8 +16,9 @@ import (
 
 // clock is the time of a mount and of its workspace. It moves when a test moves it, and by a millisecond whenever it is read.
 type clock struct {
-	mu sync.Mutex
-	at time.Time
+	mu    sync.Mutex
+	at    time.Time
+	ahead time.Duration // by which Vault's clock is wrong
 }
 
 func newClock() *clock {
@@ -31,6 +32,21 @@ func (c *clock) now() time.Time {
 	return c.at
 }
 
+// vault is the time on Vault's clock.
+func (c *clock) vault() time.Time {
+	at := c.now()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return at.Add(c.ahead)
+}
+
+// runAhead makes Vault's clock wrong, or right again.
+func (c *clock) runAhead(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ahead = d
+}
+
 func (c *clock) advance(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -42,7 +58,7 @@ func newTimedMount(t *testing.T, opts ...simulator.Option) (*mount, *clock) {
 	t.Helper()
 	c := newClock()
 	m := newMount(t, append(opts, simulator.WithClock(c.now))...)
-	m.backend.(*backend).clock = c.now
+	m.backend.(*backend).clock = c.vault
 	return m, c
 }
 
@@ -71,7 +87,7 @@ func (m *mount) restartAt(c *clock) {
 	m.t.Helper()
 	b, err := Factory(context.Background(), m.config())
 	require.NoError(m.t, err)
-	b.(*backend).clock = c.now
+	b.(*backend).clock = c.vault
 	m.backend.Cleanup(context.Background())
 	m.backend = b
 	if m.tidyHeld {
