@@ -3,7 +3,6 @@
 package databricks
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"runtime"
@@ -123,73 +122,6 @@ func (c *connection) knownIdentity() *client.Identity {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.identity
-}
-
-// reach is how something that was made over an earlier config can be got at over the present one.
-type reach int
-
-const (
-	// reachOwn: it belongs to the engine's identity, in the connected workspace.
-	reachOwn reach = iota
-	// reachAdmin: it belongs to another identity of the connected workspace, so only a workspace admin can get at it.
-	reachAdmin
-	// reachNone: it is in another workspace.
-	reachNone
-)
-
-// reaches tells how the connection can get at what origin made.
-func (c *connection) reaches(ctx context.Context, made origin) (reach, error) {
-	now, err := c.origin(ctx)
-	if err != nil {
-		return reachNone, err
-	}
-	sameWorkspace := made.Host == now.Host && made.AccountID == now.AccountID
-	if made.WorkspaceID != "" && now.WorkspaceID != "" {
-		sameWorkspace = made.WorkspaceID == now.WorkspaceID
-	}
-	switch {
-	case !sameWorkspace:
-		return reachNone, nil
-	case made.OwnerID != now.OwnerID:
-		return reachAdmin, nil
-	default:
-		return reachOwn, nil
-	}
-}
-
-// origin says over which connection something was made. It is kept in leases and in the write-ahead log, so that they are
-// never applied to another workspace or another identity by mistake, which would look like "already gone".
-type origin struct {
-	Host        string `json:"host"`
-	WorkspaceID string `json:"workspace_id"`
-	AccountID   string `json:"account_id,omitempty"` // on an account mount
-	OwnerID     string `json:"owner_id"`
-}
-
-// place is the origin as messages show it: one host may serve several accounts or workspaces.
-func (o origin) place() string {
-	switch {
-	case o.AccountID != "":
-		return o.Host + " (account " + o.AccountID + ")"
-	case o.WorkspaceID != "":
-		return o.Host + " (workspace " + o.WorkspaceID + ")"
-	default:
-		return o.Host
-	}
-}
-
-// origin of what the connection makes. The workspace is the one that Databricks names, or else the one that the config
-// routes to.
-func (c *connection) origin(ctx context.Context) (origin, error) {
-	identity, err := c.whoami(ctx)
-	if err != nil {
-		return origin{}, err
-	}
-	made := origin{Host: c.config.Host, WorkspaceID: cmp.Or(identity.WorkspaceID, c.config.WorkspaceID), OwnerID: identity.ID}
-	if c.account {
-		made.AccountID = c.config.AccountID
-	}
-	return made, nil
 }
 
 // connection answers with the mount's connection, making it from storage when needed, or with errNotConfigured.

@@ -4,6 +4,7 @@ package databricks
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -86,4 +87,34 @@ type minted struct {
 	keep               string         // what a rollback must keep then, id when empty
 	data               map[string]any // the answer to the caller, secret included
 	secret             string         // which field of data is the secret
+}
+
+// grantedLife is how long a credential lives, by Databricks' clock where that is told; 0 for one that never ends.
+func grantedLife(created, expires time.Time) time.Duration {
+	switch {
+	case expires.IsZero():
+		return 0
+	case created.IsZero():
+		return time.Until(expires)
+	default:
+		return expires.Sub(created)
+	}
+}
+
+// adminWarnings tells of what acts as the engine's own identity.
+func adminWarnings(identity *client.Identity) []string {
+	if identity == nil || !identity.Admin {
+		return nil
+	}
+	return []string{fmt.Sprintf("Credentials of this role have all the rights of %s, who is a workspace admin. Safer are %s, %s, %s of a named service principal, or %s; or connect the mount as an identity with only the rights that the role's users need.",
+		identity.UserName, credentialOBO, credentialOAuthSecret, credentialOAuthToken, credentialServicePrincipal)}
+}
+
+func scopeWarnings(role *roleEntry) []string {
+	for _, scope := range role.Scopes {
+		if scope == "authentication" {
+			return []string{`A credential with the scope "authentication" can create further ones with any scope, which outlive the lease.`}
+		}
+	}
+	return nil
 }

@@ -291,37 +291,6 @@ func TestOAuthSecretRollback(t *testing.T) {
 	})
 }
 
-func TestDistinctLifetimes(t *testing.T) {
-	t.Parallel()
-	var given lifetimes
-	seen := map[time.Duration]bool{}
-	for range maxLifetimeOffset {
-		lifetime, unique := given.distinct(time.Now(), "1", time.Hour)
-		require.True(t, unique)
-		require.False(t, seen[lifetime])
-		require.GreaterOrEqual(t, lifetime, time.Hour)
-		require.Less(t, lifetime, time.Hour+maxLifetimeOffset*time.Second)
-		seen[lifetime] = true
-	}
-	lifetime, unique := given.distinct(time.Now(), "1", time.Hour)
-	require.False(t, unique)
-	require.GreaterOrEqual(t, lifetime, time.Hour)
-	_, unique = given.distinct(time.Now(), "2", time.Hour)
-	require.True(t, unique, "each service principal has its own")
-
-	for key := range given.used {
-		given.used[key] = time.Now().Add(-time.Second)
-	}
-	_, unique = given.distinct(time.Now(), "1", time.Hour)
-	require.True(t, unique, "after a while they are free again")
-	require.Len(t, given.used, 1)
-
-	for range maxLifetimeOffset {
-		lifetime, _ = given.distinct(time.Now(), "3", maxLifetime)
-		require.LessOrEqual(t, lifetime, maxLifetime, "Databricks refuses more")
-	}
-}
-
 func TestOAuthSecretForAsLongAsThereIs(t *testing.T) {
 	t.Parallel()
 	m, _ := secretReady(t)

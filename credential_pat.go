@@ -5,7 +5,6 @@ package databricks
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"vault-plugin-secrets-databricks/internal/client"
 )
@@ -65,18 +64,6 @@ func mintedToken(conn *connection, created *client.CreatedToken) *minted {
 	return token
 }
 
-// grantedLife is how long a credential lives, by Databricks' clock where that is told; 0 for one that never ends.
-func grantedLife(created, expires time.Time) time.Duration {
-	switch {
-	case expires.IsZero():
-		return 0
-	case created.IsZero():
-		return time.Until(expires)
-	default:
-		return expires.Sub(created)
-	}
-}
-
 // undoTokens removes the tokens that bear the intent's nonce, but for the one to keep.
 func undoTokens(ctx context.Context, conn *connection, how reach, in *intent) (removed []string, err error) {
 	tokens, err := passOf(ctx).tokens(ctx, conn, how)
@@ -103,24 +90,6 @@ func deletePAT(ctx context.Context, conn *connection, how reach, id string) erro
 	}
 	if err := remove(ctx, id); err != nil && !isGone(err) {
 		return err
-	}
-	return nil
-}
-
-// adminWarnings tells of what acts as the engine's own identity.
-func adminWarnings(identity *client.Identity) []string {
-	if identity == nil || !identity.Admin {
-		return nil
-	}
-	return []string{fmt.Sprintf("Credentials of this role have all the rights of %s, who is a workspace admin. Safer are %s, %s, %s of a named service principal, or %s; or connect the mount as an identity with only the rights that the role's users need.",
-		identity.UserName, credentialOBO, credentialOAuthSecret, credentialOAuthToken, credentialServicePrincipal)}
-}
-
-func scopeWarnings(role *roleEntry) []string {
-	for _, scope := range role.Scopes {
-		if scope == "authentication" {
-			return []string{`A credential with the scope "authentication" can create further ones with any scope, which outlive the lease.`}
-		}
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
@@ -96,3 +97,29 @@ func hadNoEffect(err error) bool {
 	var remote *client.Error
 	return errors.As(err, &remote) && remote.Unprocessed
 }
+
+// remoteCheck keeps an existence check from failing a request for a reason that the operation itself will give in full.
+func remoteCheck(err error) error {
+	var mistake *fieldError
+	var remote *client.Error
+	if errors.As(err, &mistake) || errors.As(err, &remote) {
+		return nil
+	}
+	return err
+}
+
+// requestID is how errors end that came with an answer; it tells apart what is the same reason.
+var requestID = regexp.MustCompile(` \[request id [^\]]*\]$`)
+
+// answered tells whether Databricks answered the request that failed, so that what it does of it is done by now.
+func answered(err error) bool {
+	var remote *client.Error
+	return errors.As(err, &remote) && remote.Status != 0
+}
+
+// sameReason tells whether two errors differ in no more than the ids of requests.
+func sameReason(a, b string) bool {
+	return anyRequestID.ReplaceAllString(a, "") == anyRequestID.ReplaceAllString(b, "")
+}
+
+var anyRequestID = regexp.MustCompile(` \[request id [^\]]*\]`)

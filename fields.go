@@ -6,8 +6,12 @@ import (
 	"encoding/json"
 	"math"
 	"net/http"
+	"regexp"
+	"strings"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
 )
 
 // given tells whether the request names the field with a value other than null or the empty string.
@@ -61,3 +65,79 @@ func (b *backend) writeOperation(callback framework.OperationFunc, summary strin
 		ForwardPerformanceSecondary: true,
 	}
 }
+
+// secretFields are the fields that carry secrets: texts, and maps of texts.
+var (
+	secretFields    = []string{keyToken, keyClientSecret, keyAzureClientSecret, keyStringValue, keyBytesValue, keyPasswordPolicy}
+	secretMapFields = []string{keySecrets, keyBytes}
+)
+
+// checkSecretTypes refuses secrets of the wrong type before the framework does, whose message would show them.
+func checkSecretTypes(req *logical.Request) error {
+	for _, field := range secretFields {
+		switch req.Data[field].(type) {
+		case map[string]any, []any:
+			return badField(field, "is not a text; send a string")
+		}
+	}
+	for _, field := range secretMapFields {
+		switch req.Data[field].(type) {
+		case nil, map[string]any:
+		default:
+			return badField(field, "is not a map; send an object of keys and values")
+		}
+	}
+	return nil
+}
+
+// askedTTL is the ttl of a request, 0 for none.
+func askedTTL(data *framework.FieldData) (time.Duration, error) {
+	if err := checkWholeSeconds(data); err != nil {
+		return 0, err
+	}
+	ttl := data.Get(keyTTL).(int)
+	if _, sent := data.Raw[keyTTL]; sent && ttl <= 0 {
+		// Where a policy demands a ttl, an empty one must not mean "for good".
+		return 0, badField(keyTTL, "is not more than 0; send at least 1s, or leave it out")
+	}
+	return seconds(int64(ttl)), nil
+}
+
+// checkWholeSeconds refuses durations with fractions of a second, which the framework would cut off, down to 0 for "unset".
+func checkWholeSeconds(data *framework.FieldData) error {
+	for field, schema := range data.Schema {
+		text, ok := data.Raw[field].(string)
+		if !ok || schema.Type != framework.TypeDurationSecond {
+			continue
+		}
+		if d, err := time.ParseDuration(text); err == nil && d%time.Second != 0 {
+			return badField(field, "%q is not a whole number of seconds", text)
+		}
+	}
+	return nil
+}
+
+func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }
+
+// firstSet is the first of the values that isn't 0.
+func firstSet(values ...int64) int64 {
+	for _, v := range values {
+		if v != 0 {
+			return v
+		}
+	}
+	return 0
+}
+
+// rfc3339 is the form of every time in an answer: RFC 3339, UTC; empty for the zero time.
+func rfc3339(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+var applicationIDForm = regexp.MustCompile(`^(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+
+// quoted joins ids for a message.
+func quoted(ids []string) string { return strings.Join(ids, ", ") }

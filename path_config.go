@@ -4,8 +4,6 @@ package databricks
 
 import (
 	"context"
-	"crypto/x509"
-	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -16,12 +14,6 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-databricks/internal/client"
-)
-
-const (
-	// configStoragePrefix is seal-wrapped; the trailing slash makes it a prefix.
-	configStoragePrefix = "config/"
-	configStorageKey    = configStoragePrefix + "connection"
 )
 
 const (
@@ -47,92 +39,6 @@ const (
 	keyIdentityTokenAudience    = "identity_token_audience"
 	keyIdentityTokenTTL         = "identity_token_ttl"
 )
-
-// Limits of config fields.
-const (
-	maxRequestTimeout = 50   // seconds, the budget of a whole call
-	maxMaxRetries     = 10   // a revoke must end well before Vault gives up on it
-	maxRateLimit      = 1000 // requests per second
-)
-
-// configEntry is the connection of a mount. Durations are whole seconds.
-type configEntry struct {
-	Host             string  `json:"host"`
-	AuthType         string  `json:"auth_type"`
-	ClientID         string  `json:"client_id"`
-	AccountID        string  `json:"account_id"`
-	WorkspaceID      string  `json:"workspace_id"`
-	CACert           string  `json:"ca_cert"`
-	TTL              int64   `json:"ttl"`
-	MaxTTL           int64   `json:"max_ttl"`
-	RequestTimeout   int64   `json:"request_timeout"`
-	MaxRetries       int     `json:"max_retries"`
-	RateLimit        float64 `json:"rate_limit"`
-	VerifyConnection bool    `json:"verify_connection"`
-
-	AzureTenantID            string `json:"azure_tenant_id"`
-	AzureClientID            string `json:"azure_client_id"`
-	AzureWorkspaceResourceID string `json:"azure_workspace_resource_id"`
-
-	IdentityTokenAudience string `json:"identity_token_audience"`
-	IdentityTokenTTL      int64  `json:"identity_token_ttl"`
-
-	schedule
-	DisableRotation bool         `json:"disable_automated_rotation"`
-	Rotation        rootRotation `json:"rotation"`
-
-	// Identity is who the credential belongs to, as Databricks said at Verified; nil when it was never asked.
-	Identity *client.Identity `json:"identity,omitempty"`
-	Verified time.Time        `json:"verified,omitzero"`
-
-	Token             client.Secret `json:"-"`
-	ClientSecret      client.Secret `json:"-"`
-	AzureClientSecret client.Secret `json:"-"`
-}
-
-// sealedConfig is configEntry as it is stored: with its secrets, which configEntry itself never shows.
-type sealedConfig struct {
-	configEntry
-	Token             string `json:"token"`
-	ClientSecret      string `json:"client_secret"`
-	AzureClientSecret string `json:"azure_client_secret"`
-}
-
-func (c *configEntry) seal() *sealedConfig {
-	return &sealedConfig{configEntry: *c, Token: c.Token.Reveal(), ClientSecret: c.ClientSecret.Reveal(), AzureClientSecret: c.AzureClientSecret.Reveal()}
-}
-
-func (s *sealedConfig) open() *configEntry {
-	c := s.configEntry
-	c.Token, c.ClientSecret, c.AzureClientSecret = client.Secret(s.Token), client.Secret(s.ClientSecret), client.Secret(s.AzureClientSecret)
-	return &c
-}
-
-// newConfig has the defaults of every field.
-func newConfig() *configEntry {
-	return &configEntry{
-		RequestTimeout:   int64(client.DefaultRequestTimeout / time.Second),
-		MaxRetries:       client.DefaultMaxRetries,
-		VerifyConnection: true,
-	}
-}
-
-// readConfig answers nil when the mount has no config.
-func readConfig(ctx context.Context, s logical.Storage) (*configEntry, error) {
-	entry, err := s.Get(ctx, configStorageKey)
-	if err != nil || entry == nil {
-		return nil, err
-	}
-	return decodeConfig(entry)
-}
-
-func decodeConfig(entry *logical.StorageEntry) (*configEntry, error) {
-	sealed := newConfig().seal()
-	if err := entry.DecodeJSON(sealed); err != nil {
-		return nil, fmt.Errorf("the stored config cannot be read: %w", err)
-	}
-	return sealed.open(), nil
-}
 
 func (b *backend) pathConfig() []*framework.Path {
 	write := []framework.Response{{Description: "The config as stored, without secrets.", Fields: configResponseFields}}
@@ -424,88 +330,6 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 	addConfigWarnings(resp, old, config)
 	addRootWarnings(resp, req.MountPoint, config, b.now(), false)
 	return resp, nil
-}
-
-// swapConfig saves the connection's config and makes it the mount's, unless the stored config is no longer what it was
-// when the connection was made from it.
-func (b *backend) swapConfig(ctx context.Context, s logical.Storage, before *logical.StorageEntry, conn *connection, given kept, managedNext time.Time) error {
-	b.configWrite.Lock()
-	defer b.configWrite.Unlock()
-	now, err := s.Get(ctx, configStorageKey)
-	if err != nil {
-		return err
-	}
-	same, stored, err := sameConfig(before, now)
-	if err != nil {
-		return err
-	}
-	if !same {
-		return logical.CodedError(http.StatusConflict, "the config was changed by somebody else while this write was being verified; nothing was stored, read it and write again")
-	}
-	conn.config.carryRotation(stored, given, b.now(), managedNext)
-	defer b.agenda.touch() // when it is stored: a tick that looks before would find the old schedule
-	if err := putConfig(ctx, s, conn.config); err != nil {
-		b.dropConnection() // it may have been stored all the same
-		return err
-	}
-	if old, ok := b.connections.put(configStorageKey, conn); ok {
-		old.client.Close()
-	}
-	return nil
-}
-
-// mergeConfig lays the request's fields over the old config and checks the result.
-func mergeConfig(old *configEntry, data *framework.FieldData) (*configEntry, error) {
-	sealed := newConfig().seal()
-	if err := mergeFields(data, old.seal(), sealed); err != nil {
-		return nil, err
-	}
-	config := sealed.open()
-	config.Identity, config.Verified = nil, time.Time{}
-
-	if config.Host == "" {
-		return nil, badField(keyHost, "is missing; send the workspace's URL, for example https://dbc-a1b2c3d4-e5f6.cloud.databricks.com")
-	}
-	host, err := client.ParseHost(config.Host)
-	if err != nil {
-		return nil, badField(keyHost, "%s", err)
-	}
-	config.Host = host
-	if err := config.settleAuth(data); err != nil {
-		return nil, err
-	}
-	if old.Host != "" && config.Host != old.Host && !given(data, config.secretField()) {
-		return nil, badField(keyHost, "changing it from %q to %q requires %s to be sent again, so that the stored secret can't be sent to another host", old.Host, config.Host, config.secretField())
-	}
-	switch {
-	case client.IsAccountHost(host) && config.AccountID == "":
-		return nil, badField(keyAccountID, "is missing; %q is an account console. For a workspace send its own URL as host", host)
-	case client.IsAccountHost(host) && config.AuthType == client.AuthPAT:
-		return nil, badField(keyAuthType, "personal access tokens don't work on an account console; use %s", client.AuthOAuthM2M)
-	case config.AccountID != "" && !applicationIDForm.MatchString(config.AccountID):
-		return nil, badField(keyAccountID, "%q is not a UUID; it is shown in the account console, under the user's name", config.AccountID)
-	case strings.Trim(config.WorkspaceID, "0123456789") != "":
-		return nil, badField(keyWorkspaceID, "%q is not a number; it is the id after ?o= in the workspace's URL", config.WorkspaceID)
-	case config.RequestTimeout < 1 || config.RequestTimeout > maxRequestTimeout:
-		return nil, badField(keyRequestTimeout, "%ds is out of range; send 1 to %d seconds", config.RequestTimeout, maxRequestTimeout)
-	case config.MaxRetries < 0 || config.MaxRetries > maxMaxRetries:
-		return nil, badField(keyMaxRetries, "%d is out of range; send 0 to %d", config.MaxRetries, maxMaxRetries)
-	case !(config.RateLimit >= 0 && config.RateLimit <= maxRateLimit):
-		return nil, badField(keyRateLimit, "%v is out of range; send 0 (no ceiling) to %d requests per second", config.RateLimit, maxRateLimit)
-	}
-	if config.CACert != "" && !x509.NewCertPool().AppendCertsFromPEM([]byte(config.CACert)) {
-		return nil, badField(keyCACert, "holds no certificate; send PEM blocks that begin with -----BEGIN CERTIFICATE-----")
-	}
-	return config, checkTTLs(config.TTL, config.MaxTTL)
-}
-
-// unproved says what was wrong with a connection that was not stored.
-func unproved(config *configEntry, err error) error {
-	var remote *client.Error
-	if errors.As(err, &remote) && remote.Kind == client.Unauthenticated {
-		return badField(config.secretField(), "Databricks does not accept it at %s, so nothing was stored: %s", config.Host, err)
-	}
-	return fmt.Errorf("the connection could not be proved, so nothing was stored (verify_connection=false stores it all the same): %w", err)
 }
 
 func addConfigWarnings(resp *logical.Response, old, config *configEntry) {

@@ -6,19 +6,13 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"regexp"
-	"slices"
 	"strings"
-	"unicode"
 
 	"github.com/hashicorp/vault/sdk/framework"
-	"github.com/hashicorp/vault/sdk/helper/template"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-databricks/internal/client"
 )
-
-const roleStoragePrefix = "role/"
 
 const (
 	keyName           = "name"
@@ -32,26 +26,6 @@ const (
 	keyEntitlements        = "entitlements"
 	keyDisplayNameTemplate = "display_name_template"
 )
-
-// roleEntry says what may be minted and for how long. Durations are whole seconds, 0 for unset.
-type roleEntry struct {
-	CredentialType string   `json:"credential_type"`
-	Scopes         []string `json:"scopes"`
-	TTL            int64    `json:"ttl"`
-	MaxTTL         int64    `json:"max_ttl"`
-	Comment        string   `json:"comment"`
-
-	// Both ids name the same service principal. One is given, the other looked up.
-	ServicePrincipalID string `json:"service_principal_id"`
-	ApplicationID      string `json:"application_id"`
-
-	Groups              []string `json:"groups"`
-	Entitlements        []string `json:"entitlements"`
-	DisplayNameTemplate string   `json:"display_name_template"`
-
-	// text is the compiled template of the comment, or of the display name.
-	text *template.StringTemplate
-}
 
 func (b *backend) pathRoles() []*framework.Path {
 	write := []framework.Response{{Description: "The role as stored.", Fields: roleResponseFields}}
@@ -184,25 +158,6 @@ func (r *roleEntry) response() *logical.Response {
 	}}
 }
 
-// role answers nil when there is no such role. What it answers is shared and must not be changed.
-func (b *backend) role(ctx context.Context, s logical.Storage, name string) (*roleEntry, error) {
-	key := roleStoragePrefix + name
-	return b.roles.get(key, func() (*roleEntry, bool, error) {
-		entry, err := s.Get(ctx, key)
-		if err != nil || entry == nil {
-			return nil, false, err
-		}
-		role := new(roleEntry)
-		if err := entry.DecodeJSON(role); err != nil {
-			return nil, false, fmt.Errorf("the stored role %q cannot be read: %w", name, err)
-		}
-		if err := role.compile(); err != nil {
-			return nil, false, fmt.Errorf("the template of the stored role %q cannot be used: %s", name, err)
-		}
-		return role, true, nil
-	})
-}
-
 func (b *backend) handleReadRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	role, err := b.role(ctx, req.Storage, data.Get(keyName).(string))
 	if err != nil || role == nil {
@@ -246,202 +201,6 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 	return resp, nil
 }
 
-// mergeRole lays the request's fields over the stored role and checks the result.
-func mergeRole(ctx context.Context, req *logical.Request, data *framework.FieldData, key string) (old, role *roleEntry, err error) {
-	entry, err := req.Storage.Get(ctx, key)
-	if err != nil {
-		return nil, nil, err
-	}
-	old, role = new(roleEntry), new(roleEntry)
-	if entry == nil && req.Operation == logical.PatchOperation {
-		return nil, nil, logical.CodedError(http.StatusNotFound, fmt.Sprintf("there is no role %q; write it first", data.Get(keyName)))
-	}
-	if entry != nil {
-		if err := entry.DecodeJSON(old); err != nil {
-			return nil, nil, fmt.Errorf("the stored role %q cannot be read: %w", data.Get(keyName), err)
-		}
-	}
-	if err := mergeFields(data, old, role, keyName); err != nil {
-		return nil, nil, err
-	}
-	role.forgetOtherID(data)
-	return old, role, role.check()
-}
-
-// named tells whether the role is for a named service principal.
-func (r *roleEntry) named() bool { return r.ServicePrincipalID != "" || r.ApplicationID != "" }
-
-// lookedUp are the fields of a role that are looked up at Databricks.
-func (r *roleEntry) lookedUp() string {
-	return strings.Join(append([]string{r.CredentialType, r.ServicePrincipalID, r.ApplicationID}, r.Groups...), "\x00")
-}
-
-// saveRole merges once more, now in the lock, and stores the role with the ids that were looked up for it.
-func (b *backend) saveRole(ctx context.Context, req *logical.Request, data *framework.FieldData, key, wanted string, settled *roleEntry) (*roleEntry, error) {
-	b.roleWrite.Lock()
-	defer b.roleWrite.Unlock()
-	_, role, err := mergeRole(ctx, req, data, key)
-	if err != nil {
-		return nil, err
-	}
-	if role.lookedUp() != wanted {
-		return nil, logical.CodedError(http.StatusConflict, "the role was changed by somebody else at the same time; nothing was stored, read it and write again")
-	}
-	role.ServicePrincipalID, role.ApplicationID = settled.ServicePrincipalID, settled.ApplicationID
-	entry, err := logical.StorageEntryJSON(key, role)
-	if err != nil {
-		return nil, err
-	}
-	if err := req.Storage.Put(ctx, entry); err != nil {
-		b.roles.drop(key) // it may have been stored all the same
-		return nil, err
-	}
-	b.roles.put(key, role)
-	return role, nil
-}
-
-// forgetOtherID drops the id that was stored when the request names only the other one, so that it is looked up anew.
-func (r *roleEntry) forgetOtherID(data *framework.FieldData) {
-	switch {
-	case given(data, keyServicePrincipalID) && !given(data, keyApplicationID):
-		r.ApplicationID = ""
-	case given(data, keyApplicationID) && !given(data, keyServicePrincipalID):
-		r.ServicePrincipalID = ""
-	}
-}
-
-// check refuses a role that could never mint what it says, and compiles its template.
-func (r *roleEntry) check() error {
-	credential, ok := credentialTypes[r.CredentialType]
-	if !ok {
-		problem := fmt.Sprintf("%q is unknown", r.CredentialType)
-		if r.CredentialType == "" {
-			problem = "is missing"
-		}
-		return badField(keyCredentialType, "%s; use one of: %s", problem, strings.Join(credentialTypeNames(), ", "))
-	}
-	if err := r.checkNeeds(credential.needs()); err != nil {
-		return err
-	}
-	var err error
-	if r.Scopes, err = cleanScopes(r.Scopes); err != nil {
-		return err
-	}
-	for field, values := range map[string][]string{keyGroups: r.Groups, keyEntitlements: r.Entitlements} {
-		for _, value := range values {
-			if strings.TrimSpace(value) == "" || len(value) > maxPrincipal || strings.ContainsFunc(value, unicode.IsControl) {
-				return badField(field, "%q can't be one", value)
-			}
-		}
-	}
-	if err := r.compile(); err != nil {
-		return err
-	}
-	return checkTTLs(r.TTL, r.MaxTTL)
-}
-
-// checkNeeds refuses fields that the credential type has no use for, misses those that it needs, and tells ids apart.
-func (r *roleEntry) checkNeeds(needs needs) error {
-	for _, f := range []struct {
-		field string
-		set   bool
-		may   bool
-	}{
-		{keyServicePrincipalID, r.ServicePrincipalID != "", needs.principal != never},
-		{keyApplicationID, r.ApplicationID != "", needs.principal != never},
-		{keyGroups, len(r.Groups) > 0, needs.groups},
-		{keyEntitlements, len(r.Entitlements) > 0, needs.groups},
-		{keyDisplayNameTemplate, r.DisplayNameTemplate != "", needs.displayName},
-		{keyComment, r.Comment != "", needs.comment},
-	} {
-		if f.set && !f.may {
-			return badField(f.field, "has no meaning for credential_type %s; leave it out, or send it empty if the role has it from before", r.CredentialType)
-		}
-	}
-	if needs.principal == required && !r.named() {
-		return badField(keyServicePrincipalID, "is missing; credential_type %s needs it or %s", r.CredentialType, keyApplicationID)
-	}
-	if id := r.ServicePrincipalID; id != "" && strings.Trim(id, "0123456789") != "" {
-		if applicationIDForm.MatchString(id) {
-			return badField(keyServicePrincipalID, "%q is an application id; send it as %s", id, keyApplicationID)
-		}
-		return badField(keyServicePrincipalID, "%q is not a number", id)
-	}
-	if id := r.ApplicationID; id != "" && !applicationIDForm.MatchString(id) {
-		if strings.Trim(id, "0123456789") == "" {
-			return badField(keyApplicationID, "%q is the numeric id; send it as %s", id, keyServicePrincipalID)
-		}
-		return badField(keyApplicationID, "%q is not a UUID", id)
-	}
-	return nil
-}
-
-var applicationIDForm = regexp.MustCompile(`^(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
-
-// settle holds a role against the connection, which is nil when there is none yet: whether its type works there, who its
-// service principal is, and whether its groups exist.
-func (r *roleEntry) settle(ctx context.Context, conn *connection, old *roleEntry) error {
-	needs := credentialTypes[r.CredentialType].needs()
-	if conn == nil {
-		if r.named() || len(r.Groups) > 0 {
-			return badField("config", "a role that names a service principal or groups is looked up at Databricks; write the connection first")
-		}
-		return nil
-	}
-	if err := conn.fits(r); err != nil {
-		return err
-	}
-	if needs.principal != never && r.named() && (r.ServicePrincipalID != old.ServicePrincipalID || r.ApplicationID != old.ApplicationID) {
-		if err := r.lookUp(ctx, conn); err != nil {
-			return err
-		}
-	}
-	if !slices.Equal(r.Groups, old.Groups) {
-		conn.forgetGroups()
-		if _, err := conn.groupIDs(ctx, r.Groups); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// lookUp completes the ids of the service principal, or refuses those that don't belong together.
-func (r *roleEntry) lookUp(ctx context.Context, conn *connection) error {
-	var found *client.ServicePrincipal
-	var err error
-	field, value := keyServicePrincipalID, r.ServicePrincipalID
-	if value != "" {
-		found, err = conn.client.GetServicePrincipal(ctx, value)
-	} else {
-		field, value = keyApplicationID, r.ApplicationID
-		found, err = conn.client.FindServicePrincipal(ctx, value)
-	}
-	if isGone(err) {
-		return badField(field, "there is no service principal %q at %s; add it there, or correct it: %s", value, conn.config.Host, err)
-	}
-	if err != nil {
-		return explainPrincipal(err, value)
-	}
-	if r.ApplicationID != "" && !strings.EqualFold(r.ApplicationID, found.ApplicationID) {
-		return badField(keyApplicationID, "%q does not belong to service principal %s, whose application id is %s; send one of them", r.ApplicationID, found.ID, found.ApplicationID)
-	}
-	r.ServicePrincipalID, r.ApplicationID = found.ID, found.ApplicationID
-	return nil
-}
-
-// compile makes the template ready of what the credential's comment or display name says.
-func (r *roleEntry) compile() error {
-	field, text := keyComment, r.Comment
-	if r.DisplayNameTemplate != "" {
-		field, text = keyDisplayNameTemplate, r.DisplayNameTemplate
-	}
-	var err error
-	if r.text, err = parseComment(text); err != nil {
-		return badField(field, "%s", err)
-	}
-	return nil
-}
-
 func (b *backend) addRoleWarnings(resp *logical.Response, conn *connection, role *roleEntry) {
 	longest := b.System().MaxLeaseTTL()
 	for _, f := range []struct {
@@ -473,44 +232,6 @@ func (b *backend) deleteRole(ctx context.Context, req *logical.Request, data *fr
 	}
 	b.event(ctx, "role-delete", req.Path, "name", name)
 	return &logical.Response{}, nil
-}
-
-// scopeForm is what an API scope may look like (Databricks REST reference, API scopes): words joined by dashes, dots and
-// colons.
-var scopeForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$`)
-
-// cleanScopes drops repeated scopes and refuses malformed ones. The empty list stays empty.
-func cleanScopes(scopes []string) ([]string, error) {
-	var clean []string
-	for _, scope := range scopes {
-		if !scopeForm.MatchString(scope) {
-			return nil, badField(keyScopes, "%q is no API scope; they look like sql, all-apis or unity-catalog", scope)
-		}
-		if !slices.Contains(clean, scope) {
-			clean = append(clean, scope)
-		}
-	}
-	return clean, nil
-}
-
-// narrowScopes answers the scopes to mint with: the role's, unless the caller asks for fewer. No input widens a role.
-func narrowScopes(allowed, asked []string) ([]string, error) {
-	asked, err := cleanScopes(asked)
-	if err != nil {
-		return nil, err
-	}
-	if len(asked) == 0 {
-		return allowed, nil
-	}
-	if len(allowed) == 0 {
-		return asked, nil
-	}
-	for _, scope := range asked {
-		if !slices.Contains(allowed, scope) {
-			return nil, badField(keyScopes, "%q is not among the role's scopes; ask for some of: %s", scope, strings.Join(allowed, ", "))
-		}
-	}
-	return asked, nil
 }
 
 const rolesHelp = `

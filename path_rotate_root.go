@@ -81,14 +81,6 @@ func (r *rootRotation) addTrouble(data map[string]any) {
 	}
 }
 
-func (r *rootRotation) retiredIDs() []string {
-	ids := []string{}
-	for _, old := range r.Retired {
-		ids = append(ids, old.ID)
-	}
-	return ids
-}
-
 // addRootWarnings tells what an operator has to do about the engine's own credential. Rotated says that it was replaced just now;
 // else only what is known to be so, or to be soon, is told.
 func addRootWarnings(resp *logical.Response, mountPoint string, config *configEntry, now time.Time, rotated bool) {
@@ -113,21 +105,6 @@ func addRootWarnings(resp *logical.Response, mountPoint string, config *configEn
 	}
 	if soon := r.Credential.Expires.Before(now.Add(expirySoon)); r.Credential.ID != "" && (rotated || soon) && !config.effectiveSchedule().automatic() {
 		resp.AddWarning(fmt.Sprintf("The engine's credential ends at %s, and nothing replaces it before; set rotation_period or rotation_schedule in config, or rotate again in time.", rfc3339(r.Credential.Expires)))
-	}
-}
-
-// rotates tells whether the auth type has a credential that the engine can replace.
-func rotates(authType string) bool {
-	return authType == client.AuthPAT || authType == client.AuthOAuthM2M
-}
-
-// notRotated says why the credential of an auth type can't be replaced, and what to do instead.
-func notRotated(field, authType string) error {
-	switch authType {
-	case client.AuthAzureClientSecret:
-		return badField(field, "auth_type %s has a secret of Entra ID, which is rotated there; write the new one to config, or use %s", authType, client.AuthOIDC)
-	default:
-		return badField(field, "auth_type %s has no stored secret, so there is nothing to rotate", authType)
 	}
 }
 

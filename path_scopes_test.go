@@ -33,50 +33,6 @@ const (
 	vaultDNS      = "https://kv.vault.azure.net/"
 )
 
-// withScope is a connected mount with the scope "etl", whose manager is the engine.
-func withScope(t *testing.T, opts ...simulator.Option) *mount {
-	m := ready(t, opts...)
-	m.workspace.AddScope("etl", m.admin)
-	return m
-}
-
-// impatient makes the mount not repeat its calls.
-func (m *mount) impatient() {
-	m.t.Helper()
-	m.write("config", map[string]any{"max_retries": 0})
-	m.workspace.ResetCalls()
-}
-
-// reconnectAs connects the mount as another user, who is no admin.
-func (m *mount) reconnectAs(name string) simulator.Principal {
-	m.t.Helper()
-	user := m.workspace.AddUser(name, false)
-	token, _ := m.workspace.AddToken(user, "the engine's own", 0)
-	m.write("config", map[string]any{"token": token})
-	m.workspace.ResetCalls()
-	return user
-}
-
-// scope is a scope of the workspace, the zero value if there is none.
-func (m *mount) scope(name string) simulator.Scope {
-	for _, scope := range m.workspace.Scopes() {
-		if scope.Name == name {
-			return scope
-		}
-	}
-	return simulator.Scope{}
-}
-
-// failure is the error of a request, whichever way it came.
-func (m *mount) failure(resp *logical.Response, err error) error {
-	m.t.Helper()
-	if err == nil {
-		err = resp.Error()
-	}
-	require.Error(m.t, err)
-	return err
-}
-
 func keyvault(more ...string) map[string]any {
 	data := map[string]any{"scope_backend_type": "AZURE_KEYVAULT", "keyvault_resource_id": vaultResource, "keyvault_dns_name": vaultDNS}
 	for i := 0; i+1 < len(more); i += 2 {

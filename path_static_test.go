@@ -16,20 +16,6 @@ import (
 	"vault-plugin-secrets-databricks/internal/simulator"
 )
 
-func (m *mount) patch(path string, data map[string]any) *logical.Response {
-	m.t.Helper()
-	resp, err := m.do(logical.PatchOperation, path, data)
-	m.requireOK(resp, err)
-	return resp
-}
-
-func (m *mount) list(path string) any {
-	m.t.Helper()
-	resp, err := m.do(logical.ListOperation, path, nil)
-	m.requireOK(resp, err)
-	return resp.Data["keys"]
-}
-
 func TestStaticRole(t *testing.T) {
 	t.Parallel()
 	w := newStaticWalk(t, credentialOAuthSecret, map[string]any{

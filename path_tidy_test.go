@@ -850,3 +850,104 @@ func TestTidyForOtherMounts(t *testing.T) {
 	require.NotContains(t, tokens, token)
 	require.Contains(t, tokens, kept, "what another mount keeps, it alone knows")
 }
+
+// TestTidyAfterTheClockWasAhead shows that tidy does not wait for a date that a wrong clock has set.
+func TestTidyAfterTheClockWasAhead(t *testing.T) {
+	t.Parallel()
+	m, c := newTimedMount(t)
+	m.connect()
+	m.goOn(c, 2*time.Hour, time.Minute)
+	c.runAhead(5 * 365 * day)
+	m.goOn(c, 2*time.Minute, time.Minute)
+	c.runAhead(0)
+	m.goOn(c, 2*day, time.Hour)
+	require.False(t, m.moment(m.tidyStatus()["next_automatic"]).After(c.now().Add(30*day)))
+}
+
+// TestTidyKnowsWhatIsKept shows that tidy leaves alone what the config and static roles have, and removes what a role had that was
+// forgotten by force.
+func TestTidyKnowsWhatIsKept(t *testing.T) {
+	t.Parallel()
+	m, c := newTimedMount(t)
+	m.connect()
+	m.write("config/rotate-root", nil)
+	for _, name := range []string{"stays", "forgotten"} {
+		m.write("static-roles/"+name, map[string]any{"credential_type": "pat", "rotation_period": "24h", "rotation_grace_period": "24h"})
+		m.write("rotate-role/"+name, nil)
+	}
+	require.Len(t, m.minted(), 5)
+	m.workspace.Inject(simulator.Fault{Path: "/api/2.0/token/delete", Status: 403})
+	resp, err := m.do(logical.DeleteOperation, "static-roles/forgotten", map[string]any{"force": true})
+	m.requireOK(resp, err)
+	require.Len(t, resp.Warnings, 2, "the ids that may be left")
+	m.workspace.ClearFaults()
+
+	m.write("tidy", nil)
+	requireTidy(t, m.awaitTidy(), "finished", 0, 0, 0)
+	c.advance(2 * tidyKeptAge)
+	m.write("tidy", nil)
+	requireTidy(t, m.awaitTidy(), "finished", 2, 2, 0)
+	require.Len(t, m.minted(), 3)
+	require.Equal(t, 200, m.whoami(m.read("static-creds/stays").Data["token_value"].(string)))
+	m.write("config", map[string]any{"ttl": "1h"}) // which proves the engine's own
+}
+
+// addGarbage adds n service principals whose end has passed.
+func (m *mount) addGarbage(c *clock, n int) []string {
+	var ids []string
+	for i := range n {
+		mark := marker{mountID: testMountID, nonce: nonce(i), until: c.now().Add(-day)}
+		ids = append(ids, m.workspace.AddServicePrincipal(mark.comment("x"), false).ID)
+	}
+	return ids
+}
+
+// TestTidyGoesOnBesideAnUnreadableRole shows that one entry that can't be read keeps no garbage alive that it can't have.
+func TestTidyGoesOnBesideAnUnreadableRole(t *testing.T) {
+	t.Parallel()
+	for name, damage := range unreadables {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, c := newTimedMount(t)
+			m.connect(map[string]any{"max_retries": 0})
+			m.write("static-roles/a", map[string]any{"credential_type": "pat"})
+			entry, err := m.storage.Get(t.Context(), staticStoragePrefix+"a")
+			require.NoError(t, err)
+			entry.Value = damage(entry.Value)
+			require.NoError(t, m.storage.Put(t.Context(), entry))
+			m.restartAt(c)
+			m.addGarbage(c, 3)
+			m.goOn(c, 2*time.Hour, 10*time.Minute)
+			requireTidy(t, m.tidyStatus(), "finished", 3, 3, 0)
+			require.Empty(t, m.workspace.ServicePrincipals())
+			require.Len(t, m.minted(), 1, "what the role may have stays")
+		})
+	}
+}
+
+// TestTidyGoesOnBehindWhatItCannotRemove shows that what is stuck costs the rest a run, and no more.
+func TestTidyGoesOnBehindWhatItCannotRemove(t *testing.T) {
+	t.Parallel()
+	for name, status := range map[string]int{"forbidden": 403, "broken": 500} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, c := newTimedMount(t)
+			m.connect(map[string]any{"max_retries": 0})
+			ids := m.addGarbage(c, 2*tidyMaxFailures+1)
+			free := ids[len(ids)-1]
+			for _, id := range ids[:len(ids)-1] {
+				m.workspace.Inject(simulator.Fault{Method: http.MethodDelete, Path: principalsPath + "/" + id, Status: status})
+			}
+			m.goOn(c, 4*day, 10*time.Minute)
+			left := m.workspace.ServicePrincipals()
+			require.Len(t, left, 2*tidyMaxFailures)
+			for _, sp := range left {
+				require.NotEqual(t, free, sp.ID)
+			}
+			require.NotEmpty(t, m.tidyStatus()["last_error"])
+			m.workspace.ClearFaults()
+			m.goOn(c, day+2*time.Hour, 10*time.Minute)
+			require.Empty(t, m.workspace.ServicePrincipals())
+		})
+	}
+}

@@ -7,10 +7,12 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
+	"vault-plugin-secrets-databricks/internal/client"
 	"vault-plugin-secrets-databricks/internal/simulator"
 )
 
@@ -90,17 +92,6 @@ func TestTokensOfEverybody(t *testing.T) {
 	}
 }
 
-// whoamiLive is the ids of the live tokens that this answer handed out.
-func (m *mount) whoamiLive(creds *logical.Response) []string {
-	var live []string
-	for _, token := range m.minted() {
-		if token.ID == creds.Data["token_id"] {
-			live = append(live, token.ID)
-		}
-	}
-	return live
-}
-
 func TestTokensFaults(t *testing.T) {
 	t.Parallel()
 	m := ready(t)
@@ -122,4 +113,109 @@ func TestTokensFaults(t *testing.T) {
 	}
 	_, err = m.do(logical.ReadOperation, "tokens/"+strings.Repeat("x/", 2), nil)
 	require.ErrorIs(t, err, logical.ErrUnsupportedPath)
+}
+
+// TestTokensInUseAreNotDeleted shows which tokens can't be deleted as if nobody needed them.
+func TestTokensInUseAreNotDeleted(t *testing.T) {
+	t.Parallel()
+	m, c := newTimedMount(t)
+	m.connect()
+	sp := m.workspace.AddServicePrincipal("bi", false)
+	m.workspace.SetTokenPermission(sp, true)
+	pat := m.write("static-roles/pat", map[string]any{"credential_type": "pat", "rotation_period": "24h"}).Data["credential_id"].(string)
+	obo := m.write("static-roles/obo", map[string]any{"credential_type": "obo_token", "application_id": sp.ApplicationID, "rotation_period": "24h"}).Data["credential_id"].(string)
+	refuse := func(id, word string) {
+		for _, data := range []map[string]any{nil, {"all": true}} {
+			resp, err := m.do(logical.DeleteOperation, "tokens/"+id, data)
+			m.refused(resp, err, "token_id: ", id, word)
+		}
+	}
+	byHand := tokenIDOf(storedToken(m))
+	refuse(byHand, "the engine itself connects with")
+	refuse(pat, `static role "pat"`)
+	refuse(obo, `static role "obo"`)
+	require.Zero(t, m.workspace.Count("", deletePath))
+
+	made := m.write("config/rotate-root", nil).Data["credential_id"].(string)
+	refuse(made, "the engine itself connects with")
+	m.restartAt(c)
+	refuse(made, "the engine itself connects with")
+	m.requireRoot()
+	for _, role := range []string{"pat", "obo"} {
+		require.Equal(t, http.StatusOK, m.whoami(m.read("static-creds/" + role).Data["token_value"].(string)))
+	}
+
+	// What was replaced is in nobody's way.
+	m.write("rotate-role/pat", nil)
+	resp, err := m.do(logical.DeleteOperation, "tokens/"+pat, nil)
+	m.requireOK(resp, err)
+	m.goOn(c, 2*day, time.Hour)
+	require.Empty(t, m.read("static-roles/pat").Data["pending_error"])
+}
+
+// storedToken is the engine's token as it is stored.
+func storedToken(m *mount) client.Secret {
+	config, err := readConfig(m.t.Context(), m.storage)
+	require.NoError(m.t, err)
+	return config.Token
+}
+
+// TestATokenMadeByHandIsForgottenWhenItIsDeleted shows that the advice to delete a token ends when it was followed.
+func TestATokenMadeByHandIsForgottenWhenItIsDeleted(t *testing.T) {
+	t.Parallel()
+	m, c := newTimedMount(t)
+	m.connect(map[string]any{"rotation_period": "24h"})
+	resp := m.write("config/rotate-root", nil)
+	ids := resp.Data["hand_made_credentials"].([]string)
+	require.Len(t, ids, 1)
+	require.Contains(t, strings.Join(resp.Warnings, "\n"), "vault delete databricks/tokens/"+ids[0])
+	require.Equal(t, http.StatusOK, m.whoami(m.token), "the engine leaves it alone")
+	require.Contains(t, strings.Join(m.read("config").Warnings, "\n"), ids[0])
+	deleted, err := m.do(logical.DeleteOperation, "tokens/"+ids[0], nil)
+	m.requireOK(deleted, err)
+	require.Equal(t, http.StatusForbidden, m.whoami(m.token))
+	for range 2 {
+		config := m.read("config")
+		require.Empty(t, config.Data["hand_made_credentials"])
+		require.Empty(t, config.Warnings)
+		m.restartAt(c)
+	}
+	require.Empty(t, m.write("config/rotate-root", nil).Warnings)
+	m.requireRoot()
+}
+
+// TestOnlyCurrentTokensAreNotDeletedByHand shows which tokens can't be deleted under those who use them.
+func TestOnlyCurrentTokensAreNotDeletedByHand(t *testing.T) {
+	t.Parallel()
+	m, c := newTimedMount(t)
+	m.connect(map[string]any{"max_retries": 0})
+	m.write("static-roles/a", map[string]any{"credential_type": "pat", "rotation_grace_period": "24h"})
+	refused := func(id any, words ...string) {
+		t.Helper()
+		for _, all := range []bool{false, true} {
+			resp, err := m.do(logical.DeleteOperation, "tokens/"+id.(string), map[string]any{"all": all})
+			m.refused(resp, err, append(words, "token_id: ", id.(string))...)
+		}
+	}
+	refused(tokenIDOf(storedToken(m)), "config/rotate-root")
+	root := m.write("config/rotate-root", nil).Data["credential_id"]
+	refused(root, "config/rotate-root")
+	old := m.read("static-roles/a").Data["credential_id"]
+	refused(old, `static role "a"`, "rotate-role/a")
+	current := m.write("rotate-role/a", nil).Data["credential_id"]
+	refused(current, `static role "a"`)
+	m.gone("tokens/" + old.(string))
+
+	m.write("config/rotate-root", nil)
+	m.gone("tokens/" + root.(string))
+	made := m.read("config").Data["credential_id"]
+	m.write("config", map[string]any{"token": m.byHand(0)})
+	m.gone("tokens/" + made.(string))
+	refused(tokenIDOf(storedToken(m)), "config/rotate-root")
+	m.goOn(c, 2*day, 10*time.Minute)
+	require.Empty(t, m.read("config").Data["retired_ids"])
+	require.Empty(t, m.read("config").Data["pending_error"])
+	require.Empty(t, m.read("static-roles/a").Data["pending_error"])
+	m.requireRoot()
+	m.requireStatic(c, "a")
 }

@@ -6,18 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-databricks/internal/client"
 )
-
-// tickBudget is how long a tick goes on beginning new work: Vault gives one 90 seconds, and the rollback has to have its share.
-const tickBudget = 30 * time.Second
 
 // kept is a credential that no lease answers for, but an entry of the mount's storage: the config, or that of a static role.
 // It holds no secret.
@@ -247,42 +241,6 @@ func (b *backend) ownedNonces(ctx context.Context, s logical.Storage) (map[strin
 	})
 }
 
-// agenda is when the mount's rotations have something to do next, so that a tick with nothing due costs nothing.
-type agenda struct {
-	mu      sync.Mutex
-	at      time.Time // zero for never
-	looked  time.Time // by a clock that nobody can set
-	known   bool
-	changes uint64
-}
-
-// agendaPause is how long an agenda is believed: the clock that it goes by may be set back.
-const agendaPause = time.Hour
-
-// begin answers whether it is time to look, and what finish must be told.
-func (a *agenda) begin(now time.Time) (due bool, changes uint64) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return !a.known || !a.at.IsZero() && !now.Before(a.at) || time.Since(a.looked) > agendaPause, a.changes
-}
-
-// finish takes note of the next time, unless something was changed since begin.
-func (a *agenda) finish(at time.Time, changes uint64) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.changes == changes {
-		a.at, a.known, a.looked = at, true, time.Now()
-	}
-}
-
-// touch makes the next tick look.
-func (a *agenda) touch() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.known = false
-	a.changes++
-}
-
 // earliest is the first of the times that isn't zero.
 func earliest(times ...time.Time) time.Time {
 	var first time.Time
@@ -294,87 +252,102 @@ func earliest(times ...time.Time) time.Time {
 	return first
 }
 
-// tick is what Vault calls about once a minute. What fails in one part doesn't hold up the others.
-func (b *backend) tick(ctx context.Context, req *logical.Request) error {
-	errs := []error{b.sweepGrants(ctx, req)}
-	if b.WriteSafeReplicationState() && !b.System().Tainted() {
-		errs = append(errs, b.rotateDue(ctx, req), b.tidyTick(ctx, req))
-	}
-	return errors.Join(errs...)
-}
-
-// rotateDue does what is due of the root credential and of static roles. A failure of one of them is recorded with it, and
-// only what can't be recorded is an error of the tick.
-func (b *backend) rotateDue(ctx context.Context, req *logical.Request) error {
-	start := time.Now()
-	due, changes := b.agenda.begin(b.now())
-	if !due {
-		return nil
-	}
-	names, err := req.Storage.List(ctx, staticStoragePrefix)
-	if err != nil {
-		return err
-	}
-	var at time.Time
-	err = b.safely("rotation of the engine's own credential", func() (err error) {
-		at, err = b.tendRoot(ctx, req)
-		return err
-	})
-	times, errs := []time.Time{at}, []error{err}
-	type work struct {
-		name string
-		at   time.Time
-	}
-	var works []work
-	for _, name := range names {
-		e, err := b.static(ctx, req.Storage, name)
-		if isUnreadable(err) {
-			// It will be as unreadable in a minute.
-			if _, said := b.complaints.LoadOrStore(err.Error(), true); !said {
-				b.Logger().Error("a static role is not rotated", "error", err)
-			}
-			continue
-		}
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		if e == nil {
-			continue
-		}
-		if at := e.at(); (at.IsZero() || at.After(b.now())) && !e.clone().correct(b.now()) {
-			times = append(times, at)
-		} else {
-			works = append(works, work{name, at})
-		}
-	}
-	// Who has waited longest comes first, so that nobody waits for ever.
-	slices.SortFunc(works, func(a, b work) int { return a.at.Compare(b.at) })
-	for i, w := range works {
-		if time.Since(start) > tickBudget {
-			b.Logger().Info("not all static roles could be rotated within one tick; the next one goes on", "left", len(works)-i)
-			times = append(times, w.at)
-			break
-		}
-		var at time.Time
-		err := b.safely("rotation of a static role", func() (err error) {
-			at, err = b.tendStatic(ctx, req, w.name)
-			return err
-		})
-		times, errs = append(times, at), append(errs, err)
-	}
-	if err := errors.Join(errs...); err != nil {
-		return err
-	}
-	b.agenda.finish(earliest(times...), changes)
-	return nil
-}
-
 // rotationFailed says loudly that a rotation failed that nobody waits for.
 func (b *backend) rotationFailed(ctx context.Context, kind, path, what string, p *progress, why error) {
 	b.Logger().Error("a rotation failed; it is tried again", "what", what, "failures", p.Failures, "next_attempt", rfc3339(p.Retry), "error", why)
 	b.event(ctx, kind+"-fail", path, "failures", fmt.Sprint(p.Failures), "next_attempt", rfc3339(p.Retry))
 }
 
-// quoted joins ids for a message.
-func quoted(ids []string) string { return strings.Join(ids, ", ") }
+// progress is how the rotations of something go. It is stored, so that a restart changes nothing about it.
+type progress struct {
+	Last time.Time `json:"last_vault_rotation,omitzero"`
+	Next time.Time `json:"next_vault_rotation,omitzero"` // zero for never
+
+	Failures int       `json:"rotation_failures,omitempty"` // one after the other, since the last success
+	Error    string    `json:"last_rotation_error,omitempty"`
+	Retry    time.Time `json:"next_rotation_attempt,omitzero"`
+}
+
+// due is when the credential is to be replaced: when the schedule says so, but in good time before it ends, whatever became of
+// the schedule since it was made. Margin is how much of its life must be left then. The zero time is for never.
+func (p *progress) due(k *kept, margin time.Duration) time.Time {
+	if p.Next.IsZero() || k.Lifetime <= 0 || !p.Next.Add(margin).After(k.Created.Add(seconds(k.Lifetime))) {
+		return p.Next
+	}
+	return earliest(p.Next, k.latest(margin))
+}
+
+// at is when the next attempt to replace the credential is made; zero for never.
+func (p *progress) at(k *kept, margin time.Duration) time.Time {
+	due := p.due(k, margin)
+	if !due.IsZero() && p.Retry.After(due) {
+		return p.Retry
+	}
+	return due
+}
+
+// corrected takes back what was decided while the clock was ahead, and tells whether there was such a thing.
+func (p *progress) corrected(s schedule, now time.Time) bool {
+	before := *p
+	if next := s.after(now); !next.IsZero() && p.Next.After(next) {
+		p.Next = next
+	}
+	if p.Retry.After(now.Add(longestRetry)) {
+		p.Retry = time.Time{}
+	}
+	if p.Last.After(now) {
+		p.Last = now.UTC().Truncate(time.Second)
+	}
+	return *p != before
+}
+
+// missed tells whether the time to rotate has passed by more than the window.
+func (p *progress) missed(s schedule, now time.Time) bool {
+	return s.Cron != "" && s.Window > 0 && !p.Next.IsZero() && now.After(p.Next.Add(seconds(s.Window)))
+}
+
+// succeeded begins the wait for the next time.
+func (p *progress) succeeded(s schedule, now time.Time) {
+	*p = progress{Last: now.UTC().Truncate(time.Second), Next: s.after(now)}
+}
+
+// failed begins the wait before another attempt.
+func (p *progress) failed(now time.Time, why error) {
+	wait := longestRetry
+	if p.Failures < 10 {
+		wait = min(firstRetry<<p.Failures, longestRetry)
+	}
+	p.Failures++
+	p.Error, p.Retry = why.Error(), now.UTC().Add(wait).Truncate(time.Second)
+}
+
+// skip leaves the time that was missed out. What failed before stays to be seen.
+func (p *progress) skip(s schedule, now time.Time) {
+	p.Next, p.Retry = s.after(now), time.Time{}
+}
+
+// restart begins to wait anew, as if the credential had been made now.
+func (p *progress) restart(s schedule, now time.Time) {
+	*p = progress{Last: p.Last, Next: s.after(now)}
+}
+
+// reschedule takes note of another schedule. A period counts from the last rotation, or from now when there was none.
+func (p *progress) reschedule(s schedule, now time.Time) {
+	from := now
+	if s.Period > 0 && !p.Last.IsZero() {
+		from = p.Last
+	}
+	p.restart(s, from)
+}
+
+// addTo shows the progress in an answer; next is when the credential is due.
+func (p *progress) addTo(data map[string]any, next time.Time) {
+	for field, at := range map[string]time.Time{keyLastRotation: p.Last, keyNextRotation: next, keyRotationRetry: p.Retry} {
+		data[field] = nil
+		if !at.IsZero() {
+			data[field] = rfc3339(at)
+		}
+	}
+	data[keyRotationFailures] = p.Failures
+	data[keyRotationError] = p.Error
+}

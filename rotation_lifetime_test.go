@@ -3,6 +3,7 @@
 package databricks
 
 import (
+	"maps"
 	"net/http"
 	"testing"
 	"time"
@@ -316,4 +317,188 @@ func TestFailuresOutliveAMissedWindow(t *testing.T) {
 			require.Len(t, m.told(event), len(events))
 		})
 	}
+}
+
+// TestADenseScheduleLeavesRoomForSecrets rotates the engine's OAuth secret as often as can be, of which there can be five.
+func TestADenseScheduleLeavesRoomForSecrets(t *testing.T) {
+	t.Parallel()
+	for name, schedule := range map[string]map[string]any{
+		"cron":   {"rotation_schedule": "* * * * *"},
+		"period": {"rotation_period": "60s"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, c := newTimedMount(t)
+			engine, _ := m.connectPrincipal(schedule)
+			for range 60 {
+				m.goOn(c, time.Minute, time.Minute)
+				require.Less(t, len(m.secretIDs(engine)), maxOAuthSecrets)
+			}
+			require.Empty(t, m.told("root-rotate-fail"))
+			require.GreaterOrEqual(t, len(m.told("root-rotate")), 29)
+			require.Zero(t, m.read("config").Data["rotation_failures"])
+		})
+	}
+}
+
+// TestTheLifeOfTheEnginesTokenOutlastsAnOutage shows that a short period doesn't make the engine's token short-lived: it asks for the
+// longest life that the workspace is likely to give.
+func TestTheLifeOfTheEnginesTokenOutlastsAnOutage(t *testing.T) {
+	t.Parallel()
+	for longest, life := range map[time.Duration]time.Duration{14 * day: 14 * day, 10 * day: 7 * day, 3 * day: day} {
+		t.Run(longest.String(), func(t *testing.T) {
+			t.Parallel()
+			m, c := newTimedMount(t, simulator.WithMaxTokenLifetime(longest))
+			m.connect(map[string]any{"token": m.byHand(300 * day), "rotation_period": "1h", "max_retries": 0})
+			m.goOn(c, 61*time.Minute, time.Minute)
+			require.Len(t, m.told("root-rotate"), 1)
+			made := m.read("config").Data
+			require.WithinDuration(t, c.now().Add(life), m.moment(made["expiry_time"]), time.Hour)
+			m.requireRoot()
+			c.advance(life - time.Hour)
+			m.restartAt(c)
+			m.goOn(c, 2*time.Hour, time.Minute)
+			m.requireRoot()
+			require.NotEqual(t, made["credential_id"], m.read("config").Data["credential_id"])
+		})
+	}
+}
+
+// TestGraceIsBounded shows that a role can't have so many tokens in their grace that its identity has no place for another.
+func TestGraceIsBounded(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{credentialPAT, credentialOBO} {
+		for name, schedule := range map[string]map[string]any{"period": {"rotation_period": "60s"}, "cron": {"rotation_schedule": "* * * * *"}} {
+			t.Run(kind+", "+name, func(t *testing.T) {
+				t.Parallel()
+				m, c := newTimedMount(t, simulator.WithTokenQuota(maxInGrace+3))
+				m.connect(map[string]any{"max_retries": 0})
+				role := map[string]any{"credential_type": kind, "rotation_grace_period": "8760h"}
+				maps.Copy(role, schedule)
+				if kind == credentialOBO {
+					role["application_id"] = m.workspace.AddServicePrincipal("bi", false).ApplicationID
+				}
+				for _, grace := range []string{"8760h", "3001s"} {
+					role["rotation_grace_period"] = grace
+					resp, err := m.do(logical.UpdateOperation, "static-roles/a", role)
+					m.refused(resp, err, "rotation_grace_period: ", "3000 seconds at most")
+				}
+				require.Empty(t, m.minted())
+				role["rotation_grace_period"] = "3000s"
+				m.write("static-roles/a", role)
+				resp, err := m.do(logical.UpdateOperation, "static-roles/a", map[string]any{"rotation_grace_period": "3001s"})
+				m.refused(resp, err, "rotation_grace_period: ")
+				for range 70 {
+					m.goOn(c, time.Minute, time.Minute)
+					require.LessOrEqual(t, len(m.minted()), maxInGrace+2)
+				}
+				require.Empty(t, m.told("static-rotate-fail"))
+				require.Greater(t, len(m.minted()), maxInGrace-3)
+			})
+		}
+	}
+}
+
+// TestTheGraceOfARareScheduleIsAnHour shows that the default doesn't grow with what a schedule can't foresee, and that a schedule which
+// no credential outlives is refused.
+func TestTheGraceOfARareScheduleIsAnHour(t *testing.T) {
+	t.Parallel()
+	for cron, accepted := range map[string]bool{"0 0 29 2 *": false, "0 0 1 1 *": true, "0 0 31 12 *": true} {
+		for _, kind := range staticTypes {
+			for _, wait := range []time.Duration{0, 10 * day, 306 * day, 500 * day} {
+				t.Run(cron+" "+kind+" "+wait.String(), func(t *testing.T) {
+					t.Parallel()
+					m, c := newTimedMount(t)
+					m.connect(map[string]any{"max_retries": 0})
+					sp := m.workspace.AddServicePrincipal("bi", false)
+					c.advance(wait)
+					role := map[string]any{"credential_type": kind, "rotation_schedule": cron}
+					if kind != credentialPAT {
+						role["application_id"] = sp.ApplicationID
+					}
+					resp, err := m.do(logical.UpdateOperation, "static-roles/a", role)
+					if !accepted {
+						m.refused(resp, err, "rotation_")
+						require.Empty(t, m.minted())
+						return
+					}
+					m.requireOK(resp, err)
+					require.EqualValues(t, 3600, resp.Data["rotation_grace_period"])
+					next := m.moment(resp.Data["next_vault_rotation"])
+					require.True(t, m.moment(resp.Data["expiry_time"]).After(next.Add(time.Hour)))
+				})
+			}
+		}
+	}
+}
+
+// TestAnEndedCredentialWithoutAScheduleIsWarnedOf shows what readers of a credential are told that nobody has replaced in time.
+func TestAnEndedCredentialWithoutAScheduleIsWarnedOf(t *testing.T) {
+	t.Parallel()
+	m, c := newTimedMount(t)
+	m.connect(map[string]any{"max_retries": 0})
+	m.write("static-roles/a", map[string]any{"credential_type": "pat", "lifetime": "1h"})
+	require.Empty(t, m.read("static-creds/a").Warnings)
+	c.advance(3 * time.Hour)
+	creds := m.read("static-creds/a")
+	require.EqualValues(t, 60, creds.Data["ttl"])
+	for _, resp := range []*logical.Response{creds, m.read("static-roles/a")} {
+		require.Len(t, resp.Warnings, 1)
+		require.Contains(t, resp.Warnings[0], "The credential ended at Databricks at "+creds.Data["expiry_time"].(string)+"; replace it by rotate-role")
+	}
+	m.write("rotate-role/a", nil)
+	creds = m.read("static-creds/a")
+	require.Empty(t, creds.Warnings)
+	require.Empty(t, m.read("static-roles/a").Warnings)
+	require.Greater(t, creds.Data["ttl"], int64(3500))
+	require.Equal(t, http.StatusOK, m.whoami(creds.Data["token_value"].(string)))
+}
+
+// TestAPeriodLongerThanTheWorkspaceAllows shows that the engine takes what life the workspace gives, and rotates more often then.
+func TestAPeriodLongerThanTheWorkspaceAllows(t *testing.T) {
+	t.Parallel()
+	m, c := newTimedMount(t, simulator.WithMaxTokenLifetime(30*day))
+	m.connect()
+	m.write("config/rotate-root", nil) // 30 days
+	m.write("config", map[string]any{"rotation_period": "960h"})
+	m.goOn(c, 40*day, 6*time.Hour)
+	m.requireRoot()
+}
+
+// TestALongerPeriodAfterTheClockWasAhead shows that nothing of a wrong clock is left when the schedule is changed.
+func TestALongerPeriodAfterTheClockWasAhead(t *testing.T) {
+	t.Parallel()
+	m, c := newTimedMount(t)
+	m.connect(map[string]any{"rotation_period": "24h"})
+	m.write("static-roles/x", map[string]any{"credential_type": "pat", "rotation_period": "6h"})
+	b := m.backend.(*backend)
+	c.runAhead(5 * 365 * day)
+	m.tick()
+	m.tick()
+	c.runAhead(0)
+	b.agenda.touch()
+	m.tick()
+	for _, path := range []string{"config", "static-roles/x"} {
+		m.write(path, map[string]any{"rotation_period": "4320h"})
+		m.tick()
+		shown := m.read(path).Data
+		require.True(t, m.moment(shown["next_vault_rotation"]).Before(m.moment(shown["expiry_time"])), path)
+	}
+}
+
+// TestWhatWasRetiredBeforeTheClockWasAheadIsRemoved shows that a wrong clock is no reason to take a credential for ended.
+func TestWhatWasRetiredBeforeTheClockWasAheadIsRemoved(t *testing.T) {
+	t.Parallel()
+	m, c := newTimedMount(t)
+	m.connect(map[string]any{"rotation_period": "24h"})
+	m.write("config/rotate-root", nil)
+	m.write("config/rotate-root", nil) // the first is retired
+	b := m.backend.(*backend)
+	c.runAhead(5 * 365 * day)
+	m.tick()
+	m.tick()
+	c.runAhead(0)
+	b.agenda.touch()
+	m.goOn(c, 20*time.Hour, 10*time.Minute)
+	require.Len(t, m.minted(), 1)
 }

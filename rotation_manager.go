@@ -160,3 +160,12 @@ func withoutRotationManager(err error) bool {
 		strings.Contains(text, "rotation manager") && (strings.Contains(text, "not supported") || strings.Contains(text, "unsupported")) ||
 		strings.Contains(text, "unimplemented") || strings.Contains(text, "not implemented")
 }
+
+// askManager completes the config's rotation by what Vault's rotation manager says, where that keeps the schedule.
+func (b *backend) askManager(ctx context.Context, config *configEntry) {
+	if config.Rotation.Managed {
+		if next := b.managedNext(ctx); !next.IsZero() {
+			config.Rotation.Next = next
+		}
+	}
+}

@@ -493,3 +493,344 @@ func TestRotationManagerAndUnreadableStorage(t *testing.T) {
 		})
 	}
 }
+
+// managedFor is a mount with the config whose host has a rotation manager. The first token is made by hand, to live for so long.
+func managedFor(t *testing.T, life time.Duration, config map[string]any, opts ...simulator.Option) (*mount, *clock, *managingHost) {
+	t.Helper()
+	m, c := newTimedMount(t, opts...)
+	h := &managingHost{StaticSystemView: m.system, now: c.now, jobs: map[string]*rotation.RotationJobConfigureRequest{}}
+	m.host = h
+	m.restartAt(c)
+	m.connect(map[string]any{"token": m.byHand(life), "max_retries": 0}, config)
+	require.Equal(t, "vault", m.read("status").Data["rotated_by"])
+	return m, c, h
+}
+
+// TestAManagersLossEndsNoCredential lets the rotation manager lose the schedule of a credential that lives hardly longer than it: the
+// engine replaces it in time, each time.
+func TestAManagersLossEndsNoCredential(t *testing.T) {
+	t.Parallel()
+	for name, life := range map[string]time.Duration{"a week": 7 * day, "five hours": 5 * time.Hour, "three hours": 3 * time.Hour} {
+		for how, gone := range map[string]bool{"lost": false, "without a manager": true} {
+			t.Run(name+", "+how, func(t *testing.T) {
+				t.Parallel()
+				m, c, h := managedFor(t, min(life, 6*time.Hour), map[string]any{"rotation_period": "2h"}, simulator.WithMaxTokenLifetime(life))
+				m.write("config/rotate-root", nil)
+				h.lose(gone)
+				for range 2 * 24 * 6 {
+					m.goOn(c, 10*time.Minute, 10*time.Minute)
+					m.requireRoot()
+				}
+				require.GreaterOrEqual(t, len(m.told("root-rotate")), 2*24/4)
+			})
+		}
+	}
+}
+
+// TestAManagerThatIsGoneForGood shows that the engine waits for it once, and keeps the schedule from then on.
+func TestAManagerThatIsGoneForGood(t *testing.T) {
+	t.Parallel()
+	m, c, h := managedFor(t, 0, map[string]any{"rotation_period": "1h"})
+	h.lose(true)
+	for len(m.told("root-rotate")) == 0 {
+		m.goOn(c, 5*time.Minute, 5*time.Minute)
+		require.True(t, c.now().Before(newClock().at.Add(time.Hour+managedPatience+10*time.Minute)))
+	}
+	require.Equal(t, "engine", m.read("status").Data["rotated_by"])
+	for range 2 * 24 * 12 {
+		next := m.moment(m.read("status").Data["next_vault_rotation"])
+		require.True(t, next.After(c.now()), "never in the past")
+		m.goOn(c, 5*time.Minute, 5*time.Minute)
+	}
+	require.InDelta(t, 48*60/65, len(m.told("root-rotate")), 5)
+	require.WithinDuration(t, c.now(), m.moment(m.read("config").Data["last_vault_rotation"]), time.Hour+5*time.Minute)
+	m.requireRoot()
+}
+
+// TestATakeoverThatFailsIsTriedAgain shows that one failure doesn't put it off for another day.
+func TestATakeoverThatFailsIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	m, c, h := managedFor(t, 0, map[string]any{"rotation_period": "24h"})
+	h.lose(true)
+	m.workspace.Inject(simulator.Fault{Path: createPath, Status: 403, Times: 1})
+	m.goOn(c, day+managedPatience-2*time.Minute, time.Minute)
+	require.Empty(t, m.told("root-rotate-fail"))
+	for range 4 {
+		if len(m.told("root-rotate-fail")) == 0 {
+			m.goOn(c, time.Minute, time.Minute)
+		}
+	}
+	for _, path := range []string{"config", "status"} {
+		state := m.read(path).Data
+		require.Equal(t, 1, state["rotation_failures"], path)
+		require.WithinDuration(t, c.now().Add(firstRetry), m.moment(state["next_rotation_attempt"]), 2*time.Second, path)
+	}
+	m.goOn(c, 2*time.Minute, time.Minute)
+	require.Len(t, m.told("root-rotate-fail"), 1)
+	require.Len(t, m.told("root-rotate"), 1)
+	m.requireRoot()
+	m.goOn(c, 3*day, 10*time.Minute)
+	require.WithinDuration(t, c.now(), m.moment(m.read("config").Data["last_vault_rotation"]), day+10*time.Minute)
+	m.requireRoot()
+}
+
+// TestAJobThatIsNoLongerWantedRotatesNothing lets the manager call for a schedule that is no longer stored.
+func TestAJobThatIsNoLongerWantedRotatesNothing(t *testing.T) {
+	t.Parallel()
+	for name, off := range map[string]map[string]any{
+		"disabled":  {"disable_automated_rotation": true},
+		"no period": {"rotation_period": 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, c, _ := managedFor(t, 0, map[string]any{"rotation_period": "24h"})
+			m.write("config", off)
+			m.workspace.ResetCalls()
+			c.advance(day)
+			b := m.backend.(*backend)
+			require.NoError(t, b.rotateManaged(t.Context(), &logical.Request{Storage: m.storage, MountPoint: "databricks/"}))
+			require.Nil(t, m.read("config").Data["last_vault_rotation"])
+			require.Zero(t, m.workspace.Count("", createPath))
+			require.Empty(t, m.told("root-rotate-fail"))
+			m.requireRoot()
+		})
+	}
+}
+
+// managingHost is a host with a rotation manager, as Vault Enterprise is, until it has none.
+type managingHost struct {
+	*logical.StaticSystemView
+	now func() time.Time
+
+	mu      sync.Mutex
+	without bool
+	jobs    map[string]*rotation.RotationJobConfigureRequest
+}
+
+func (h *managingHost) RegisterRotationJobWithResponse(_ context.Context, req *rotation.RotationJobConfigureRequest) (*rotation.RotationInfo, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.without {
+		return nil, automatedrotationutil.ErrRotationManagerUnsupported
+	}
+	h.jobs[req.MountPoint+req.ReqPath] = req
+	next := req.MigratedLegacyNextRotationTime
+	if next.IsZero() {
+		next = h.now().Add(req.RotationPeriod)
+	}
+	return &rotation.RotationInfo{NextVaultRotation: next}, nil
+}
+
+func (h *managingHost) DeregisterRotationJob(_ context.Context, req *rotation.RotationJobDeregisterRequest) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.without {
+		return automatedrotationutil.ErrRotationManagerUnsupported
+	}
+	delete(h.jobs, req.MountPoint+req.ReqPath)
+	return nil
+}
+
+func (h *managingHost) GetRotationInformation(context.Context, *rotation.RotationInfoRequest) (*rotation.RotationInfoResponse, error) {
+	return nil, automatedrotationutil.ErrRotationManagerUnsupported
+}
+
+// lose makes the manager forget what it was told, and, with gone, the host have none any more.
+func (h *managingHost) lose(gone bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.without = gone
+	clear(h.jobs)
+}
+
+// job is what the manager keeps of the mount's config, nil for nothing.
+func (h *managingHost) job() *rotation.RotationJobConfigureRequest {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.jobs["databricks/config"]
+}
+
+// onManagingHost is a mount, connected and rotated once a day, whose host has a rotation manager.
+func onManagingHost(t *testing.T) (*mount, *clock, *managingHost) {
+	t.Helper()
+	m, c := newTimedMount(t)
+	h := &managingHost{StaticSystemView: m.system, now: c.now, jobs: map[string]*rotation.RotationJobConfigureRequest{}}
+	conf := m.config()
+	conf.System = h
+	b, err := Factory(context.Background(), conf)
+	require.NoError(t, err)
+	b.(*backend).clock = c.now
+	m.backend = b
+	m.connect(map[string]any{"rotation_period": "24h", "max_retries": 0})
+	require.Equal(t, day, h.job().RotationPeriod)
+	require.Equal(t, "vault", m.read("status").Data["rotated_by"])
+	return m, c, h
+}
+
+// TestALostScheduleIsHandedOverAgain shows that a write of the config restores what the rotation manager has lost, with the time that
+// it was to rotate at.
+func TestALostScheduleIsHandedOverAgain(t *testing.T) {
+	t.Parallel()
+	m, c, h := onManagingHost(t)
+	next := m.moment(m.read("config").Data["next_vault_rotation"])
+	c.advance(10 * time.Hour)
+	h.lose(false)
+	for _, data := range []map[string]any{{"rotation_period": "24h"}, {"ttl": "1h"}} {
+		m.write("config", data)
+		require.Equal(t, day, h.job().RotationPeriod)
+		require.WithinDuration(t, next, h.job().MigratedLegacyNextRotationTime, time.Second)
+		require.Equal(t, next, m.moment(m.read("config").Data["next_vault_rotation"]))
+		h.lose(false)
+	}
+	m.write("config", map[string]any{"rotation_period": "48h"})
+	require.Equal(t, 2*day, h.job().RotationPeriod)
+	require.Zero(t, h.job().MigratedLegacyNextRotationTime, "another schedule begins anew")
+}
+
+// TestASilentRotationManagerIsNotWaitedForInVain shows that the engine takes over when the manager is too late, whether it has lost
+// the schedule or the storage came to a host without one.
+func TestASilentRotationManagerIsNotWaitedForInVain(t *testing.T) {
+	t.Parallel()
+	for name, gone := range map[string]bool{"lost": false, "without": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, c, h := onManagingHost(t)
+			h.lose(gone)
+			m.goOn(c, day+managedPatience-10*time.Minute, 10*time.Minute)
+			require.Nil(t, m.read("config").Data["last_vault_rotation"], "not before")
+			m.goOn(c, 20*time.Minute, 10*time.Minute)
+			require.WithinDuration(t, c.now(), m.moment(m.read("config").Data["last_vault_rotation"]), 20*time.Minute)
+			m.requireRoot()
+			m.goOn(c, 10*day, time.Hour)
+			require.WithinDuration(t, c.now(), m.moment(m.read("config").Data["last_vault_rotation"]), day+managedPatience+time.Hour)
+			m.requireRoot()
+
+			if !gone {
+				return
+			}
+			// A write of the config notices that there is no manager.
+			m.write("config", map[string]any{"rotation_period": "24h"})
+			require.Equal(t, "engine", m.read("status").Data["rotated_by"])
+			m.goOn(c, 3*day, time.Hour)
+			require.WithinDuration(t, c.now(), m.moment(m.read("config").Data["last_vault_rotation"]), day+2*time.Hour)
+		})
+	}
+}
+
+// TestTheEndOfACredentialIsNotLeftToTheManager shows that patience ends before the credential does.
+func TestTheEndOfACredentialIsNotLeftToTheManager(t *testing.T) {
+	t.Parallel()
+	m, c, h := onManagingHost(t)
+	ends := m.moment(m.write("config/rotate-root", nil).Data["expiry_time"])
+	m.write("config", map[string]any{"rotation_period": "4320h"})
+	h.lose(false)
+	next := m.moment(m.read("config").Data["next_vault_rotation"])
+	require.True(t, next.Before(ends.Add(-day)))
+	m.goOn(c, 100*day, 6*time.Hour)
+	m.requireRoot()
+	require.WithinDuration(t, next, m.moment(m.read("config").Data["last_vault_rotation"]), 7*time.Hour)
+}
+
+// TestAConfigThatCouldNotBeDeletedIsStillManaged shows that the rotation manager is told to let go only of what is gone.
+func TestAConfigThatCouldNotBeDeletedIsStillManaged(t *testing.T) {
+	t.Parallel()
+	m, _, h := onManagingHost(t)
+	m.storage.onEach(func(op, key string) error {
+		if op == "delete" && key == configStorageKey {
+			return errors.New("disk full")
+		}
+		return nil
+	})
+	require.ErrorContains(t, m.failure(m.do(logical.DeleteOperation, "config", nil)), "disk full")
+	m.storage.onEach(nil)
+	require.NotNil(t, h.job())
+	require.Equal(t, "vault", m.read("status").Data["rotated_by"])
+
+	m.storage.afterEach(func(op, key string) error {
+		if op == "delete" && key == configStorageKey {
+			return errors.New("the leader stepped down")
+		}
+		return nil
+	})
+	resp, err := m.do(logical.DeleteOperation, "config", nil)
+	m.requireOK(resp, err)
+	require.Nil(t, h.job())
+}
+
+// TestAConfigThatCouldNotBeSavedIsNotManaged shows that the manager keeps what is stored.
+func TestAConfigThatCouldNotBeSavedIsNotManaged(t *testing.T) {
+	t.Parallel()
+	m, _, h := onManagingHost(t)
+	next := m.moment(m.read("config").Data["next_vault_rotation"])
+	m.storage.onEach(func(op, key string) error {
+		if op == "put" && key == configStorageKey {
+			return errors.New("disk full")
+		}
+		return nil
+	})
+	for _, data := range []map[string]any{{"rotation_period": "72h"}, {"rotation_period": 0}, {"disable_automated_rotation": true}} {
+		require.ErrorContains(t, m.failure(m.do(logical.UpdateOperation, "config", data)), "disk full")
+		require.NotNil(t, h.job(), data)
+		require.Equal(t, day, h.job().RotationPeriod, data)
+		require.WithinDuration(t, next, h.job().MigratedLegacyNextRotationTime, time.Second)
+	}
+}
+
+// TestTwoWritersOfAManagedConfig lets a slow write lose against a quick one: the manager keeps the schedule of the one that is stored.
+func TestTwoWritersOfAManagedConfig(t *testing.T) {
+	t.Parallel()
+	for name, quick := range map[string]map[string]any{
+		"another period": {"rotation_period": "48h"},
+		"none":           {"rotation_period": 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, _, h := onManagingHost(t)
+			hold := make(chan struct{})
+			fault := m.workspace.Inject(simulator.Fault{Path: "/api/2.0/preview/scim/v2/Me", Hold: hold, Times: 1})
+			slow := make(chan error)
+			go func() {
+				_, err := m.backend.HandleRequest(context.Background(), &logical.Request{
+					Operation: logical.UpdateOperation, Path: "config", Data: map[string]any{"rotation_period": "72h"}, Storage: m.storage, MountPoint: "databricks/",
+				})
+				slow <- err
+			}()
+			require.Eventually(t, func() bool { return fault.Hits() == 1 }, 10*time.Second, time.Millisecond)
+			m.write("config", quick)
+			close(hold)
+			require.ErrorContains(t, <-slow, "changed by somebody else")
+			stored := m.read("config").Data
+			if name == "none" {
+				require.Zero(t, stored["rotation_period"])
+				require.Nil(t, h.job())
+				return
+			}
+			require.EqualValues(t, 48*3600, stored["rotation_period"])
+			require.Equal(t, 2*day, h.job().RotationPeriod)
+		})
+	}
+}
+
+// TestATakeoverFromAForgetfulManagerIsTriedAgain shows that a takeover which fails is tried again when it is said to be, although the
+// manager, which had lost the schedule, has been told of it again meanwhile.
+func TestATakeoverFromAForgetfulManagerIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	m, c, h := managedFor(t, 0, map[string]any{"rotation_period": "24h"})
+	h.lose(false)
+	m.workspace.Inject(simulator.Fault{Path: createPath, Status: 403, Times: 1})
+	for len(m.told("root-rotate-fail")) == 0 {
+		m.goOn(c, time.Minute, time.Minute)
+	}
+	state := m.read("config").Data
+	require.Equal(t, 1, state["rotation_failures"])
+	require.WithinDuration(t, c.now().Add(firstRetry), m.moment(state["next_rotation_attempt"]), 2*time.Second)
+	begin := c.now()
+	for range 26 * 60 {
+		m.goOn(c, time.Minute, time.Minute)
+		if len(m.told("root-rotate")) > 0 {
+			break
+		}
+	}
+	require.Less(t, c.now().Sub(begin), 5*time.Minute, "when it was to be tried again")
+	m.requireRoot()
+}

@@ -49,64 +49,6 @@ var unreadables = map[string]func(entry []byte) []byte{
 	"other shapes":  func([]byte) []byte { return []byte(`{"credential_type":["pat"],"state":[]}`) },
 }
 
-// TestAnUnreadableStaticRoleHoldsUpNobody shows that everything but the role itself goes on.
-func TestAnUnreadableStaticRoleHoldsUpNobody(t *testing.T) {
-	t.Parallel()
-	for name, damage := range unreadables {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			m, c := newTimedMount(t)
-			m.connect(map[string]any{"rotation_period": "24h", "max_retries": 0})
-			m.workspace.AddScope("etl", m.admin)
-			m.write("roles/etl", map[string]any{"credential_type": "pat", "ttl": "10m"})
-			for _, role := range []string{"a", "b"} {
-				m.write("static-roles/"+role, map[string]any{"credential_type": "pat", "rotation_period": "1h"})
-			}
-			entry, err := m.storage.Get(t.Context(), staticStoragePrefix+"a")
-			require.NoError(t, err)
-			entry.Value = damage(entry.Value)
-			require.NoError(t, m.storage.Put(t.Context(), entry))
-			m.restartAt(c)
-			m.loseReply()
-			before, root := m.read("static-creds/b").Data["token_id"], m.read("config").Data["last_vault_rotation"]
-			m.rolledBack()
-			m.goOn(c, 25*time.Hour, 10*time.Minute)
-			m.requireStatic(c, "b")
-			require.NotEqual(t, before, m.read("static-creds/b").Data["token_id"])
-			require.NotEqual(t, root, m.read("config").Data["last_vault_rotation"])
-			require.Equal(t, 1, strings.Count(m.log.String(), "a static role is not rotated"), "said, and once")
-			require.NotContains(t, m.log.String(), "recovered from a panic")
-
-			for op, paths := range map[logical.Operation][]string{
-				logical.ReadOperation:   {"static-roles/a", "static-creds/a"},
-				logical.UpdateOperation: {"static-roles/a", "rotate-role/a"},
-				logical.DeleteOperation: {"static-roles/a"},
-			} {
-				for _, path := range paths {
-					var data map[string]any
-					if op == logical.UpdateOperation && path == "static-roles/a" {
-						data = map[string]any{"credential_type": "pat", "rotation_period": "1h"}
-					}
-					err := m.failure(m.do(op, path, data))
-					require.ErrorContains(t, err, `static role "a" cannot be read`, path)
-					require.ErrorContains(t, err, "force=true deletes it")
-				}
-			}
-			m.write("static-roles/c", map[string]any{"credential_type": "pat", "rotation_period": "1h", "deliver_scope": "etl", "deliver_key": "c"})
-			resp, err := m.do(logical.ListOperation, "static-roles/", nil)
-			m.requireOK(resp, err)
-			require.Equal(t, []string{"a", "b", "c"}, resp.Data["keys"])
-
-			resp, err = m.do(logical.DeleteOperation, "static-roles/a", map[string]any{"force": true})
-			m.requireOK(resp, err)
-			require.Contains(t, strings.Join(resp.Warnings, "\n"), "may be left at Databricks")
-			require.Nil(t, m.absent("static-roles/a"))
-			m.write("static-roles/a", map[string]any{"credential_type": "pat", "rotation_period": "1h"})
-			m.requireStatic(c, "a")
-		})
-	}
-}
-
 // TestAnUncertainSaveThatWasDoneIsNoFailure lets the storage say that a rotation could not be saved, although it was.
 func TestAnUncertainSaveThatWasDoneIsNoFailure(t *testing.T) {
 	t.Parallel()

@@ -4,7 +4,8 @@ package databricks
 
 import (
 	"context"
-	"sync"
+	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -13,115 +14,6 @@ import (
 
 	"vault-plugin-secrets-databricks/internal/simulator"
 )
-
-// clock is the time of a mount and of its workspace. It moves when a test moves it, and by a millisecond whenever it is read.
-type clock struct {
-	mu    sync.Mutex
-	at    time.Time
-	ahead time.Duration // by which Vault's clock is wrong
-}
-
-func newClock() *clock {
-	return &clock{at: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
-}
-
-func (c *clock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.at = c.at.Add(time.Millisecond)
-	return c.at
-}
-
-// vault is the time on Vault's clock.
-func (c *clock) vault() time.Time {
-	at := c.now()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return at.Add(c.ahead)
-}
-
-// runAhead makes Vault's clock wrong, or right again.
-func (c *clock) runAhead(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.ahead = d
-}
-
-func (c *clock) advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.at = c.at.Add(d)
-}
-
-// newTimedMount is a mount without config whose time, and whose workspace's, is the clock's.
-func newTimedMount(t *testing.T, opts ...simulator.Option) (*mount, *clock) {
-	t.Helper()
-	c := newClock()
-	m := newMount(t, append(opts, simulator.WithClock(c.now))...)
-	m.backend.(*backend).clock = c.vault
-	return m, c
-}
-
-// holdTidy keeps tidy from beginning by itself, here and after restarts, and the first OAuth secret from a look at the write-ahead log:
-// they would make the steps that are counted differ from run to run.
-func (m *mount) holdTidy() {
-	m.tidyHeld = true
-	done := make(chan struct{})
-	close(done)
-	m.backend.(*backend).lifetimes.learned.Store(true)
-	t := &m.backend.(*backend).tidy
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.run, t.status = &tidyRun{cancel: func(error) {}, done: done}, &tidyStatus{State: tidyRunning}
-}
-
-// tick is what Vault does about once a minute, with every entry of the write-ahead log, however young.
-func (m *mount) tick() {
-	m.t.Helper()
-	resp, err := m.rollback()
-	m.requireOK(resp, err)
-}
-
-// restartAt replaces the backend by a new one on the same storage, as a restart of the plugin does.
-func (m *mount) restartAt(c *clock) {
-	m.t.Helper()
-	b, err := Factory(context.Background(), m.config())
-	require.NoError(m.t, err)
-	b.(*backend).clock = c.vault
-	m.backend.Cleanup(context.Background())
-	m.backend = b
-	if m.tidyHeld {
-		m.holdTidy()
-	}
-}
-
-// die makes everything fail that the plugin does from now on, at Databricks and in the storage, as if its process had ended.
-func (m *mount) die() {
-	dead := func(string, string) error { return logical.ErrReadOnly }
-	m.storage.onEach(dead)
-	m.workspace.ClearFaults()
-	m.workspace.Inject(simulator.Fault{Reset: true})
-}
-
-// revive begins anew where die ended.
-func (m *mount) revive(c *clock) {
-	m.t.Helper()
-	m.storage.onEach(nil)
-	m.storage.afterEach(nil)
-	m.workspace.ClearFaults()
-	m.restartAt(c)
-}
-
-// queue is how many have a turn of a rotation or wait for it.
-func (m *mount) queue(what string) int {
-	t := &m.backend.(*backend).rotationTurns
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if waiting := t.waiting[what]; waiting != nil {
-		return waiting.n
-	}
-	return 0
-}
 
 // TestRotationsGoByTheClock walks through a day of both kinds of rotation.
 func TestRotationsGoByTheClock(t *testing.T) {
@@ -143,34 +35,6 @@ func TestRotationsGoByTheClock(t *testing.T) {
 	require.WithinDuration(t, c.now(), last, 5*time.Minute)
 	require.NotEqual(t, first, m.read("static-creds/bi").Data["secret_id"])
 	require.LessOrEqual(t, len(m.workspace.OAuthSecrets(sp)), 2)
-}
-
-// TestTidyKnowsWhatIsKept shows that tidy leaves alone what the config and static roles have, and removes what a role had that was
-// forgotten by force.
-func TestTidyKnowsWhatIsKept(t *testing.T) {
-	t.Parallel()
-	m, c := newTimedMount(t)
-	m.connect()
-	m.write("config/rotate-root", nil)
-	for _, name := range []string{"stays", "forgotten"} {
-		m.write("static-roles/"+name, map[string]any{"credential_type": "pat", "rotation_period": "24h", "rotation_grace_period": "24h"})
-		m.write("rotate-role/"+name, nil)
-	}
-	require.Len(t, m.minted(), 5)
-	m.workspace.Inject(simulator.Fault{Path: "/api/2.0/token/delete", Status: 403})
-	resp, err := m.do(logical.DeleteOperation, "static-roles/forgotten", map[string]any{"force": true})
-	m.requireOK(resp, err)
-	require.Len(t, resp.Warnings, 2, "the ids that may be left")
-	m.workspace.ClearFaults()
-
-	m.write("tidy", nil)
-	requireTidy(t, m.awaitTidy(), "finished", 0, 0, 0)
-	c.advance(2 * tidyKeptAge)
-	m.write("tidy", nil)
-	requireTidy(t, m.awaitTidy(), "finished", 2, 2, 0)
-	require.Len(t, m.minted(), 3)
-	require.Equal(t, 200, m.whoami(m.read("static-creds/stays").Data["token_value"].(string)))
-	m.write("config", map[string]any{"ttl": "1h"}) // which proves the engine's own
 }
 
 // FuzzSchedule shows that a schedule which is accepted goes on for ever, and that no credential ends before its successor is due.
@@ -201,4 +65,96 @@ func FuzzSchedule(f *testing.F) {
 		due := p.due(&kept{Created: now, Lifetime: int64(life / time.Second)}, 0)
 		require.True(t, due.After(now) && !due.After(next), "%+v at %s: %s", s, now, due)
 	})
+}
+
+// byHand is a token for the engine that somebody made by hand, to live for so long; 0 for ever.
+func (m *mount) byHand(life time.Duration) string {
+	m.t.Helper()
+	token, _ := m.workspace.AddToken(m.admin, "by hand", life)
+	m.canaries.add(token)
+	return token
+}
+
+// lapse is goOn where ticks may fail.
+func (m *mount) lapse(c *clock, d, step time.Duration) {
+	m.t.Helper()
+	for range d / step {
+		c.advance(step)
+		_, _ = m.rollback()
+	}
+}
+
+// errorsSaid is how often the log has the text as an error.
+func (m *mount) errorsSaid(text string) int { return strings.Count(m.log.String(), "[ERROR] "+text) }
+
+// TestARotationThatWaitsForAnotherHasNotFailed lets a tick end while a request has the turn.
+func TestARotationThatWaitsForAnotherHasNotFailed(t *testing.T) {
+	t.Parallel()
+	for request, path := range map[string]string{"config/rotate-root": "config", "rotate-role/x": "static-roles/x"} {
+		t.Run(path, func(t *testing.T) {
+			t.Parallel()
+			m, c := newTimedMount(t)
+			m.connect(map[string]any{"max_retries": 0})
+			if path != "config" {
+				m.write(path, map[string]any{"credential_type": "pat"})
+			}
+			m.write(path, map[string]any{"rotation_period": "24h"})
+			c.advance(day + time.Minute)
+			hold := make(chan struct{})
+			fault := m.workspace.Inject(simulator.Fault{Path: createPath, Hold: hold, Times: 1})
+			answered := make(chan error, 1)
+			go func() {
+				_, err := m.backend.HandleRequest(context.Background(), &logical.Request{Operation: logical.UpdateOperation, Path: request, Storage: m.storage, MountPoint: "databricks/"})
+				answered <- err
+			}()
+			require.Eventually(t, func() bool { return fault.Hits() == 1 }, 10*time.Second, time.Millisecond)
+			ctx, cancel := context.WithCancel(t.Context())
+			ticked := make(chan struct{})
+			go func() {
+				_ = m.backend.(*backend).tick(ctx, &logical.Request{Storage: m.storage, MountPoint: "databricks/"})
+				close(ticked)
+			}()
+			key := strings.Replace(path, "static-roles/", staticStoragePrefix, 1)
+			if path == "config" {
+				key = configStorageKey
+			}
+			require.Eventually(t, func() bool { return m.queue(key) == 2 }, 10*time.Second, time.Millisecond)
+			cancel()
+			<-ticked
+			close(hold)
+			require.NoError(t, <-answered)
+			m.tick()
+			state := m.read(path).Data
+			require.Zero(t, state["rotation_failures"])
+			require.Empty(t, state["last_rotation_error"])
+			require.Nil(t, state["next_rotation_attempt"])
+			require.WithinDuration(t, c.now().Add(day), m.moment(state["next_vault_rotation"]), time.Minute)
+			require.Equal(t, 1, fault.Hits())
+			require.Empty(t, m.told("root-rotate-fail"))
+			require.Empty(t, m.told("static-rotate-fail"))
+		})
+	}
+}
+
+// TestClocksThatDiffer shows that rotations come by Vault's clock, wherever Databricks' stands.
+func TestClocksThatDiffer(t *testing.T) {
+	t.Parallel()
+	for _, ahead := range []time.Duration{4 * time.Hour, -4 * time.Hour} {
+		t.Run(ahead.String(), func(t *testing.T) {
+			t.Parallel()
+			m, c := newTimedMount(t)
+			m.backend.(*backend).clock = func() time.Time { return c.now().Add(ahead) }
+			m.connect(map[string]any{"rotation_period": "1h", "max_retries": 0})
+			m.write("static-roles/a", map[string]any{"credential_type": "pat", "rotation_period": "1h"})
+			made := len(m.told("static-rotate"))
+			for range 12*60 + 5 {
+				m.goOn(c, time.Minute, time.Minute)
+				require.Equal(t, http.StatusOK, m.whoami(m.read("static-creds/a").Data["token_value"].(string)))
+			}
+			m.requireRoot()
+			require.InDelta(t, 12, len(m.told("static-rotate"))-made, 1)
+			require.InDelta(t, 12, len(m.told("root-rotate")), 1)
+			require.LessOrEqual(t, len(m.minted()), 4, "and what was replaced is removed")
+		})
+	}
 }

@@ -221,12 +221,6 @@ func (b *backend) beginTidy(ctx context.Context, run *tidyRun) (bool, error) {
 	return true, nil
 }
 
-// safely turns a panic into an error.
-func (b *backend) safely(where string, do func() error) (err error) {
-	defer b.recoverPanic(where, nil, &err)
-	return do()
-}
-
 // cancelTidy stops the run under way, and answers false when there is none.
 func (b *backend) cancelTidy() bool {
 	b.tidy.mu.Lock()

@@ -9,14 +9,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
-
-	"vault-plugin-secrets-databricks/internal/client"
 )
 
 const (
@@ -196,125 +192,6 @@ func (u *undertaking) end(ctx context.Context) {
 	u.b.Logger().Warn("what a failed request did at Databricks could not be undone at once; the rollback will", append(u.intent.fields(), "error", err)...)
 }
 
-// rollback undoes an intent that was not handed over. Vault calls it about once a minute for every entry older than
-// walMinAge. An error keeps the entry for the next time, until the intent's end.
-func (b *backend) rollback(ctx context.Context, req *logical.Request, kind string, data any) error {
-	if !b.mayWrite() {
-		return logical.ErrReadOnly
-	}
-	var in intent
-	if err := decodeMap(data, &in); err != nil || kind != walKind {
-		err = errors.Join(err, fmt.Errorf("an entry of kind %q of the write-ahead log can't be read; was it written by another version of the plugin?", kind))
-		b.complain(in, err)
-		return err
-	}
-	if _, busy := b.underway.Load(in.Nonce); busy {
-		return errors.New("the request that wrote the entry is still under way")
-	}
-	now := b.now()
-	last := now.After(in.Expires)
-	if last && in.endsByItself() {
-		b.tried.Delete(in.Nonce)
-		return nil
-	}
-	if tried, ok := b.tried.Load(in.Nonce); ok && !last && now.Sub(in.Started) > intentLife && now.Sub(tried.(time.Time)) < time.Hour && !b.System().Tainted() {
-		return errors.New("what was tried for a day is tried once an hour from then on")
-	}
-	b.tried.Store(in.Nonce, now)
-	err := b.rollbackIntent(ctx, req, &in)
-	if err == nil || last {
-		b.tried.Delete(in.Nonce)
-	}
-	if last && err != nil {
-		b.complain(in, fmt.Errorf("it is given up now: %w", err))
-		return nil
-	}
-	if err != nil {
-		// The framework gives errors of rollbacks to Vault in a form that is never logged.
-		b.complain(in, err)
-	}
-	return err
-}
-
-// endsByItself tells whether what the intent leaves ends at Databricks without anybody's doing.
-func (in *intent) endsByItself() bool {
-	return in.Secret == nil && in.Grant == nil && (in.Credential == nil || credentialTypes[in.Credential.Type] == nil || !credentialTypes[in.Credential.Type].needs().lasting)
-}
-
-func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, in *intent) error {
-	conn, err := b.connection(ctx, req.Storage)
-	if err != nil {
-		return err
-	}
-	how, err := passOf(ctx).reaches(ctx, conn, in.origin)
-	if err != nil {
-		return err
-	}
-	if how == reachNone {
-		return fmt.Errorf("it was done at %s, but the mount is now connected to another workspace, %s", in.Host, conn.config.Host)
-	}
-	if in.Credential != nil {
-		credential, ok := credentialTypes[in.Credential.Type]
-		if !ok {
-			return fmt.Errorf("unknown credential type %q; was the entry written by a newer version of the plugin?", in.Credential.Type)
-		}
-		if err := keepSaved(ctx, req.Storage, in); err != nil {
-			return err
-		}
-		removed, err := credential.undo(ctx, conn, how, in)
-		for _, id := range removed {
-			b.Logger().Warn("removed a credential whose creation was not completed", append(in.fields(), "id", id)...)
-			b.event(ctx, "creds-rollback", req.Path, "credential_type", in.Credential.Type, "id", id)
-		}
-		if errors.Is(err, errAmbiguous) {
-			if in.Keeper != "" {
-				return err // it lives for long, and leases that it can't be told from may end before
-			}
-			b.Logger().Error("a credential whose creation was not completed may be left", append(in.fields(), "error", err)...)
-			err = nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if in.Secret != nil {
-		if err := b.rollbackSecret(ctx, req.Storage, conn, in); err != nil {
-			return err
-		}
-	}
-	if in.Grant != nil {
-		return b.endGrant(ctx, req.Storage, conn, in.origin, *in.Grant)
-	}
-	return nil
-}
-
-// keepSaved makes the rollback keep the credential that the intent's storage entry has, and spare all others that are kept: an
-// OAuth secret can't bear the nonce that would tell it apart. While the entry can't be read, it fails.
-func keepSaved(ctx context.Context, s logical.Storage, in *intent) error {
-	var all []kept
-	var err error
-	if in.Credential.ServicePrincipalID != "" {
-		if all, err = passOf(ctx).allKept(ctx, s); err != nil {
-			return err
-		}
-	}
-	if in.Keeper != "" {
-		own, err := keptUnder(ctx, s, in.Keeper)
-		if err != nil {
-			return fmt.Errorf("look whether the credential was saved: %w", err)
-		}
-		all = append(slices.Clone(all), own...)
-	}
-	in.spared = make(map[string]bool)
-	for _, k := range all {
-		in.spared[k.ID] = true
-		if k.Nonce == in.Nonce {
-			in.Credential.Keep = k.ID
-		}
-	}
-	return nil
-}
-
 // eachIntent shows every intent of the write-ahead log, with the id of its entry. What can't be read is left out: the
 // rollback complains of it.
 func eachIntent(ctx context.Context, s logical.Storage, show func(id string, in *intent) error) error {
@@ -338,16 +215,6 @@ func eachIntent(ctx context.Context, s logical.Storage, show func(id string, in 
 	return nil
 }
 
-// complain says, loudly and once for each intent and reason, what could not be undone, so that it can be cleaned by hand if
-// the reason stays.
-func (b *backend) complain(in intent, why error) {
-	if _, said := b.complaints.LoadOrStore(in.Nonce+" "+requestID.ReplaceAllString(why.Error(), ""), true); said {
-		return
-	}
-	b.Logger().Error("something may be left at Databricks that could not be undone yet: a credential bears the nonce in its comment, a secret or permission is named here; it is tried again until the time given, then remove it by hand",
-		append(in.fields(), "until", rfc3339(in.Expires), "error", why)...)
-}
-
 // fields is the intent as a log shows it.
 func (in *intent) fields() []any {
 	fields := []any{"host", in.Host, "nonce", in.Nonce}
@@ -367,70 +234,4 @@ func (in *intent) fields() []any {
 		fields = append(fields, "scope", in.Grant.Scope, "principal", in.Grant.Principal)
 	}
 	return fields
-}
-
-// pass is one run of Vault's rollback over all entries of the write-ahead log. It lists Databricks' tokens once, and asks
-// once who the engine is, however many entries there are, so that a run after an outage stays within its time.
-type pass struct {
-	listings map[reach]func() ([]client.TokenInfo, error)
-	unknown  error // why it is not known who the engine is
-	kept     []kept
-	keptRead bool
-}
-
-type passKey struct{}
-
-// withPass marks the beginning of a rollback.
-func withPass(ctx context.Context) context.Context {
-	return context.WithValue(ctx, passKey{}, &pass{listings: make(map[reach]func() ([]client.TokenInfo, error))})
-}
-
-func passOf(ctx context.Context) *pass {
-	p, _ := ctx.Value(passKey{}).(*pass)
-	return p
-}
-
-func (p *pass) reaches(ctx context.Context, conn *connection, made origin) (reach, error) {
-	if p.unknown != nil {
-		return reachNone, p.unknown
-	}
-	how, err := conn.reaches(ctx, made)
-	p.unknown = err
-	return how, err
-}
-
-// allKept are the credentials that the config and the static roles answer for. Those of an entry that can't be read are not known.
-func (p *pass) allKept(ctx context.Context, s logical.Storage) ([]kept, error) {
-	if p.keptRead {
-		return p.kept, nil
-	}
-	p.kept = nil
-	err := eachKept(ctx, s, func(_ string, all []kept) { p.kept = append(p.kept, all...) })
-	if err != nil && !isUnreadable(err) {
-		return nil, fmt.Errorf("look which credentials were saved: %w", err)
-	}
-	p.keptRead = true
-	return p.kept, nil
-}
-
-// tokens lists what the connection can reach, as it was at the first call of the pass.
-func (p *pass) tokens(ctx context.Context, conn *connection, how reach) ([]client.TokenInfo, error) {
-	if p.listings[how] == nil {
-		p.listings[how] = sync.OnceValues(func() ([]client.TokenInfo, error) {
-			if how == reachAdmin {
-				return conn.client.ListManagedTokens(ctx)
-			}
-			return conn.client.ListTokens(ctx)
-		})
-	}
-	return p.listings[how]()
-}
-
-// decodeMap decodes what Vault kept as a map back into the struct that it was made from, or a struct into such a map.
-func decodeMap(from, to any) error {
-	raw, err := json.Marshal(from)
-	if err != nil {
-		return err
-	}
-	return json.Unmarshal(raw, to)
 }

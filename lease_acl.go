@@ -4,19 +4,13 @@ package databricks
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
-
-	"vault-plugin-secrets-databricks/internal/client"
 )
 
 const (
@@ -115,12 +109,6 @@ func grantsKey(made origin, place aclPlace) string {
 	return grantsPrefix(made, place.Scope) + hashed(place.Principal)
 }
 
-// hashed makes a storage key of any text.
-func hashed(text string) string {
-	sum := sha256.Sum256([]byte(text))
-	return hex.EncodeToString(sum[:])
-}
-
 // readGrants answers nil when nothing is known.
 func readGrants(ctx context.Context, s logical.Storage, key string) (*grants, error) {
 	entry, err := s.Get(ctx, key)
@@ -201,50 +189,6 @@ func (b *backend) sweepGrant(ctx context.Context, s logical.Storage, key string)
 		return nil
 	}
 	return s.Delete(ctx, key)
-}
-
-// turns lets one request at a time change the same thing at Databricks, such as the permission of a principal on a scope. A
-// turn is held over calls to Databricks, which knows no compare-and-set; it holds up nobody but those who change the very
-// same thing, and they can give up.
-type turns struct {
-	mu      sync.Mutex
-	waiting map[string]*turn
-}
-
-type turn struct {
-	free chan struct{} // holds one element when nobody has the turn
-	n    int           // how many have it or wait for it
-}
-
-// take waits for the turn and answers how to leave it.
-func (t *turns) take(ctx context.Context, what string) (leave func(), err error) {
-	t.mu.Lock()
-	if t.waiting == nil {
-		t.waiting = make(map[string]*turn)
-	}
-	mine := t.waiting[what]
-	if mine == nil {
-		mine = &turn{free: make(chan struct{}, 1)}
-		mine.free <- struct{}{}
-		t.waiting[what] = mine
-	}
-	mine.n++
-	t.mu.Unlock()
-
-	quit := func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if mine.n--; mine.n == 0 {
-			delete(t.waiting, what)
-		}
-	}
-	select {
-	case <-mine.free:
-		return func() { mine.free <- struct{}{}; quit() }, nil
-	case <-ctx.Done():
-		quit()
-		return nil, ctx.Err()
-	}
 }
 
 // grantSecret is the lease of a permission.
@@ -421,17 +365,4 @@ func (b *backend) takeBack(ctx context.Context, s logical.Storage, conn *connect
 	}
 	g.Leases, g.Pending = left, nil
 	return g.save(ctx, s, key)
-}
-
-// unknownPrincipal tells whether Databricks does not know the principal any more, for which it has no code of its own.
-func unknownPrincipal(err error) bool {
-	var remote *client.Error
-	return errors.As(err, &remote) && remote.ErrorCode == "INVALID_PARAMETER_VALUE" && strings.Contains(strings.ToLower(remote.Message), "principal")
-}
-
-func permissionWord(permission string) string {
-	if permission == "" {
-		return "none"
-	}
-	return permission
 }

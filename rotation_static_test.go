@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -838,4 +839,264 @@ func TestAStaticCredentialThatHasEnded(t *testing.T) {
 	require.Equal(t, 1, w.workspace.Count("", deletePath), "that it is gone is no error")
 	require.Empty(t, resp.Data["retired_ids"])
 	w.sound(false)
+}
+
+// TestAnUnreadableStaticRoleHoldsUpNoOther shows that rollbacks, rotations and deletes go on beside an entry that makes no sense.
+func TestAnUnreadableStaticRoleHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	setup := func(t *testing.T) *mount {
+		m, _ := delivering(t)
+		require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: "static/a", Value: []byte(`{}`)}))
+		return m
+	}
+	t.Run("rollback for a static role", func(t *testing.T) {
+		m := setup(t)
+		m.workspace.Inject(simulator.Fault{Path: createPath, Reset: true, AfterEffect: true, Times: 1})
+		m.failure(m.do(logical.UpdateOperation, "static-roles/b", map[string]any{"credential_type": "pat"}))
+		m.rolledBack()
+		require.Empty(t, m.minted())
+	})
+	t.Run("rollback of a leased OAuth secret", func(t *testing.T) {
+		m := setup(t)
+		sp := m.workspace.AddServicePrincipal("job", false)
+		m.write("roles/job", map[string]any{"credential_type": "oauth_secret", "application_id": sp.ApplicationID})
+		m.loseSecret()
+		m.rolledBack()
+		require.Empty(t, m.secretIDs(sp))
+	})
+	t.Run("rotation of the config's secret", func(t *testing.T) {
+		m := setup(t)
+		m.connectPrincipal(nil)
+		m.write("config/rotate-root", nil)
+	})
+	t.Run("delete of a token", func(t *testing.T) {
+		m := setup(t)
+		_, id := m.workspace.AddToken(m.admin, "by hand", 0)
+		resp, err := m.do(logical.DeleteOperation, "tokens/"+id, nil)
+		m.requireOK(resp, err)
+	})
+}
+
+// TestOneRolePerPlaceAtOnce lets two roles be created for the same place at the same time.
+func TestOneRolePerPlaceAtOnce(t *testing.T) {
+	t.Parallel()
+	m, _ := delivering(t)
+	hold := make(chan struct{})
+	fault := m.workspace.Inject(simulator.Fault{Path: createPath, Hold: hold, Times: 1})
+	first := make(chan error, 1)
+	go func() {
+		resp, err := m.backend.HandleRequest(t.Context(), &logical.Request{Operation: logical.CreateOperation, Path: "static-roles/a", Data: daily("k"), Storage: m.storage, MountPoint: "databricks/"})
+		if err == nil {
+			err = resp.Error()
+		}
+		first <- err
+	}()
+	require.Eventually(t, func() bool { return fault.Hits() == 1 }, 10*time.Second, time.Millisecond)
+	second := make(chan error, 1)
+	go func() {
+		resp, err := m.backend.HandleRequest(t.Context(), &logical.Request{Operation: logical.CreateOperation, Path: "static-roles/b", Data: daily("k"), Storage: m.storage, MountPoint: "databricks/"})
+		if err == nil {
+			err = resp.Error()
+		}
+		second <- err
+	}()
+	time.AfterFunc(200*time.Millisecond, func() { close(hold) })
+	a, b := <-first, <-second
+	require.False(t, a == nil && b == nil, "both deliver to the same place")
+}
+
+// TestGraceAfterALongerPeriod shows that a credential is replaced early enough to have its grace.
+func TestGraceAfterALongerPeriod(t *testing.T) {
+	t.Parallel()
+	m, c := newTimedMount(t)
+	m.connect()
+	m.write("static-roles/x", map[string]any{"credential_type": "pat", "rotation_period": "24h", "rotation_grace_period": "24h"})
+	role := m.write("static-roles/x", map[string]any{"rotation_period": "720h"}).Data
+	require.False(t, m.moment(role["next_vault_rotation"]).After(m.moment(role["expiry_time"]).Add(-day)), "the grace is left")
+	_ = c
+}
+
+// TestAnUnreadableStaticRoleHoldsUpNobody shows that everything but the role itself goes on.
+func TestAnUnreadableStaticRoleHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	for name, damage := range unreadables {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, c := newTimedMount(t)
+			m.connect(map[string]any{"rotation_period": "24h", "max_retries": 0})
+			m.workspace.AddScope("etl", m.admin)
+			m.write("roles/etl", map[string]any{"credential_type": "pat", "ttl": "10m"})
+			for _, role := range []string{"a", "b"} {
+				m.write("static-roles/"+role, map[string]any{"credential_type": "pat", "rotation_period": "1h"})
+			}
+			entry, err := m.storage.Get(t.Context(), staticStoragePrefix+"a")
+			require.NoError(t, err)
+			entry.Value = damage(entry.Value)
+			require.NoError(t, m.storage.Put(t.Context(), entry))
+			m.restartAt(c)
+			m.loseReply()
+			before, root := m.read("static-creds/b").Data["token_id"], m.read("config").Data["last_vault_rotation"]
+			m.rolledBack()
+			m.goOn(c, 25*time.Hour, 10*time.Minute)
+			m.requireStatic(c, "b")
+			require.NotEqual(t, before, m.read("static-creds/b").Data["token_id"])
+			require.NotEqual(t, root, m.read("config").Data["last_vault_rotation"])
+			require.Equal(t, 1, strings.Count(m.log.String(), "a static role is not rotated"), "said, and once")
+			require.NotContains(t, m.log.String(), "recovered from a panic")
+
+			for op, paths := range map[logical.Operation][]string{
+				logical.ReadOperation:   {"static-roles/a", "static-creds/a"},
+				logical.UpdateOperation: {"static-roles/a", "rotate-role/a"},
+				logical.DeleteOperation: {"static-roles/a"},
+			} {
+				for _, path := range paths {
+					var data map[string]any
+					if op == logical.UpdateOperation && path == "static-roles/a" {
+						data = map[string]any{"credential_type": "pat", "rotation_period": "1h"}
+					}
+					err := m.failure(m.do(op, path, data))
+					require.ErrorContains(t, err, `static role "a" cannot be read`, path)
+					require.ErrorContains(t, err, "force=true deletes it")
+				}
+			}
+			m.write("static-roles/c", map[string]any{"credential_type": "pat", "rotation_period": "1h", "deliver_scope": "etl", "deliver_key": "c"})
+			resp, err := m.do(logical.ListOperation, "static-roles/", nil)
+			m.requireOK(resp, err)
+			require.Equal(t, []string{"a", "b", "c"}, resp.Data["keys"])
+
+			resp, err = m.do(logical.DeleteOperation, "static-roles/a", map[string]any{"force": true})
+			m.requireOK(resp, err)
+			require.Contains(t, strings.Join(resp.Warnings, "\n"), "may be left at Databricks")
+			require.Nil(t, m.absent("static-roles/a"))
+			m.write("static-roles/a", map[string]any{"credential_type": "pat", "rotation_period": "1h"})
+			m.requireStatic(c, "a")
+		})
+	}
+}
+
+// TestACopyThatWaitsToMoveIsNeverDead shows that a place where the engine may not write leaves no dead credential at the place before
+// it, where the engine may, however long that lasts.
+func TestACopyThatWaitsToMoveIsNeverDead(t *testing.T) {
+	t.Parallel()
+	m, c := newTimedMount(t)
+	plain := m.workspace.AddUser("plain@example.com", false)
+	token, _ := m.workspace.AddToken(plain, "the engine's own", 0)
+	m.canaries.add(token)
+	m.workspace.AddScope("etl", plain)
+	m.workspace.AddScope("theirs", m.admin)
+	m.workspace.PutACL("theirs", plain.UserName, "READ")
+	m.connect(map[string]any{"token": token, "max_retries": 0})
+	m.write("static-roles/a", daily("first", "rotation_grace_period", "1h"))
+	require.NotEmpty(t, m.patch("static-roles/a", map[string]any{"deliver_scope": "theirs"}).Warnings)
+	for range 3 * 24 * 6 {
+		m.goOn(c, 10*time.Minute, 10*time.Minute)
+		value, there := m.has("first")
+		require.True(t, !there || m.whoami(value) == http.StatusOK, "a dead credential at %s", c.now())
+	}
+}
+
+// TestTwoRolesAskForOnePlace lets two writes at once ask for the same place: one gets it.
+func TestTwoRolesAskForOnePlace(t *testing.T) {
+	t.Parallel()
+	type ask struct {
+		op   logical.Operation
+		path string
+		data map[string]any
+	}
+	patch := ask{logical.PatchOperation, "static-roles/a", map[string]any{"deliver_key": "same"}}
+	create := ask{logical.CreateOperation, "static-roles/b", map[string]any{"credential_type": "pat", "deliver_scope": "ETL", "deliver_key": "SAME"}}
+	for name, row := range map[string]struct {
+		first, second ask
+		at            string
+	}{
+		"a create first": {create, patch, "wal/"},
+		"a patch first":  {patch, create, staticStoragePrefix + "a"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, c := delivering(t)
+			m.write("static-roles/a", daily("first"))
+			send := func(a ask) error {
+				resp, err := m.backend.HandleRequest(context.Background(), &logical.Request{Operation: a.op, Path: a.path, Data: a.data, Storage: m.storage, MountPoint: "databricks/"})
+				if err == nil {
+					err = resp.Error()
+				}
+				return err
+			}
+			second := make(chan error, 1)
+			begun := false // the hook runs within the first request, until it is unset
+			m.storage.onEach(func(op, key string) error {
+				if op != "put" || begun || !strings.HasPrefix(key, row.at) {
+					return nil
+				}
+				begun = true
+				m.storage.mu.Lock()
+				m.storage.hook = nil
+				m.storage.mu.Unlock()
+				go func() { second <- send(row.second) }()
+				// Until it waits, or has been answered too early, because nothing held it up.
+				for m.queue("place etl/same") < 2 && len(second) == 0 {
+					runtime.Gosched()
+				}
+				return nil
+			})
+			require.NoError(t, send(row.first))
+			require.ErrorContains(t, <-second, "is where static role")
+			require.True(t, begun)
+			m.goOn(c, 2*day, time.Hour)
+			names := m.list("static-roles/").([]string)
+			for _, role := range names {
+				value, there := m.has(m.read("static-roles/" + role).Data["deliver_key"].(string))
+				require.True(t, there, role)
+				require.Equal(t, m.read("static-creds/" + role).Data["token_value"], value, role)
+			}
+		})
+	}
+}
+
+// TestACopyThatWaitsToMoveIsAlive shows what readers find at the old place while the new one can't be written.
+func TestACopyThatWaitsToMoveIsAlive(t *testing.T) {
+	t.Parallel()
+	m, c := delivering(t)
+	m.write("static-roles/a", daily("first", "rotation_grace_period", "1h"))
+	m.workspace.Inject(simulator.Fault{Path: secretPutPath, Status: 403})
+	moved := m.patch("static-roles/a", map[string]any{"deliver_key": "second"})
+	require.NotEmpty(t, moved.Warnings)
+	ends := m.moment(moved.Data["expiry_time"])
+	require.True(t, ends.After(c.now().Add(2*day)))
+	for c.now().Add(10 * time.Minute).Before(ends.Add(-time.Minute)) {
+		m.goOn(c, 10*time.Minute, 10*time.Minute)
+		value, there := m.has("first")
+		require.True(t, there)
+		require.Equal(t, http.StatusOK, m.whoami(value), "at %s", c.now())
+	}
+	require.Equal(t, false, m.read("static-roles/a").Data["delivered"])
+	require.NotEmpty(t, m.read("static-roles/a").Data["pending_error"])
+	m.workspace.ClearFaults()
+	m.goOn(c, 3*time.Hour, time.Minute)
+	value, _ := m.has("second")
+	require.Equal(t, m.read("static-creds/a").Data["token_value"], value)
+	_, there := m.has("first")
+	require.False(t, there)
+	m.goOn(c, 2*time.Hour, time.Minute)
+	require.Len(t, m.minted(), 1)
+	m.requireStatic(c, "a")
+}
+
+// TestAForcedDeleteEndsTheCredential shows that a copy which can't be removed is at least one that is worth nothing.
+func TestAForcedDeleteEndsTheCredential(t *testing.T) {
+	t.Parallel()
+	m, _ := delivering(t)
+	m.write("static-roles/a", daily("k", "rotation_grace_period", "1h"))
+	old := m.read("static-creds/a").Data["token_value"].(string)
+	m.write("rotate-role/a", nil)
+	value := m.read("static-creds/a").Data["token_value"].(string)
+	m.workspace.Inject(simulator.Fault{Path: secretDeletePath, Status: 403})
+	resp, err := m.do(logical.DeleteOperation, "static-roles/a", map[string]any{"force": true})
+	m.requireOK(resp, err)
+	require.Contains(t, strings.Join(resp.Warnings, "\n"), "A copy of a credential may be left in etl/k")
+	require.Equal(t, http.StatusForbidden, m.whoami(value))
+	require.Equal(t, http.StatusForbidden, m.whoami(old))
+	require.Empty(t, m.minted())
+	require.Nil(t, m.absent("static-roles/a"))
 }

@@ -4,7 +4,6 @@ package databricks
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -22,50 +21,6 @@ import (
 )
 
 var leasedValue = map[string]any{"string_value": "canary-leased", "ttl": "1h"}
-
-// has is the value of a secret of the scope "etl", and whether there is one.
-func (m *mount) has(key string) (string, bool) {
-	secret, ok := m.scope("etl").Secrets[key]
-	return string(secret.Value), ok
-}
-
-// restart makes the plugin forget what it does not store, as a new process has.
-func (m *mount) restart() {
-	m.t.Helper()
-	m.backend.Cleanup(context.Background())
-	b, err := Factory(context.Background(), m.config())
-	require.NoError(m.t, err)
-	m.backend = b
-}
-
-// rolledBack runs the rollback and requires that nothing is left to do for it.
-func (m *mount) rolledBack() {
-	m.t.Helper()
-	resp, err := m.rollback()
-	m.requireOK(resp, err)
-	require.Empty(m.t, m.walEntries())
-}
-
-// walIntent is the only intent of the write-ahead log.
-func (m *mount) walIntent() (id string, in intent) {
-	m.t.Helper()
-	ids := m.walEntries()
-	require.Len(m.t, ids, 1)
-	entry, err := framework.GetWAL(m.t.Context(), m.storage, ids[0])
-	require.NoError(m.t, err)
-	require.NoError(m.t, decodeMap(entry.Data, &in))
-	return ids[0], in
-}
-
-// age makes the only intent of the write-ahead log look older.
-func (m *mount) age(by time.Duration) {
-	m.t.Helper()
-	id, in := m.walIntent()
-	in.Started = in.Started.Add(-by)
-	value, err := json.Marshal(&framework.WALEntry{Kind: walKind, Data: in, CreatedAt: time.Now().Add(-by).Unix()})
-	require.NoError(m.t, err)
-	require.NoError(m.t, m.storage.Storage.Put(m.t.Context(), &logical.StorageEntry{Key: framework.WALPrefix + id, Value: value}))
-}
 
 func TestLeasedSecret(t *testing.T) {
 	t.Parallel()

@@ -104,37 +104,6 @@ func (b *backend) pathStaticRole() *framework.Path {
 	}
 }
 
-func (b *backend) pathStaticCreds() *framework.Path {
-	return &framework.Path{
-		Pattern:      "static-creds/" + framework.GenericNameRegex(keyName),
-		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: "databricks", OperationSuffix: "static-credentials"},
-		Fields:       map[string]*framework.FieldSchema{keyName: {Type: framework.TypeString, Description: "Name of the static role.", Required: true}},
-		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.ReadOperation: &framework.PathOperation{
-				Callback:  b.readStaticCreds,
-				Summary:   "Read the current credential of a static role.",
-				Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: staticCredsFields}}},
-			},
-		},
-		HelpSynopsis:    "The current credential of a static role.",
-		HelpDescription: strings.TrimSpace(staticHelp),
-	}
-}
-
-func (b *backend) pathRotateRole() *framework.Path {
-	return &framework.Path{
-		Pattern:      "rotate-role/" + framework.GenericNameRegex(keyName),
-		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: "databricks", OperationVerb: "rotate", OperationSuffix: "static-role"},
-		Fields:       map[string]*framework.FieldSchema{keyName: {Type: framework.TypeString, Description: "Name of the static role.", Required: true}},
-		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.UpdateOperation: b.writeOperation(b.handleRotateRole, "Replace the credential of a static role now.",
-				[]framework.Response{{Description: "Replaced.", Fields: staticResponseFields}}, framework.RequestExample{Description: "Replace it now.", Data: map[string]any{}}),
-		},
-		HelpSynopsis:    "Replace the credential of a static role now.",
-		HelpDescription: strings.TrimSpace(staticHelp),
-	}
-}
-
 var staticResponseFields = withRotation(map[string]*framework.FieldSchema{
 	keyCredentialType:     {Type: framework.TypeString, Required: true, Description: "What kind of credential it is."},
 	keyServicePrincipalID: {Type: framework.TypeString, Required: true, Description: "Numeric id of the service principal."},
@@ -153,24 +122,6 @@ var staticResponseFields = withRotation(map[string]*framework.FieldSchema{
 	keyPendingError:   {Type: framework.TypeString, Required: true, Description: "What could not be delivered or removed yet after a rotation, and why; empty for nothing."},
 	keyPendingAttempt: {Type: framework.TypeString, Required: true, Description: "When that is tried again, RFC 3339; null for never."},
 })
-
-var staticCredsFields = map[string]*framework.FieldSchema{
-	keyHost:         {Type: framework.TypeString, Required: true, Description: "Origin of the workspace."},
-	keyTokenValue:   {Type: framework.TypeString, Description: "The token. Of pat and obo_token.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
-	keyTokenID:      {Type: framework.TypeString, Description: "Its id. Of pat and obo_token."},
-	keyComment:      {Type: framework.TypeString, Description: "Its comment. Of pat and obo_token."},
-	keyCreationTime: {Type: framework.TypeString, Description: "When it was made, RFC 3339. Of pat and obo_token."},
-	keyClientID:     {Type: framework.TypeString, Description: "Client id, which is the application id. Of oauth_secret."},
-	keyClientSecret: {Type: framework.TypeString, Description: "The OAuth secret. Of oauth_secret.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
-	keySecretID:     {Type: framework.TypeString, Description: "Id of the secret. Of oauth_secret."},
-	keyExpiryTime:   {Type: framework.TypeString, Required: true, Description: "When it ends at Databricks if it is not replaced, RFC 3339."},
-	keyScopes:       {Type: framework.TypeStringSlice, Required: true, Description: "Its API scopes."},
-
-	keyTTL:              {Type: framework.TypeInt64, Required: true, Description: "Seconds until it is to be replaced, or, without a schedule, until it ends."},
-	keyRotationPeriod:   {Type: framework.TypeInt64, Required: true, Description: "Seconds from one rotation to the next; 0 for none."},
-	keyRotationSchedule: {Type: framework.TypeString, Description: "Cron schedule in UTC, where set."},
-	keyLastRotation:     {Type: framework.TypeString, Required: true, Description: "When it was made, RFC 3339."},
-}
 
 func (b *backend) staticResponse(e *staticEntry) *logical.Response {
 	data := map[string]any{
@@ -225,45 +176,6 @@ func (b *backend) readStaticRole(ctx context.Context, req *logical.Request, data
 	return b.staticResponse(e), nil
 }
 
-// readStaticCreds answers from memory where it can, and makes no call.
-func (b *backend) readStaticCreds(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	name := data.Get(keyName).(string)
-	e, err := b.static(ctx, req.Storage, name)
-	if err != nil {
-		return nil, err
-	}
-	if e == nil {
-		return nil, badField(keyName, "there is no static role %q; list them at static-roles/", name)
-	}
-	if e.State.Deleting {
-		return nil, badField(keyName, "static role %q is being deleted", name)
-	}
-	answer := maps.Clone(e.State.Answer)
-	answer[e.State.Field] = e.State.Secret.Reveal()
-	answer[keyTTL] = e.ttl(b.now())
-	answer[keyRotationPeriod] = e.Period
-	answer[keyLastRotation] = rfc3339(e.State.Last)
-	if e.Cron != "" {
-		answer[keyRotationSchedule] = e.Cron
-	}
-	resp := &logical.Response{Data: answer}
-	e.addEndWarning(resp, b.now())
-	return resp, nil
-}
-
-// ttl is after how many seconds it is worth to read the credential again; at least 1, so that nobody reads without a pause
-// what is overdue.
-func (e *staticEntry) ttl(now time.Time) int64 {
-	next := e.rotateAt()
-	if next.IsZero() {
-		next = e.State.Current.Expires
-		if !now.Before(next) {
-			return int64(minRotationPeriod / time.Second)
-		}
-	}
-	return max(1, int64(next.Sub(now)/time.Second))
-}
-
 // addEndWarning says that nobody has replaced the credential in time.
 func (e *staticEntry) addEndWarning(resp *logical.Response, now time.Time) {
 	if now.After(e.State.Current.Expires) {
@@ -287,3 +199,140 @@ deliver_scope and deliver_key, the current one is kept in a secret scope, too.
 Reading makes no call and no lease. ttl tells when to read again. Deleting the role
 removes its credentials at Databricks. A restart of Vault rotates nothing.
 `
+
+// writeStatic creates a static role with its first credential, or changes one. A change of what the credential is rotates it at
+// once.
+func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name := data.Get(keyName).(string)
+	leave, err := b.rotationTurns.take(ctx, staticStoragePrefix+name)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	old, err := readStatic(ctx, req.Storage, staticStoragePrefix+name)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case old == nil && req.Operation == logical.PatchOperation:
+		return nil, logical.CodedError(http.StatusNotFound, fmt.Sprintf("there is no static role %q; write it first", name))
+	case old != nil && old.State.Deleting:
+		return nil, badField(keyName, "static role %q is being deleted; delete it again, with force=true if what it made can't be removed", name)
+	}
+	conn, err := b.connection(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	if place := placeAsked(data, old); place.Scope != "" {
+		// Nobody else takes the place while we look whether it is free.
+		leave, err := b.rotationTurns.take(ctx, "place "+place.folded())
+		if err != nil {
+			return nil, err
+		}
+		defer leave()
+	}
+	role, err := b.mergeStatic(ctx, req.Storage, name, data, conn, old)
+	if err != nil {
+		return nil, err
+	}
+
+	var e *staticEntry
+	switch {
+	case old == nil || !role.sameCredentials(&old.staticRole):
+		e, err = b.rotateStatic(ctx, req, conn, name, old, role)
+	default:
+		e = old.clone()
+		e.staticRole = *role
+		if role.schedule != old.schedule {
+			e.State.reschedule(role.schedule, b.now())
+		}
+		err = b.saveStatic(ctx, req.Storage, name, e)
+	}
+	if err != nil {
+		return nil, err
+	}
+	settled, trouble := b.settleStatic(context.WithoutCancel(ctx), req.Storage, conn, name, e)
+	if trouble != nil && old == nil {
+		return nil, b.abandonStatic(context.WithoutCancel(ctx), req.Storage, conn, name, settled, trouble)
+	}
+	b.event(ctx, "static-role-write", req.Path, "name", name, "credential_type", role.CredentialType)
+
+	resp := b.staticResponse(settled)
+	if trouble != nil {
+		resp.AddWarning(fmt.Sprintf("The static role was stored, but something is left to do, which is tried again at %s: %s", rfc3339(settled.State.Again), trouble))
+	}
+	b.addStaticWarnings(resp, conn, settled)
+	return resp, nil
+}
+
+func (b *backend) addStaticWarnings(resp *logical.Response, conn *connection, e *staticEntry) {
+	mints := e.mints()
+	switch e.CredentialType {
+	case credentialOAuthSecret:
+		for _, warning := range scopeWarnings(mints) {
+			resp.AddWarning(warning)
+		}
+	default:
+		for _, warning := range credentialTypes[e.CredentialType].warnings(conn.knownIdentity(), mints) {
+			resp.AddWarning(warning)
+		}
+	}
+	if !e.automatic() {
+		resp.AddWarning(fmt.Sprintf("The role has no schedule, so its credential ends at %s unless rotate-role is written before.", rfc3339(e.State.Current.Expires)))
+	}
+}
+
+// deleteStatic first marks the role as being deleted, so that what can't be removed now is removed later.
+func (b *backend) deleteStatic(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	name := data.Get(keyName).(string)
+	force := data.Get(keyForce).(bool)
+	leave, err := b.rotationTurns.take(ctx, staticStoragePrefix+name)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	e, err := readStatic(ctx, req.Storage, staticStoragePrefix+name)
+	if force && isUnreadable(err) {
+		resp := &logical.Response{}
+		resp.AddWarning("The static role could not be read, so what it made may be left at Databricks; tidy finds tokens of it.")
+		return resp, b.forgetStatic(ctx, req.Storage, name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if e == nil {
+		return &logical.Response{}, nil
+	}
+	conn, err := b.connection(ctx, req.Storage)
+	if err != nil && !force {
+		return nil, err
+	}
+	unconnected := err
+	lasting := context.WithoutCancel(ctx)
+	e.State.Deleting = true
+	if err := b.saveStatic(lasting, req.Storage, name, e); err != nil {
+		return nil, err
+	}
+	resp := &logical.Response{}
+	left := e
+	why := unconnected
+	if conn != nil {
+		left, why = b.settleStatic(lasting, req.Storage, conn, name, e)
+	}
+	if left != nil && !force {
+		return nil, fmt.Errorf("static role %q is marked as deleted, but what it made is not all removed yet; that goes on by itself until it is done, and force=true forgets it: %w", name, why)
+	}
+	if left != nil {
+		if err := b.forgetStatic(lasting, req.Storage, name); err != nil {
+			return nil, err
+		}
+		for _, c := range left.State.Copies {
+			resp.AddWarning(fmt.Sprintf("A copy of a credential may be left in %s (%s)", c.secretPlace, why))
+		}
+		for _, k := range left.State.all() {
+			resp.AddWarning(fmt.Sprintf("%s %s may be left at %s; it ends by itself at %s (%s)", k.Type, k.ID, k.Host, rfc3339(k.Expires), why))
+		}
+	}
+	b.event(ctx, "static-role-delete", req.Path, "name", name)
+	return resp, nil
+}

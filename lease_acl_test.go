@@ -30,12 +30,6 @@ func (m *mount) grant(permission string) *logical.Secret {
 	return resp.Secret
 }
 
-func (m *mount) end(lease *logical.Secret) {
-	m.t.Helper()
-	resp, err := m.revoke(lease)
-	m.requireOK(resp, err)
-}
-
 // noGrants requires that nothing is kept of leases.
 func (m *mount) noGrants() {
 	m.t.Helper()
@@ -782,4 +776,43 @@ func TestGrantsKeyWithoutWorkspace(t *testing.T) {
 		require.NotEqual(t, grantsKey(made, place), grantsKey(made, aclPlace{Scope: "etl", Principal: "Users"}))
 	}
 	require.Len(t, keys, 3)
+}
+
+// TestGrantIsRecordedWhileItIsWaitedFor shows that wait=true leaves no moment in which neither a lease nor an intent
+// answers for a permission.
+func TestGrantIsRecordedWhileItIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	m := withScope(t)
+	m.workspace.SetACLDelay(1 << 20)
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := make(chan error)
+	go func() {
+		_, err := m.send(ctx, logical.UpdateOperation, "acls/etl/users", map[string]any{"permission": "READ", "ttl": "1h", "wait": true})
+		failed <- err
+	}()
+	require.Eventually(t, func() bool { return m.acl("users") == "READ" }, 10*time.Second, time.Millisecond)
+	require.Len(t, m.walEntries(), 1)
+	cancel()
+	require.ErrorIs(t, <-failed, context.Canceled)
+	require.Empty(t, m.acl("users"))
+	require.Empty(t, m.walEntries())
+}
+
+// TestManageByLeaseDoesNotCount shows that the engine can't give up its own MANAGE for one that ends.
+func TestManageByLeaseDoesNotCount(t *testing.T) {
+	t.Parallel()
+	m := ready(t)
+	engine := m.workspace.AddUser("modest@example.com", false)
+	token, _ := m.workspace.AddToken(engine, "the engine's own", 0)
+	m.write("config", map[string]any{"token": token})
+	m.workspace.AddScope("etl", m.admin)
+	m.workspace.AddGroup("owners", engine)
+	m.workspace.AddGroup("helpers", engine)
+	m.workspace.PutACL("etl", "owners", "MANAGE")
+	m.write("acls/etl/helpers", map[string]any{"permission": "MANAGE", "ttl": "1h"})
+	resp, err := m.do(logical.DeleteOperation, "acls/etl/owners", nil)
+	m.refused(resp, err, "lock itself out")
+	m.write("acls/etl/helpers", map[string]any{"permission": "MANAGE"})
+	resp, err = m.do(logical.DeleteOperation, "acls/etl/owners", nil)
+	m.requireOK(resp, err)
 }

@@ -9,8 +9,6 @@ import (
 	"slices"
 
 	"github.com/hashicorp/vault/sdk/logical"
-
-	"vault-plugin-secrets-databricks/internal/client"
 )
 
 // deliverStatic puts the current secret part where the role says, over whatever is there. What is put is written down before.
@@ -69,12 +67,6 @@ func (b *backend) deliverStatic(ctx context.Context, s logical.Storage, conn *co
 		}
 	}
 	return nil
-}
-
-// answered tells whether Databricks answered the request that failed, so that what it does of it is done by now.
-func answered(err error) bool {
-	var remote *client.Error
-	return errors.As(err, &remote) && remote.Status != 0
 }
 
 // removeCopies removes those copies that go says, if they are still ours. What can't be removed stays in the list.

@@ -268,3 +268,23 @@ func TestOneRolePerPlace(t *testing.T) {
 	_, there := m.has("other")
 	require.False(t, there)
 }
+
+// TestAWriteRightAfterAnUncertainPutStays shows that the engine looks at once whether a put that failed was done, so that what somebody writes next is not taken for it.
+func TestAWriteRightAfterAnUncertainPutStays(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"503 after", "500 after", "reset after"} {
+		t.Run(name, func(t *testing.T) {
+			m, c := delivering(t)
+			m.write("static-roles/x", daily("k"))
+			c.advance(day + time.Minute)
+			m.workspace.Inject(putFaults[name])
+			m.tick()
+			c.advance(30 * time.Second)
+			m.write("secrets/etl/k", map[string]any{"string_value": "somebody else's"})
+			resp, err := m.do(logical.DeleteOperation, "static-roles/x", nil)
+			m.requireOK(resp, err)
+			value, _ := m.has("k")
+			require.Equal(t, "somebody else's", value)
+		})
+	}
+}

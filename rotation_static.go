@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"regexp"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -239,13 +239,6 @@ func (b *backend) tendStatic(ctx context.Context, req *logical.Request, name str
 	return settled.at(), nil
 }
 
-// sameReason tells whether two errors differ in no more than the ids of requests.
-func sameReason(a, b string) bool {
-	return anyRequestID.ReplaceAllString(a, "") == anyRequestID.ReplaceAllString(b, "")
-}
-
-var anyRequestID = regexp.MustCompile(` \[request id [^\]]*\]`)
-
 // rotateStaticInTime rotates, or records why that failed.
 func (b *backend) rotateStaticInTime(ctx context.Context, req *logical.Request, conn *connection, name string, e *staticEntry) (*staticEntry, error) {
 	rotated, why := b.rotateStatic(ctx, req, conn, name, e, &e.staticRole)
@@ -269,4 +262,109 @@ func (b *backend) rotateStaticInTime(ctx context.Context, req *logical.Request, 
 	err = b.saveStatic(ctx, req.Storage, name, stored)
 	b.rotationFailed(ctx, "static-rotate", "rotate-role/"+name, "static role "+name, &stored.State.progress, why)
 	return stored, err
+}
+
+// ttl is after how many seconds it is worth to read the credential again; at least 1, so that nobody reads without a pause
+// what is overdue.
+func (e *staticEntry) ttl(now time.Time) int64 {
+	next := e.rotateAt()
+	if next.IsZero() {
+		next = e.State.Current.Expires
+		if !now.Before(next) {
+			return int64(minRotationPeriod / time.Second)
+		}
+	}
+	return max(1, int64(next.Sub(now)/time.Second))
+}
+
+// abandonStatic takes a new role back whose credential could not be delivered.
+func (b *backend) abandonStatic(ctx context.Context, s logical.Storage, conn *connection, name string, e *staticEntry, why error) error {
+	e = e.clone()
+	e.State.Deleting = true
+	if err := b.saveStatic(ctx, s, name, e); err != nil {
+		return fmt.Errorf("the static role was stored, but could neither be completed nor taken back; it is completed within minutes, read it then, and delete it if it is not wanted: %w", errors.Join(why, err))
+	}
+	if _, err := b.settleStatic(ctx, s, conn, name, e); err != nil {
+		return fmt.Errorf("the static role was not created, and what was made of it is removed within minutes: %w", errors.Join(why, err))
+	}
+	return fmt.Errorf("the static role was not created, and nothing is left of it: %w", why)
+}
+
+// keptCopy is a copy of a credential in a secret scope. It is written down before it is put.
+type keptCopy struct {
+	secretIntent
+	Nonce   string    `json:"nonce"` // of the credential
+	Started time.Time `json:"started"`
+	Updated time.Time `json:"updated,omitzero"` // as Databricks says; zero while it isn't certain that it was put
+}
+
+// deliveredAt tells whether the copy is, or may be, where the role delivers to.
+func (e *staticEntry) deliveredAt(c *keptCopy) bool {
+	place := e.place()
+	return place != nil && place.folded() == c.folded()
+}
+
+// undelivered tells whether the current credential is still to be put where the role says.
+func (e *staticEntry) undelivered() bool {
+	return e.place() != nil && !slices.ContainsFunc(e.State.Copies, func(c keptCopy) bool {
+		return e.deliveredAt(&c) && c.Nonce == e.State.Current.Nonce && !c.Updated.IsZero()
+	})
+}
+
+// leftCopies tells whether there are copies at places that the role has left.
+func (e *staticEntry) leftCopies() bool {
+	return slices.ContainsFunc(e.State.Copies, func(c keptCopy) bool { return !e.deliveredAt(&c) })
+}
+
+// pinned tells whether a replaced credential must stay, because it is what is delivered: its consumers could not have taken up the
+// new one.
+func (e *staticEntry) pinned(old *retired) bool {
+	return e.undelivered() && slices.ContainsFunc(e.State.Copies, func(c keptCopy) bool { return c.Nonce == old.Nonce })
+}
+
+// alive tells whether the role still has the credential with the nonce, and it has not ended.
+func (e *staticEntry) alive(nonce string, now time.Time) bool {
+	return slices.ContainsFunc(e.State.all(), func(k kept) bool { return k.Nonce == nonce && now.Before(k.Expires) })
+}
+
+// margin is how much of a credential's life must be left when it is replaced.
+func (e *staticEntry) margin() time.Duration { return seconds(e.Grace) }
+
+// next is when the current credential is due.
+func (e *staticEntry) next() time.Time { return e.State.progress.due(&e.State.Current, e.margin()) }
+
+// rotateAt is when the next attempt is made to replace it.
+func (e *staticEntry) rotateAt() time.Time { return e.State.progress.at(&e.State.Current, e.margin()) }
+
+// at is when there is something to do for the role; zero for never.
+func (e *staticEntry) at() time.Time {
+	chores := time.Time{}
+	if e.State.Deleting || e.undelivered() || e.leftCopies() {
+		chores = time.Unix(0, 0).UTC() // at once
+	}
+	for i := range e.State.Retired {
+		if old := &e.State.Retired[i]; !e.pinned(old) {
+			chores = earliest(chores, old.Until)
+		}
+	}
+	if !chores.IsZero() && chores.Before(e.State.Again) {
+		chores = e.State.Again
+	}
+	if e.State.Deleting {
+		return chores
+	}
+	return earliest(chores, e.rotateAt())
+}
+
+// correct takes back what was decided while the clock was ahead, and tells whether there was such a thing.
+func (e *staticEntry) correct(now time.Time) bool {
+	changed := e.State.progress.corrected(e.schedule, now)
+	changed = e.State.Current.corrected(now) || changed
+	for i := range e.State.Retired {
+		changed = e.State.Retired[i].corrected(now) || changed
+	}
+	if e.State.Again.After(now.Add(longestRetry)) {
+		e.State.Again, changed = time.Time{}, true
+	}
+	return changed
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-databricks/internal/client"
@@ -84,14 +85,6 @@ func (r *staticRole) lifetimeFrom(now time.Time) time.Duration {
 	}
 }
 
-// keptCopy is a copy of a credential in a secret scope. It is written down before it is put.
-type keptCopy struct {
-	secretIntent
-	Nonce   string    `json:"nonce"` // of the credential
-	Started time.Time `json:"started"`
-	Updated time.Time `json:"updated,omitzero"` // as Databricks says; zero while it isn't certain that it was put
-}
-
 // staticEntry is a static role as it is stored, with its credential.
 type staticEntry struct {
 	staticRole
@@ -137,77 +130,6 @@ func (s *staticState) all() []kept {
 		all = append(all, old.kept)
 	}
 	return all
-}
-
-// deliveredAt tells whether the copy is, or may be, where the role delivers to.
-func (e *staticEntry) deliveredAt(c *keptCopy) bool {
-	place := e.place()
-	return place != nil && place.folded() == c.folded()
-}
-
-// undelivered tells whether the current credential is still to be put where the role says.
-func (e *staticEntry) undelivered() bool {
-	return e.place() != nil && !slices.ContainsFunc(e.State.Copies, func(c keptCopy) bool {
-		return e.deliveredAt(&c) && c.Nonce == e.State.Current.Nonce && !c.Updated.IsZero()
-	})
-}
-
-// leftCopies tells whether there are copies at places that the role has left.
-func (e *staticEntry) leftCopies() bool {
-	return slices.ContainsFunc(e.State.Copies, func(c keptCopy) bool { return !e.deliveredAt(&c) })
-}
-
-// pinned tells whether a replaced credential must stay, because it is what is delivered: its consumers could not have taken up the
-// new one.
-func (e *staticEntry) pinned(old *retired) bool {
-	return e.undelivered() && slices.ContainsFunc(e.State.Copies, func(c keptCopy) bool { return c.Nonce == old.Nonce })
-}
-
-// alive tells whether the role still has the credential with the nonce, and it has not ended.
-func (e *staticEntry) alive(nonce string, now time.Time) bool {
-	return slices.ContainsFunc(e.State.all(), func(k kept) bool { return k.Nonce == nonce && now.Before(k.Expires) })
-}
-
-// margin is how much of a credential's life must be left when it is replaced.
-func (e *staticEntry) margin() time.Duration { return seconds(e.Grace) }
-
-// next is when the current credential is due.
-func (e *staticEntry) next() time.Time { return e.State.progress.due(&e.State.Current, e.margin()) }
-
-// rotateAt is when the next attempt is made to replace it.
-func (e *staticEntry) rotateAt() time.Time { return e.State.progress.at(&e.State.Current, e.margin()) }
-
-// at is when there is something to do for the role; zero for never.
-func (e *staticEntry) at() time.Time {
-	chores := time.Time{}
-	if e.State.Deleting || e.undelivered() || e.leftCopies() {
-		chores = time.Unix(0, 0).UTC() // at once
-	}
-	for i := range e.State.Retired {
-		if old := &e.State.Retired[i]; !e.pinned(old) {
-			chores = earliest(chores, old.Until)
-		}
-	}
-	if !chores.IsZero() && chores.Before(e.State.Again) {
-		chores = e.State.Again
-	}
-	if e.State.Deleting {
-		return chores
-	}
-	return earliest(chores, e.rotateAt())
-}
-
-// correct takes back what was decided while the clock was ahead, and tells whether there was such a thing.
-func (e *staticEntry) correct(now time.Time) bool {
-	changed := e.State.progress.corrected(e.schedule, now)
-	changed = e.State.Current.corrected(now) || changed
-	for i := range e.State.Retired {
-		changed = e.State.Retired[i].corrected(now) || changed
-	}
-	if e.State.Again.After(now.Add(longestRetry)) {
-		e.State.Again, changed = time.Time{}, true
-	}
-	return changed
 }
 
 func (e *staticEntry) clone() *staticEntry {
@@ -295,5 +217,142 @@ func (b *backend) saveStatic(ctx context.Context, s logical.Storage, name string
 		return err
 	}
 	b.statics.put(key, e.clone())
+	return nil
+}
+
+// placeAsked is where the role will deliver to if the request is granted.
+func placeAsked(data *framework.FieldData, old *staticEntry) secretPlace {
+	var place secretPlace
+	if old != nil && old.place() != nil {
+		place = *old.place()
+	}
+	if _, sent := data.Raw[keyDeliverScope]; sent {
+		place.Scope = data.Get(keyDeliverScope).(string)
+	}
+	if _, sent := data.Raw[keyDeliverKey]; sent {
+		place.Key = data.Get(keyDeliverKey).(string)
+	}
+	return place
+}
+
+// mergeStatic lays the request's fields over the stored role, and holds the result against what Databricks says.
+func (b *backend) mergeStatic(ctx context.Context, s logical.Storage, name string, data *framework.FieldData, conn *connection, old *staticEntry) (*staticRole, error) {
+	before := new(staticRole)
+	if old != nil {
+		*before = old.staticRole
+	}
+	role := new(staticRole)
+	if err := mergeFields(data, before, role, keyName, keyForce); err != nil {
+		return nil, err
+	}
+	ids := &roleEntry{ServicePrincipalID: role.ServicePrincipalID, ApplicationID: role.ApplicationID}
+	ids.forgetOtherID(data)
+	role.ServicePrincipalID, role.ApplicationID = ids.ServicePrincipalID, ids.ApplicationID
+	if err := role.schedule.check(b.now()); err != nil {
+		return nil, err
+	}
+	if sent, ok := data.Raw[keyGrace]; (!ok || sent == nil) && (old == nil || ok) {
+		role.Grace = int64(defaultGrace / time.Second)
+		if role.automatic() {
+			shortest, _ := role.spans(1, b.now())
+			role.Grace = min(role.Grace, int64(shortest/time.Second))
+		}
+	}
+	if err := role.check(b.now()); err != nil {
+		return nil, err
+	}
+	mints := role.mints()
+	if err := mints.check(); err != nil {
+		return nil, err
+	}
+	if err := mints.settle(ctx, conn, before.mints()); err != nil {
+		return nil, err
+	}
+	role.ServicePrincipalID, role.ApplicationID, role.Scopes = mints.ServicePrincipalID, mints.ApplicationID, mints.Scopes
+	if place := role.place(); place != nil && (before.place() == nil || *before.place() != *place) {
+		if err := b.checkPlaceFree(ctx, s, name, *place); err != nil {
+			return nil, err
+		}
+		if _, err := conn.client.ListSecrets(ctx, place.Scope); isGone(err) {
+			return nil, badField(keyDeliverScope, "there is no secret scope %q at %s; write scopes/%s first", place.Scope, conn.config.Host, place.Scope)
+		} else if err != nil {
+			return nil, explainSecrets(err, place.Scope, permissionRead)
+		}
+	}
+	return role, nil
+}
+
+// checkPlaceFree refuses a place where another static role delivers to: each would overwrite what the other keeps there.
+func (b *backend) checkPlaceFree(ctx context.Context, s logical.Storage, name string, place secretPlace) error {
+	names, err := s.List(ctx, staticStoragePrefix)
+	if err != nil {
+		return err
+	}
+	for _, other := range names {
+		if other == name {
+			continue
+		}
+		e, err := b.static(ctx, s, other)
+		if err != nil && !isUnreadable(err) {
+			return err
+		}
+		if e != nil && e.place() != nil && e.place().folded() == place.folded() {
+			return badField(keyDeliverKey, "%s is where static role %q delivers to; choose another key", place, other)
+		}
+	}
+	return nil
+}
+
+// check refuses a role that could not be kept.
+func (r *staticRole) check(now time.Time) error {
+	if !slices.Contains(staticTypes, r.CredentialType) {
+		problem := fmt.Sprintf("%q can't be static", r.CredentialType)
+		if r.CredentialType == "" {
+			problem = "is missing"
+		}
+		return badField(keyCredentialType, "%s; use one of: %s", problem, strings.Join(staticTypes, ", "))
+	}
+	if err := r.schedule.check(now); err != nil {
+		return err
+	}
+	longest := int64(maxLifetime/time.Second) - maxLifetimeOffset
+	switch {
+	case r.Grace < 0 || r.Grace > longest:
+		return badField(keyGrace, "%ds is out of range; send 0 to %d seconds", r.Grace, longest)
+	case r.Lifetime < 0 || r.Lifetime > longest:
+		return badField(keyLifetime, "%ds is out of range; send 0 (as long as the schedule needs) to %d seconds", r.Lifetime, longest)
+	case r.Lifetime > 0 && r.Lifetime < int64(minRotationPeriod/time.Second):
+		return badField(keyLifetime, "%ds is too short; send at least 60 seconds", r.Lifetime)
+	case (r.DeliverScope == "") != (r.DeliverKey == ""):
+		return badField(keyDeliverScope, "and %s belong together; send both or neither", keyDeliverKey)
+	}
+	if r.DeliverScope != "" {
+		if err := checkName(keyDeliverScope, r.DeliverScope); err != nil {
+			return err
+		}
+		if err := checkName(keyDeliverKey, r.DeliverKey); err != nil {
+			return err
+		}
+	}
+	if !r.automatic() {
+		return nil
+	}
+	// A credential must live from one rotation to the next, and through its grace.
+	_, gap := r.spans(1, now)
+	least := int64(gap/time.Second) + r.Window + r.Grace
+	room, _ := r.spans(maxOAuthSecrets-2, now)
+	crowd, _ := r.spans(maxInGrace, now)
+	switch {
+	case r.Lifetime > 0 && r.Lifetime < least:
+		return badField(keyLifetime, "%ds is too short; between two rotations and with %s and %s, a credential must live for %d seconds", r.Lifetime, keyRotationWindow, keyGrace, least)
+	case int64(gap/time.Second)+r.Window > longest:
+		return badField(keyRotationSchedule, "%q leaves more time from one rotation to the next than a credential can live, %d seconds", r.Cron, longest)
+	case least > longest:
+		return badField(keyGrace, "%ds is too long; with the schedule, credentials would have to live for %d seconds, and %d is the most that Databricks gives", r.Grace, least, longest)
+	case seconds(r.Grace) > crowd:
+		return badField(keyGrace, "%ds is too long; with this schedule, more than %d replaced credentials would be alive at once. It can be %d seconds at most", r.Grace, maxInGrace, int64(crowd/time.Second))
+	case r.CredentialType == credentialOAuthSecret && seconds(r.Grace) > room:
+		return badField(keyGrace, "%ds is too long; a service principal can have %d OAuth secrets, so with this schedule it can be %d seconds at most", r.Grace, maxOAuthSecrets, int64(room/time.Second))
+	}
 	return nil
 }

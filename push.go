@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"vault-plugin-secrets-databricks/internal/client"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+	"golang.org/x/sync/errgroup"
+)
+
+// push is one bulk write.
+type push struct {
+	scope string
+	puts  map[string]secretValue
+	sent  map[string]bool // the keys in lower case: Databricks ignores their case
+	prune bool
+
+	mu      sync.Mutex
+	done    map[string][]string     // keys by what was done to them: keyWritten, keyDeleted
+	failed  map[string]*pushFailure // by their message without its request id
+	first   error                   // the first failure, which decides the status of the answer
+	started time.Time
+}
+
+// pushFailure is a reason for which keys failed.
+type pushFailure struct {
+	message string // the first one, with its request id
+	keys    []string
+}
+
+func pushed(written, deleted []string) *logical.Response {
+	return &logical.Response{Data: map[string]any{
+		keyWritten: append([]string{}, written...),
+		keyDeleted: append([]string{}, deleted...),
+	}}
+}
+
+// pushOf reads a bulk write and checks all of it before anything is sent.
+func pushOf(data *framework.FieldData) (*push, error) {
+	p := &push{
+		scope:   data.Get(keyScope).(string),
+		prune:   data.Get(keyPrune).(bool),
+		puts:    make(map[string]secretValue),
+		sent:    make(map[string]bool),
+		done:    make(map[string][]string),
+		failed:  make(map[string]*pushFailure),
+		started: time.Now(),
+	}
+	if err := checkName(keyScope, p.scope); err != nil {
+		return nil, err
+	}
+	for field, read := range map[string]func(field, text string) (secretValue, error){keySecrets: stringValue, keyBytes: bytesValue} {
+		for key, raw := range data.Get(field).(map[string]any) {
+			if checkName(field, key) != nil {
+				// It isn't shown, since it may be a value that was sent in the place of its key.
+				return nil, badField(field, "a key of %d characters is no valid name; use 1 to 128 letters, digits, dashes, underscores, periods and @", len(key))
+			}
+			text, ok := raw.(string)
+			if !ok {
+				return nil, badField(field, "the value of %q is a %T; send a string", key, raw)
+			}
+			if _, twice := p.puts[key]; twice {
+				return nil, badField(field, "%q is in both %s and %s; send it in one of them", key, keySecrets, keyBytes)
+			}
+			if p.sent[strings.ToLower(key)] {
+				return nil, badField(field, "%q was sent in two spellings, which Databricks takes for the same key; send it once", key)
+			}
+			value, err := read(fmt.Sprintf("%s: %q", field, key), text)
+			if err != nil {
+				return nil, err
+			}
+			p.puts[key], p.sent[strings.ToLower(key)] = value, true
+		}
+	}
+	switch {
+	case len(p.puts) == 0 && p.prune:
+		return nil, badField(keyPrune, "with no secrets sent it would empty the scope; send at least one, or delete the scope")
+	case len(p.puts) == 0:
+		return nil, badField(keySecrets, "is missing; send a map of key to text as %s, or of key to base64 as %s", keySecrets, keyBytes)
+	case len(p.puts) > client.MaxSecretsPerScope:
+		return nil, badField(keySecrets, "%d keys were sent; a scope has at most %d", len(p.puts), client.MaxSecretsPerScope)
+	}
+	return p, nil
+}
+
+// each does something to every key, several at once, until the caller goes away or it is plain that nothing will work.
+func (p *push) each(ctx context.Context, b *backend, what string, keys []string, do func(ctx context.Context, key string) error) {
+	if len(keys) == 0 {
+		return
+	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	finished := make(chan struct{})
+	defer close(finished)
+	go p.tell(b, what, len(keys), finished)
+
+	var group errgroup.Group
+	group.SetLimit(bulkConcurrency)
+	for _, key := range keys {
+		group.Go(func() (err error) {
+			// The panic of a goroutine would end every mount of the process.
+			defer func() {
+				if v := recover(); v != nil {
+					err = p.fail(key, fmt.Errorf("the engine failed on this key: %T", v))
+				}
+			}()
+			if ctx.Err() != nil {
+				return p.fail(key, context.Cause(ctx))
+			}
+			if err := do(ctx, key); err != nil {
+				if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+					err = context.Cause(ctx) // what stopped this key, rather than that it was stopped
+				}
+				if hopeless(err) {
+					stop(err)
+				}
+				return p.fail(key, err)
+			}
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			p.done[what] = append(p.done[what], key)
+			return nil
+		})
+	}
+	_ = group.Wait() // every failure is in p
+	slices.Sort(p.done[what])
+	b.Logger().Info("pushed secrets", "scope", p.scope, what, len(p.done[what]), "of", len(keys), "took", time.Since(p.started).Round(time.Millisecond).String())
+}
+
+// tell logs how far a push is, in numbers only.
+func (p *push) tell(b *backend, what string, total int, finished <-chan struct{}) {
+	ticker := time.NewTicker(bulkProgress)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-finished:
+			return
+		case <-ticker.C:
+			p.mu.Lock()
+			done := len(p.done[what])
+			p.mu.Unlock()
+			b.Logger().Info("pushing secrets", "scope", p.scope, what, done, "of", total)
+		}
+	}
+}
+
+func (p *push) fail(key string, err error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.first == nil {
+		p.first = err
+	}
+	reason := requestID.ReplaceAllString(err.Error(), "")
+	if p.failed[reason] == nil {
+		p.failed[reason] = &pushFailure{message: err.Error()}
+	}
+	p.failed[reason].keys = append(p.failed[reason].keys, key)
+	return err
+}
+
+// failure is the error of a push of which some keys failed: which, and why.
+func (p *push) failure(total int) error {
+	var parts []string
+	count := 0
+	for _, reason := range slices.Sorted(maps.Keys(p.failed)) {
+		failed := p.failed[reason]
+		slices.Sort(failed.keys)
+		count += len(failed.keys)
+		parts = append(parts, fmt.Sprintf("%s: %s", strings.Join(failed.keys, ", "), failed.message))
+	}
+	return &pushError{
+		text: fmt.Sprintf("%d of %d keys failed, %d were written and %d deleted; write the same again to finish. Failed: %s",
+			count, total, len(p.done[keyWritten]), len(p.done[keyDeleted]), strings.Join(parts, "; ")),
+		first: p.first,
+	}
+}
+
+// pushError tells all of a push's failures and is of the kind of the first.
+type pushError struct {
+	text  string
+	first error
+}
+
+func (e *pushError) Error() string { return e.text }
+
+func (e *pushError) Unwrap() error { return e.first }
+
+// hopeless tells whether what failed for one key will fail for all.
+func hopeless(err error) bool {
+	var remote *client.Error
+	if !errors.As(err, &remote) {
+		return true
+	}
+	switch remote.Kind {
+	case client.Unauthenticated, client.PermissionDenied, client.NotFound, client.Canceled:
+		return true
+	default:
+		return false
+	}
+}
