@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/stretchr/testify/require"
+
+	"vault-plugin-secrets-databricks/internal/simulator"
+)
+
+// storedMount is all that outlives a version of the plugin: what a mount had stored, the leases that Vault kept, and what Databricks
+// held, at one moment. Files under testdata hold it as JSON. What the engine wrote is in it as it was written, so nothing here may
+// depend on the engine's types: they change, and the files don't.
+type storedMount struct {
+	Version string    `json:"version"` // of the plugin
+	Commit  string    `json:"commit"`  // that it was built from
+	Made    time.Time `json:"made"`    // on the mount's clock, when everything was as it says here
+	MountID string    `json:"mount_id"`
+	Host    string    `json:"host"` // of the workspace; another one takes its place wherever it is written
+
+	Storage map[string]json.RawMessage `json:"storage"`
+	Leases  []storedLease              `json:"leases"`
+	Open    []storedIntent             `json:"open_log_entries"`
+	Answers map[string]map[string]any  `json:"answers"` // to reads, by path
+
+	Workspace simulator.Snapshot `json:"workspace"`
+}
+
+// storedEffect is what something is to change at the workspace, in the form of objectsOf.
+type storedEffect struct {
+	Removes []string `json:"removes"`
+	Puts    []string `json:"puts"`
+}
+
+// storedLease is a lease as Vault keeps it, and the effect of its revocation.
+type storedLease struct {
+	Name      string         `json:"name"`
+	Path      string         `json:"path"`
+	Data      map[string]any `json:"data"` // as it was answered, without its secret part
+	TTL       int64          `json:"ttl"`  // seconds
+	MaxTTL    int64          `json:"max_ttl"`
+	Renewable bool           `json:"renewable"`
+	Internal  map[string]any `json:"internal_data"`
+	Revoked   storedEffect   `json:"revoked"`
+}
+
+// storedIntent is an entry of the write-ahead log that was left open, and the effect of its rollback.
+type storedIntent struct {
+	Name       string       `json:"name"`
+	Key        string       `json:"key"` // in the storage
+	RolledBack storedEffect `json:"rolled_back"`
+}
+
+// objectsOf names all that the workspace holds, a text for each. Two calls tell what has come and gone in between.
+func objectsOf(w *simulator.Workspace) []string {
+	shot := w.Snapshot()
+	var all []string
+	for _, p := range shot.Principals {
+		all = append(all, "principal "+p.ID)
+	}
+	for _, g := range shot.Groups {
+		all = append(all, "group "+g.Name)
+		for _, member := range g.Members {
+			all = append(all, "member "+g.Name+"/"+member)
+		}
+	}
+	for _, token := range shot.Tokens {
+		all = append(all, "token "+token.ID)
+	}
+	for _, secret := range shot.OAuthSecrets {
+		all = append(all, "oauth_secret "+secret.ID)
+	}
+	for _, scope := range shot.Scopes {
+		all = append(all, "scope "+scope.Name)
+		for key, secret := range scope.Secrets {
+			sum := sha256.Sum256(secret.Value)
+			all = append(all, "secret "+scope.Name+"/"+key+" "+hex.EncodeToString(sum[:8]))
+		}
+		for principal, permission := range scope.ACLs {
+			all = append(all, "acl "+scope.Name+"/"+principal+" "+permission)
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// effect is what makes the first of two answers of objectsOf the second.
+func effect(before, after []string) storedEffect {
+	e := storedEffect{Removes: []string{}, Puts: []string{}}
+	for _, object := range before {
+		if !slices.Contains(after, object) {
+			e.Removes = append(e.Removes, object)
+		}
+	}
+	for _, object := range after {
+		if !slices.Contains(before, object) {
+			e.Puts = append(e.Puts, object)
+		}
+	}
+	return e
+}
+
+// undone is the effect that takes this one back.
+func (e storedEffect) undone() storedEffect { return storedEffect{Removes: e.Puts, Puts: e.Removes} }
+
+// storedKeys are all keys of the storage, in order.
+func storedKeys(t *testing.T, s logical.Storage) []string {
+	t.Helper()
+	keys, err := logical.CollectKeys(context.Background(), s)
+	require.NoError(t, err)
+	slices.Sort(keys)
+	return keys
+}
+
+// openStored starts a mount on what a file holds: over a workspace with the same objects, at the same time, with the same entries in
+// its storage. Only the workspace's address is another one.
+func openStored(t *testing.T, file string) (*storedMount, *mount, *clock) {
+	t.Helper()
+	m, c := newTimedMount(t)
+	raw, err := os.ReadFile(file)
+	require.NoError(t, err)
+	var head struct {
+		Host string `json:"host"`
+	}
+	require.NoError(t, json.Unmarshal(raw, &head))
+	require.NotEmpty(t, head.Host)
+	raw = bytes.ReplaceAll(raw, []byte(head.Host), []byte(m.workspace.URL()))
+
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.DisallowUnknownFields() // also what the simulator would lose of the workspace
+	s := new(storedMount)
+	require.NoError(t, decoder.Decode(s))
+	require.Equal(t, testMountID, s.MountID, "the mount's marker is in what it made")
+	c.advance(s.Made.Sub(c.now()))
+	m.workspace.Restore(s.Workspace)
+	for key, value := range s.Storage {
+		var compact bytes.Buffer
+		require.NoError(t, json.Compact(&compact, value))
+		require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: key, Value: compact.Bytes()}))
+	}
+	m.restartAt(c)
+	t.Cleanup(func() { m.backend.Cleanup(context.Background()) })
+	require.NoError(t, m.backend.Initialize(t.Context(), &logical.InitializationRequest{Storage: m.storage}))
+	return s, m, c
+}
