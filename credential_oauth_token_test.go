@@ -279,9 +279,9 @@ func TestOAuthTokenWaitsForItsTurn(t *testing.T) {
 	m, sp := tokenReady(t)
 	b := m.backend.(*backend)
 	for lane := range stepSecretsAtOnce {
-		leave, err := b.stepTurns.take(t.Context(), fmt.Sprint(sp.ID, " ", lane))
+		unlock, err := b.stepSecretLocks.Lock(t.Context(), fmt.Sprint(sp.ID, " ", lane))
 		require.NoError(t, err)
-		defer leave()
+		defer unlock()
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()

@@ -876,13 +876,7 @@ func (m *mount) revive(c *clock) {
 	m.restartAt(c)
 }
 
-// queue is how many have a turn of a rotation or wait for it.
+// queue is how many hold the lock of a rotation or wait for it.
 func (m *mount) queue(what string) int {
-	t := &m.backend.(*backend).rotationTurns
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if waiting := t.waiting[what]; waiting != nil {
-		return waiting.n
-	}
-	return 0
+	return m.backend.(*backend).rotationLocks.Waiting(what)
 }

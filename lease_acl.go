@@ -175,11 +175,11 @@ func (b *backend) sweepGrants(ctx context.Context, req *logical.Request) (err er
 }
 
 func (b *backend) sweepGrant(ctx context.Context, s logical.Storage, key string) error {
-	leave, err := b.grantTurns.take(ctx, key)
+	unlock, err := b.aclLocks.Lock(ctx, key)
 	if err != nil {
 		return err
 	}
-	defer leave()
+	defer unlock()
 	g, err := readGrants(ctx, s, key)
 	if err != nil || g == nil || len(g.Leases) > 0 {
 		return err
@@ -210,11 +210,11 @@ func (b *backend) leaseGrant(ctx context.Context, req *logical.Request, conn *co
 	id := grantID{aclPlace: place, ID: in.Nonce}
 	in.Grant = &id
 	key := grantsKey(in.origin, place)
-	leave, err := b.grantTurns.take(ctx, key)
+	unlock, err := b.aclLocks.Lock(ctx, key)
 	if err != nil {
 		return nil, err
 	}
-	defer leave()
+	defer unlock()
 	has, err := permissionOf(ctx, conn, place)
 	if err != nil {
 		return nil, err
@@ -276,11 +276,11 @@ func (b *backend) changeForGood(ctx context.Context, s logical.Storage, conn *co
 		return err
 	}
 	key := grantsKey(made, place)
-	leave, err := b.grantTurns.take(ctx, key)
+	unlock, err := b.aclLocks.Lock(ctx, key)
 	if err != nil {
 		return err
 	}
-	defer leave()
+	defer unlock()
 	has, err := permissionOf(ctx, conn, place)
 	if err != nil {
 		return err
@@ -318,11 +318,11 @@ func (b *backend) revokeGrant(ctx context.Context, req *logical.Request, _ *fram
 // something else. It may be repeated after a failure at any point.
 func (b *backend) endGrant(ctx context.Context, s logical.Storage, conn *connection, made origin, id grantID) error {
 	key := grantsKey(made, id.aclPlace)
-	leave, err := b.grantTurns.take(ctx, key)
+	unlock, err := b.aclLocks.Lock(ctx, key)
 	if err != nil {
 		return err
 	}
-	defer leave()
+	defer unlock()
 	return b.takeBack(ctx, s, conn, key, id)
 }
 

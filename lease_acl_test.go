@@ -656,7 +656,7 @@ func TestGrantCancelled(t *testing.T) {
 		b := m.backend.(*backend)
 		made := origin{Host: m.workspace.URL(), WorkspaceID: m.workspace.ID(), OwnerID: m.admin.ID}
 		key := grantsKey(made, aclPlace{Scope: "etl", Principal: "users"})
-		leave, err := b.grantTurns.take(t.Context(), key)
+		unlock, err := b.aclLocks.Lock(t.Context(), key)
 		require.NoError(t, err)
 		for name, request := range map[string]func(ctx context.Context) error{
 			"lease": func(ctx context.Context) error {
@@ -675,20 +675,16 @@ func TestGrantCancelled(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			failed := make(chan error, 1)
 			go func() { failed <- request(ctx) }()
-			require.Eventually(t, func() bool {
-				b.grantTurns.mu.Lock()
-				defer b.grantTurns.mu.Unlock()
-				return b.grantTurns.waiting[key].n == 2
-			}, time.Minute, time.Millisecond, name)
+			require.Eventually(t, func() bool { return b.aclLocks.Waiting(key) == 2 }, time.Minute, time.Millisecond, name)
 			cancel()
 			require.ErrorContains(t, <-failed, context.Canceled.Error(), name)
 		}
 		require.Equal(t, "MANAGE", m.acl("users"))
 		m.write("acls/etl/"+m.admin.UserName, map[string]any{"permission": "MANAGE"}) // nobody else is held up
-		leave()
+		unlock()
 		m.end(lease)
 		require.Equal(t, "READ", m.acl("users"))
-		require.Empty(t, b.grantTurns.waiting, "nothing is kept of turns that are over")
+		require.Zero(t, b.aclLocks.Len(), "nothing is kept of locks that nobody holds")
 	})
 }
 

@@ -89,22 +89,22 @@ func (b *backend) mint(ctx context.Context, req *logical.Request, data *framewor
 	if needs.endsByItself && role.named() {
 		// The token is made through a secret, of which a service principal can't have many.
 		lane := fmt.Sprint(role.ServicePrincipalID, " ", rand.IntN(stepSecretsAtOnce))
-		leave, err := b.stepTurns.take(ctx, lane)
+		unlock, err := b.stepSecretLocks.Lock(ctx, lane)
 		if err != nil {
 			return nil, err
 		}
-		defer leave()
+		defer unlock()
 	}
 	deliver, err := deliveryOf(req, data)
 	if err != nil {
 		return nil, err
 	}
 	if deliver != nil {
-		leave, err := b.secretTurns.take(ctx, deliver.folded())
+		unlock, err := b.secretLocks.Lock(ctx, deliver.folded())
 		if err != nil {
 			return nil, err
 		}
-		defer leave()
+		defer unlock()
 		if deliver.Before, err = secretUpdated(ctx, conn, deliver.secretPlace); err != nil {
 			return nil, explainSecrets(err, deliver.Scope, permissionRead)
 		}

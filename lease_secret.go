@@ -64,11 +64,11 @@ func stamped(ctx context.Context, conn *connection, in *secretIntent) (*writtenS
 
 // putForGood stores a value that no lease and no rollback deletes.
 func (b *backend) putForGood(ctx context.Context, s logical.Storage, conn *connection, place secretPlace, value secretValue) error {
-	leave, err := b.secretTurns.take(ctx, place.folded())
+	unlock, err := b.secretLocks.Lock(ctx, place.folded())
 	if err != nil {
 		return err
 	}
-	defer leave()
+	defer unlock()
 	if err := value.put(ctx, conn, place); err != nil {
 		return err
 	}
@@ -103,11 +103,11 @@ func (b *backend) supersede(ctx context.Context, s logical.Storage, conn *connec
 
 // endWritten is removeWritten in the secret's turn.
 func (b *backend) endWritten(ctx context.Context, conn *connection, secret *writtenSecret) error {
-	leave, err := b.secretTurns.take(ctx, secret.folded())
+	unlock, err := b.secretLocks.Lock(ctx, secret.folded())
 	if err != nil {
 		return err
 	}
-	defer leave()
+	defer unlock()
 	return b.removeWritten(ctx, conn, secret)
 }
 
@@ -159,11 +159,11 @@ func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *c
 	if err != nil {
 		return nil, err
 	}
-	leave, err := b.secretTurns.take(ctx, place.folded())
+	unlock, err := b.secretLocks.Lock(ctx, place.folded())
 	if err != nil {
 		return nil, err
 	}
-	defer leave()
+	defer unlock()
 	before, err := secretUpdated(ctx, conn, place)
 	if err != nil {
 		return nil, explainSecrets(err, place.Scope, permissionRead)

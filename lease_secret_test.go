@@ -404,9 +404,9 @@ func TestLeasedSecretCancelled(t *testing.T) {
 		m := withScope(t)
 		leases := []*logical.Secret{m.write("secrets/etl/k", leasedValue).Secret, m.deliver().Secret}
 		m.gone("secrets/etl/k")
-		leave, err := m.backend.(*backend).secretTurns.take(t.Context(), "etl/k")
+		unlock, err := m.backend.(*backend).secretLocks.Lock(t.Context(), "etl/k")
 		require.NoError(t, err)
-		defer leave()
+		defer unlock()
 		for _, lease := range leases {
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 			_, err := m.backend.HandleRequest(ctx, &logical.Request{Operation: logical.RevokeOperation, Storage: m.storage, Secret: lease})
@@ -546,19 +546,15 @@ func TestLeasedSecretRepeated(t *testing.T) {
 			}
 			rolled <- err
 		}()
-		turns := &m.backend.(*backend).secretTurns
-		require.Eventually(t, func() bool {
-			turns.mu.Lock()
-			defer turns.mu.Unlock()
-			return turns.waiting["etl/k"] != nil && turns.waiting["etl/k"].n == 2
-		}, 10*time.Second, time.Millisecond)
+		locks := &m.backend.(*backend).secretLocks
+		require.Eventually(t, func() bool { return locks.Waiting("etl/k") == 2 }, 10*time.Second, time.Millisecond)
 		close(hold)
 		require.NoError(t, <-written)
 		require.NoError(t, <-rolled)
 		value, _ := m.has("k")
 		require.Equal(t, "canary-again", value)
 		require.Empty(t, m.walEntries())
-		require.Empty(t, turns.waiting, "nothing is kept of turns that are over")
+		require.Zero(t, locks.Len(), "nothing is kept of locks that nobody holds")
 	})
 }
 

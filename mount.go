@@ -11,7 +11,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
 	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/keylock"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/helper/consts"
@@ -47,13 +49,13 @@ type backend struct {
 	// complained of already, and tried when a rollback last tried to undo one.
 	underway, complaints, tried sync.Map
 
-	// grantTurns orders changes of the same permission, secretTurns writes of the same secret; stepTurns bounds the secrets
+	// aclLocks orders changes of the same permission, secretLocks writes of the same secret; stepSecretLocks bounds the secrets
 	// that a service principal has for the sake of access tokens.
-	grantTurns, secretTurns, stepTurns turns
+	aclLocks, secretLocks, stepSecretLocks keylock.Map
 
-	// rotationTurns lets one request or tick at a time work on a credential that is rotated, by the key of its storage entry;
+	// rotationLocks lets one request or tick at a time work on a credential that is rotated, by the key of its storage entry;
 	// agenda says when the next of them is due.
-	rotationTurns turns
+	rotationLocks keylock.Map
 	agenda        agenda
 
 	// lifetimes outlive the client, too: they tell secrets apart whichever connection made them.

@@ -347,11 +347,11 @@ func addConfigWarnings(resp *logical.Response, old, config *configEntry) {
 
 // deleteConfig forgets the connection, and then removes at Databricks what only Vault knew: the credentials that rotations made.
 func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	leave, err := b.rotationTurns.take(ctx, configStorageKey)
+	unlock, err := b.rotationLocks.Lock(ctx, configStorageKey)
 	if err != nil {
 		return nil, err
 	}
-	defer leave()
+	defer unlock()
 	names, err := req.Storage.List(ctx, staticStoragePrefix)
 	if err != nil {
 		return nil, err

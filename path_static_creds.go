@@ -90,11 +90,11 @@ func (b *backend) readStaticCreds(ctx context.Context, req *logical.Request, dat
 
 func (b *backend) handleRotateRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name := data.Get(keyName).(string)
-	leave, err := b.rotationTurns.take(ctx, staticStoragePrefix+name)
+	unlock, err := b.rotationLocks.Lock(ctx, staticStoragePrefix+name)
 	if err != nil {
 		return nil, err
 	}
-	defer leave()
+	defer unlock()
 	old, err := readStatic(ctx, req.Storage, staticStoragePrefix+name)
 	if err != nil {
 		return nil, err

@@ -204,11 +204,11 @@ removes its credentials at Databricks. A restart of Vault rotates nothing.
 // once.
 func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name := data.Get(keyName).(string)
-	leave, err := b.rotationTurns.take(ctx, staticStoragePrefix+name)
+	unlock, err := b.rotationLocks.Lock(ctx, staticStoragePrefix+name)
 	if err != nil {
 		return nil, err
 	}
-	defer leave()
+	defer unlock()
 	old, err := readStatic(ctx, req.Storage, staticStoragePrefix+name)
 	if err != nil {
 		return nil, err
@@ -225,11 +225,11 @@ func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *f
 	}
 	if place := placeAsked(data, old); place.Scope != "" {
 		// Nobody else takes the place while we look whether it is free.
-		leave, err := b.rotationTurns.take(ctx, "place "+place.folded())
+		unlock, err := b.rotationLocks.Lock(ctx, "place "+place.folded())
 		if err != nil {
 			return nil, err
 		}
-		defer leave()
+		defer unlock()
 	}
 	role, err := b.mergeStatic(ctx, req.Storage, name, data, conn, old)
 	if err != nil {
@@ -286,11 +286,11 @@ func (b *backend) addStaticWarnings(resp *logical.Response, conn *connection, e 
 func (b *backend) deleteStatic(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name := data.Get(keyName).(string)
 	force := data.Get(keyForce).(bool)
-	leave, err := b.rotationTurns.take(ctx, staticStoragePrefix+name)
+	unlock, err := b.rotationLocks.Lock(ctx, staticStoragePrefix+name)
 	if err != nil {
 		return nil, err
 	}
-	defer leave()
+	defer unlock()
 	e, err := readStatic(ctx, req.Storage, staticStoragePrefix+name)
 	if force && isUnreadable(err) {
 		resp := &logical.Response{}

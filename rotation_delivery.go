@@ -14,11 +14,11 @@ import (
 // deliverStatic puts the current secret part where the role says, over whatever is there. What is put is written down before.
 func (b *backend) deliverStatic(ctx context.Context, s logical.Storage, conn *connection, name string, e *staticEntry) error {
 	place := *e.place()
-	leave, err := b.secretTurns.take(ctx, place.folded())
+	unlock, err := b.secretLocks.Lock(ctx, place.folded())
 	if err != nil {
 		return err
 	}
-	defer leave()
+	defer unlock()
 	before, err := secretUpdated(ctx, conn, place)
 	if err != nil {
 		return explainSecrets(err, place.Scope, permissionRead)
@@ -91,11 +91,11 @@ func (b *backend) removeCopies(ctx context.Context, conn *connection, e *staticE
 // removeCopy removes a copy, unless somebody has written another value there since. Where it isn't certain that it was put, the
 // time of what is there now must tell.
 func (b *backend) removeCopy(ctx context.Context, conn *connection, c *keptCopy) error {
-	leave, err := b.secretTurns.take(ctx, c.folded())
+	unlock, err := b.secretLocks.Lock(ctx, c.folded())
 	if err != nil {
 		return err
 	}
-	defer leave()
+	defer unlock()
 	written := &writtenSecret{secretPlace: c.secretPlace, Updated: c.Updated}
 	if c.Updated.IsZero() {
 		updated, err := secretUpdated(ctx, conn, c.secretPlace)

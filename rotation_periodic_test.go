@@ -431,12 +431,7 @@ func TestScheduleWaitsItsTurn(t *testing.T) {
 		_, err := r.rollback()
 		errs <- err
 	}()
-	turns := &r.backend.(*backend).rotationTurns
-	require.Eventually(t, func() bool {
-		turns.mu.Lock()
-		defer turns.mu.Unlock()
-		return turns.waiting[configStorageKey].n == 2
-	}, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return r.queue(configStorageKey) == 2 }, 10*time.Second, time.Millisecond)
 	close(hold)
 	require.NoError(t, errors.Join(<-errs, <-errs))
 	require.Len(t, r.made(), 1)

@@ -134,11 +134,11 @@ func (r *rootRotation) retire(config *configEntry, now time.Time) {
 // replaces is removed after rootGrace if a rotation made it. Until the new one is saved, the old one is as good as ever. A
 // wanted that answers false, once it is our turn, ends it without an error.
 func (b *backend) rotateRoot(ctx context.Context, req *logical.Request, wanted func(*configEntry) bool) (now *configEntry, unrecognised string, err error) {
-	leave, err := b.rotationTurns.take(ctx, configStorageKey)
+	unlock, err := b.rotationLocks.Lock(ctx, configStorageKey)
 	if err != nil {
 		return nil, "", err
 	}
-	defer leave()
+	defer unlock()
 	config, err := readConfig(ctx, req.Storage)
 	if err != nil {
 		return nil, "", err
@@ -499,11 +499,11 @@ func (b *backend) recordRootFailure(ctx context.Context, s logical.Storage, befo
 
 // tendRetiredRoot removes what was replaced and has had its grace. What can't be removed now is tried again in an hour.
 func (b *backend) tendRetiredRoot(ctx context.Context, req *logical.Request) error {
-	leave, err := b.rotationTurns.take(ctx, configStorageKey)
+	unlock, err := b.rotationLocks.Lock(ctx, configStorageKey)
 	if err != nil {
 		return err
 	}
-	defer leave()
+	defer unlock()
 	config, err := readConfig(ctx, req.Storage)
 	if err != nil || config == nil {
 		return err

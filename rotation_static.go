@@ -176,11 +176,11 @@ func (b *backend) forgetStatic(ctx context.Context, s logical.Storage, name stri
 
 // tendStatic does what is due of a static role, and answers when there is more to do. What fails is recorded with the role.
 func (b *backend) tendStatic(ctx context.Context, req *logical.Request, name string) (time.Time, error) {
-	leave, err := b.rotationTurns.take(ctx, staticStoragePrefix+name)
+	unlock, err := b.rotationLocks.Lock(ctx, staticStoragePrefix+name)
 	if err != nil {
 		return time.Time{}, err
 	}
-	defer leave()
+	defer unlock()
 	e, err := b.static(ctx, req.Storage, name)
 	if err != nil || e == nil {
 		return time.Time{}, err

@@ -17,11 +17,11 @@ import (
 // rollbackSecret deletes a secret whose write was not completed, unless a later write has superseded the intent. It is ours
 // if its timestamp changed, and changed about when we wrote; a later one is somebody else's.
 func (b *backend) rollbackSecret(ctx context.Context, s logical.Storage, conn *connection, in *intent) error {
-	leave, err := b.secretTurns.take(ctx, in.Secret.folded())
+	unlock, err := b.secretLocks.Lock(ctx, in.Secret.folded())
 	if err != nil {
 		return err
 	}
-	defer leave()
+	defer unlock()
 	open := false
 	err = eachIntent(ctx, s, func(_ string, other *intent) error {
 		open = open || other.Nonce == in.Nonce && other.Secret != nil
