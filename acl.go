@@ -29,18 +29,6 @@ func permissionWord(permission string) string {
 	return permission
 }
 
-// sleep waits, or returns the context's error as soon as it ends.
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 var permissions = []string{permissionRead, permissionWrite, permissionManage}
 
 // aclPlace is a principal on a scope.

@@ -73,6 +73,7 @@ func newBackend(mountID string) *backend {
 		WALRollback:       b.rollback,
 		WALRollbackMinAge: walMinAge,
 	}
+	b.sensitive = sensitiveFields(b.Paths)
 	return b
 }
 
@@ -89,7 +90,7 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (resp
 			req = &last
 		}
 	}
-	if err := checkSecretTypes(req); err != nil {
+	if err := b.checkSecretTypes(req); err != nil {
 		return answer(nil, err)
 	}
 	resp, err = b.Backend.HandleRequest(ctx, req)
@@ -99,7 +100,7 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (resp
 // HandleExistenceCheck recovers from panics as HandleRequest does.
 func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request) (found, exists bool, err error) {
 	defer b.recoverPanic("existence check", nil, &err)
-	if err := checkSecretTypes(req); err != nil {
+	if err := b.checkSecretTypes(req); err != nil {
 		return false, false, errutil.UserError{Err: err.Error()}
 	}
 	return b.Backend.HandleExistenceCheck(ctx, req)

@@ -33,16 +33,16 @@ type connection struct {
 // groupMemory is how long the id of a group counts for its name. Groups can be renamed.
 const groupMemory = 5 * time.Minute
 
-// fits refuses a role that can't work over the connection.
-func (c *connection) fits(role *roleEntry) error {
-	credential := credentialTypes[role.CredentialType]
+// fits refuses credentials of a type that can't work over the connection.
+func (c *connection) fits(name string, spec credentialSpec) error {
+	kind := credentialTypes[name]
 	switch {
-	case c.account && credential.needs().workspace:
-		return badField(keyCredentialType, "%s needs a workspace, and the mount is connected to an account; use another type, or a mount of the workspace", role.CredentialType)
-	case c.account && len(role.Entitlements)+len(role.Groups) > 0:
+	case c.account && kind.traits().workspace:
+		return badField(keyCredentialType, "%s needs a workspace, and the mount is connected to an account; use another type, or a mount of the workspace", name)
+	case c.account && len(spec.entitlements)+len(spec.groups) > 0:
 		return badField(keyGroups, "and %s are given in a workspace, and the mount is connected to an account; use a mount of the workspace", keyEntitlements)
 	}
-	return credential.fits(c, role)
+	return kind.fits(c, spec)
 }
 
 // groupIDs answers the ids of the groups. They are remembered for groupMemory, or until forgetGroups.

@@ -6,11 +6,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"regexp"
-	"strconv"
 	"strings"
-	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/hashicorp/vault/sdk/helper/template"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -19,10 +15,6 @@ import (
 const (
 	// defaultComment names who asked and through which role, so that Databricks' audit log and token list name the human.
 	defaultComment = `Vault role {{.RoleName}} for {{or .EntityName .DisplayName "an unnamed caller"}}`
-
-	// maxComment is the longest comment we send, in bytes. Databricks documents no limit; AWS's integration keeps to 255
-	// (AWS Secrets Manager guide, Databricks personal access tokens).
-	maxComment = 255
 
 	// maxTemplate bounds a comment template, in bytes.
 	maxTemplate = 1024
@@ -109,61 +101,4 @@ func (b *backend) commentText(req *logical.Request, roleName string, role *roleE
 		text += ": " + added
 	}
 	return text, nil
-}
-
-// marker ends the comment of everything that a mount makes. Rollback finds an object by its nonce, and what is past until
-// can be told to be garbage without any index.
-type marker struct {
-	mountID string
-	nonce   string
-	until   time.Time // the last moment the credential can live
-	kept    bool      // no lease answers for the credential, but an entry of the mount's storage: that of a static role, or the config
-}
-
-func (m marker) String() string {
-	text := "vault:" + m.mountID + ":" + m.nonce + ":" + strconv.FormatInt(m.until.Unix(), 10)
-	if m.kept {
-		text += ":kept"
-	}
-	return text
-}
-
-var markerForm = regexp.MustCompile(`(?:^| )vault:([0-9A-Za-z-]{1,64}):([0-9a-f]{32}):([0-9]{1,12})(:kept)?$`)
-
-// parseMarker finds the marker at the end of a comment. Text before it, which callers influence, is never taken for one.
-func parseMarker(comment string) (marker, bool) {
-	parts := markerForm.FindStringSubmatch(comment)
-	if parts == nil {
-		return marker{}, false
-	}
-	until, err := strconv.ParseInt(parts[3], 10, 64)
-	if err != nil {
-		return marker{}, false
-	}
-	return marker{mountID: parts[1], nonce: parts[2], until: time.Unix(until, 0).UTC(), kept: parts[4] != ""}, true
-}
-
-// comment joins the text and the marker. Control characters become spaces, and a text that is too long is cut: the marker
-// never is.
-func (m marker) comment(text string) string {
-	end := m.String()
-	text = strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || r == utf8.RuneError {
-			return ' '
-		}
-		return r
-	}, text)
-	text = strings.TrimSpace(text)
-	if room := maxComment - len(end) - 1; len(text) > room {
-		const cut = "..."
-		text = text[:room-len(cut)]
-		for !utf8.ValidString(text) {
-			text = text[:len(text)-1]
-		}
-		text += cut
-	}
-	if text == "" {
-		return end
-	}
-	return text + " " + end
 }

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/framework"
+
 	"vault-plugin-secrets-databricks/internal/client"
 )
 
@@ -25,43 +27,54 @@ const (
 // oauthSecretCredential is an OAuth secret of an existing service principal. It carries no text, so the second-exact
 // lifetime and the moment of its creation are its nonce: no two creates for one service principal that could be confused
 // ask for the same lifetime.
-type oauthSecretCredential struct{}
+type oauthSecretCredential struct{ described }
 
 var _ credentialType = oauthSecretCredential{}
 
-func (oauthSecretCredential) needs() needs { return needs{principal: required, scopes: true} }
+var oauthSecretTraits = traits{
+	name:      credentialOAuthSecret,
+	summary:   "an OAuth secret of a service principal",
+	principal: required, static: true, textless: true, limit: maxOAuthSecrets,
+	leaseWarning: fmt.Sprintf("A service principal can have %d OAuth secrets, so at most %d leases of it can be alive at once. For more consumers use %s or %s.", maxOAuthSecrets, maxOAuthSecrets, credentialOAuthToken, credentialServicePrincipal),
+	answer:       oauthSecretAnswer, secret: keyClientSecret,
+}
 
-func (oauthSecretCredential) fits(*connection, *roleEntry) error { return nil }
+// oauthSecretAnswer is what answers show of an OAuth secret.
+var oauthSecretAnswer = map[string]*framework.FieldSchema{
+	keyClientID:     {Type: framework.TypeString, Description: "Client id, which is the application id."},
+	keyClientSecret: secretAnswerField("The OAuth secret."),
+	keySecretID:     {Type: framework.TypeString, Description: "Id of the secret."},
+}
 
-func (oauthSecretCredential) mint(ctx context.Context, conn *connection, o order) (*minted, error) {
-	secret, err := conn.client.CreateOAuthSecret(ctx, o.role.ServicePrincipalID, o.lifetime, o.scopes)
+func (oauthSecretCredential) fits(*connection, credentialSpec) error { return nil }
+
+func (oauthSecretCredential) mint(ctx context.Context, conn *connection, r mintRequest) (*minted, error) {
+	secret, err := conn.client.CreateOAuthSecret(ctx, r.servicePrincipalID, r.lifetime, r.scopes)
 	if err != nil {
-		return nil, explainSecretQuota(ctx, conn, o.role.ServicePrincipalID, err)
+		return nil, explainSecretQuota(ctx, conn, r.servicePrincipalID, err)
 	}
-	return mintedSecret(conn, secret, o.role.ServicePrincipalID, o.role.ApplicationID, o), nil
+	return mintedSecret(secret, r.servicePrincipalID, r.applicationID, r.scopes), nil
 }
 
-func (oauthSecretCredential) undo(ctx context.Context, conn *connection, _ reach, in *intent) ([]string, error) {
-	return undoOAuthSecret(ctx, conn, in)
+func (oauthSecretCredential) undo(ctx context.Context, conn *connection, _ reach, _ *pass, lost lostCredential) ([]string, error) {
+	return undoOAuthSecret(ctx, conn, lost)
 }
 
-func (oauthSecretCredential) revoke(ctx context.Context, conn *connection, _ reach, l *lease) error {
-	return deleteOAuthSecret(ctx, conn, l.ServicePrincipalID, l.ID)
+func (oauthSecretCredential) revoke(ctx context.Context, conn *connection, _ reach, ref credentialRef) error {
+	return deleteOAuthSecret(ctx, conn, ref.servicePrincipalID, ref.id)
 }
 
-func (oauthSecretCredential) warnings(_ *client.Identity, role *roleEntry) []string {
-	return append(scopeWarnings(role), fmt.Sprintf("A service principal can have %d OAuth secrets, so at most %d leases of it can be alive at once. For more consumers use %s or %s.", maxOAuthSecrets, maxOAuthSecrets, credentialOAuthToken, credentialServicePrincipal))
+func (oauthSecretCredential) warnings(_ *client.Identity, spec credentialSpec) []string {
+	return scopeWarnings(spec)
 }
 
 // mintedSecret is a new OAuth secret as an answer shows it.
-func mintedSecret(conn *connection, secret *client.OAuthSecret, principalID, applicationID string, o order) *minted {
+func mintedSecret(secret *client.OAuthSecret, principalID, applicationID string, scopes []string) *minted {
 	m := &minted{id: secret.ID, servicePrincipalID: principalID, twin: secret.Retried, secret: keyClientSecret, data: map[string]any{
-		keyHost:         conn.config.Host,
 		keyClientID:     applicationID,
 		keyClientSecret: secret.Value.Reveal(),
 		keySecretID:     secret.ID,
-		keyExpiryTime:   rfc3339(secret.ExpireTime),
-		keyScopes:       append([]string{}, o.scopes...),
+		keyScopes:       append([]string{}, scopes...),
 	}}
 	m.lifetime, m.expires = grantedLife(secret.CreateTime, secret.ExpireTime), secret.ExpireTime
 	return m
@@ -80,11 +93,11 @@ var errAmbiguous = errors.New("so none is touched")
 
 // undoOAuthSecret removes the secret whose creation was not completed, if exactly one fits. Where several fit, none is
 // touched: one may belong to a lease, and the short lifetime ends the other.
-func undoOAuthSecret(ctx context.Context, conn *connection, in *intent) (removed []string, err error) {
-	if in.Credential.Lifetime == 0 {
-		return nil, fmt.Errorf("more OAuth secrets of service principal %s were asked for at once than can be told apart, %w; if one was left, it ends by itself by %s", in.Credential.ServicePrincipalID, errAmbiguous, rfc3339(in.Expires))
+func undoOAuthSecret(ctx context.Context, conn *connection, lost lostCredential) (removed []string, err error) {
+	if lost.lifetime == 0 {
+		return nil, fmt.Errorf("more OAuth secrets of service principal %s were asked for at once than can be told apart, %w; if one was left, it ends by itself by %s", lost.servicePrincipalID, errAmbiguous, rfc3339(lost.expires))
 	}
-	secrets, err := conn.client.ListOAuthSecrets(ctx, in.Credential.ServicePrincipalID)
+	secrets, err := conn.client.ListOAuthSecrets(ctx, lost.servicePrincipalID)
 	if isGone(err) {
 		return nil, nil
 	}
@@ -94,8 +107,8 @@ func undoOAuthSecret(ctx context.Context, conn *connection, in *intent) (removed
 	var fitting []string
 	for _, secret := range secrets {
 		life := secret.ExpireTime.Sub(secret.CreateTime).Round(time.Second)
-		early, late := in.Started.Add(-stampSlack), in.Started.Add(mintBudget+stampSlack)
-		if secret.ID == in.Credential.Keep || in.spared[secret.ID] || secret.ExpireTime.IsZero() || life != seconds(in.Credential.Lifetime) ||
+		early, late := lost.started.Add(-stampSlack), lost.started.Add(mintBudget+stampSlack)
+		if secret.ID == lost.keep || lost.spared[secret.ID] || secret.ExpireTime.IsZero() || life != lost.lifetime ||
 			secret.CreateTime.Before(early) || secret.CreateTime.After(late) {
 			continue
 		}
@@ -105,9 +118,9 @@ func undoOAuthSecret(ctx context.Context, conn *connection, in *intent) (removed
 	case 0:
 		return nil, nil
 	case 1:
-		return fitting, deleteOAuthSecret(ctx, conn, in.Credential.ServicePrincipalID, fitting[0])
+		return fitting, deleteOAuthSecret(ctx, conn, lost.servicePrincipalID, fitting[0])
 	default:
-		return nil, fmt.Errorf("%d OAuth secrets of service principal %s could be the one whose creation was not completed, %w; it ends by itself by %s", len(fitting), in.Credential.ServicePrincipalID, errAmbiguous, rfc3339(in.Expires))
+		return nil, fmt.Errorf("%d OAuth secrets of service principal %s could be the one whose creation was not completed, %w; it ends by itself by %s", len(fitting), lost.servicePrincipalID, errAmbiguous, rfc3339(lost.expires))
 	}
 }
 

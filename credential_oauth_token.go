@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/framework"
+
 	"vault-plugin-secrets-databricks/internal/client"
 )
 
@@ -28,80 +30,87 @@ const (
 
 // oauthTokenCredential is an OAuth access token, of the engine's own identity or of a named service principal. Databricks
 // can't revoke one: it ends by itself after an hour.
-type oauthTokenCredential struct{}
+type oauthTokenCredential struct{ described }
 
 var _ credentialType = oauthTokenCredential{}
 
-func (oauthTokenCredential) needs() needs {
-	return needs{principal: optional, scopes: true, endsByItself: true}
+var oauthTokenTraits = traits{
+	name:      credentialOAuthToken,
+	summary:   "an OAuth access token of the engine's identity or of a service principal",
+	principal: optional, endsByItself: true, textless: true, lifetime: stepSecretLife, slots: stepSecretsAtOnce,
+	answer: map[string]*framework.FieldSchema{
+		keyAccessToken: secretAnswerField("The access token."),
+		keyTokenType:   {Type: framework.TypeString, Description: "Bearer."},
+	},
+	secret: keyAccessToken,
 }
 
-func (oauthTokenCredential) fits(conn *connection, role *roleEntry) error {
+func (oauthTokenCredential) fits(conn *connection, spec credentialSpec) error {
 	switch {
-	case role.named():
+	case spec.named():
 	case conn.config.AuthType == client.AuthPAT:
 		return badField(keyCredentialType, "the mount is connected with a personal access token, which can't be exchanged for an access token of the engine's identity; name a service principal, or connect the mount with OAuth")
-	case conn.config.AuthType == client.AuthAzureClientSecret && len(role.Scopes) > 0:
+	case conn.config.AuthType == client.AuthAzureClientSecret && len(spec.scopes) > 0:
 		return badField(keyScopes, "access tokens of Entra ID, which the mount is connected with, can't be narrowed; leave the scopes out, or name a service principal")
 	}
 	return nil
 }
 
-func (oauthTokenCredential) mint(ctx context.Context, conn *connection, o order) (*minted, error) {
-	if o.role.ServicePrincipalID == "" {
-		token, err := conn.client.OwnAccessToken(ctx, o.scopes)
+func (oauthTokenCredential) mint(ctx context.Context, conn *connection, r mintRequest) (*minted, error) {
+	if r.servicePrincipalID == "" {
+		token, err := conn.client.OwnAccessToken(ctx, r.scopes)
 		if err != nil {
 			return nil, err
 		}
-		return mintedAccessToken(conn, token, false), nil
+		return mintedAccessToken(token, false), nil
 	}
 
-	secret, err := conn.client.CreateOAuthSecret(ctx, o.role.ServicePrincipalID, o.lifetime, o.scopes)
+	secret, err := conn.client.CreateOAuthSecret(ctx, r.servicePrincipalID, r.lifetime, r.scopes)
 	if err != nil {
-		return nil, explainSecretQuota(ctx, conn, o.role.ServicePrincipalID, err)
+		return nil, explainSecretQuota(ctx, conn, r.servicePrincipalID, err)
 	}
-	token, err := conn.client.AccessTokenFor(ctx, o.role.ApplicationID, secret.Value, o.scopes)
+	token, err := conn.client.AccessTokenFor(ctx, r.applicationID, secret.Value, r.scopes)
 	// Whatever came of it, the secret goes, even if there is no time left for anything else.
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), stepSecretBudget)
 	defer cancel()
-	deleteErr := deleteOAuthSecret(last, conn, o.role.ServicePrincipalID, secret.ID)
+	deleteErr := deleteOAuthSecret(last, conn, r.servicePrincipalID, secret.ID)
 	// A secret that is still there, or a twin of it, is the rollback's.
 	left := deleteErr != nil || secret.Retried
 	if err != nil {
-		err = fmt.Errorf("make an access token of service principal %s: %w", o.role.ApplicationID, err)
+		err = fmt.Errorf("make an access token of service principal %s: %w", r.applicationID, err)
 		return nil, &halfway{errors.Join(err, deleteErr), !left}
 	}
-	return mintedAccessToken(conn, token, left), nil
+	return mintedAccessToken(token, left), nil
 }
 
 // mintedAccessToken is a new access token. No rollback has one to keep.
-func mintedAccessToken(conn *connection, token *client.AccessToken, twin bool) *minted {
+func mintedAccessToken(token *client.AccessToken, twin bool) *minted {
 	return &minted{
 		id: "none", lifetime: token.Lifetime, twin: twin, secret: keyAccessToken,
 		data: map[string]any{
-			keyHost:        conn.config.Host,
 			keyAccessToken: token.Value.Reveal(),
 			keyTokenType:   token.Type,
-			keyExpiryTime:  rfc3339(time.Now().Add(token.Lifetime)),
 			keyScopes:      append([]string{}, token.Scopes...),
 		},
 	}
 }
 
-func (oauthTokenCredential) undo(ctx context.Context, conn *connection, _ reach, in *intent) ([]string, error) {
-	if in.Credential.ServicePrincipalID == "" {
+func (oauthTokenCredential) undo(ctx context.Context, conn *connection, _ reach, _ *pass, lost lostCredential) ([]string, error) {
+	if lost.servicePrincipalID == "" {
 		return nil, nil
 	}
-	return undoOAuthSecret(ctx, conn, in)
+	return undoOAuthSecret(ctx, conn, lost)
 }
 
 // revoke does nothing: Databricks has no way to end an access token.
-func (oauthTokenCredential) revoke(context.Context, *connection, reach, *lease) error { return nil }
+func (oauthTokenCredential) revoke(context.Context, *connection, reach, credentialRef) error {
+	return nil
+}
 
-func (oauthTokenCredential) warnings(identity *client.Identity, role *roleEntry) []string {
+func (oauthTokenCredential) warnings(identity *client.Identity, spec credentialSpec) []string {
 	all := []string{"Databricks can't revoke access tokens: one lives for its hour, whatever becomes of its lease, which can't be renewed either."}
-	if role.ServicePrincipalID == "" {
+	if !spec.named() {
 		all = append(all, adminWarnings(identity)...)
 	}
-	return append(all, scopeWarnings(role)...)
+	return append(all, scopeWarnings(spec)...)
 }

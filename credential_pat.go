@@ -4,9 +4,14 @@ package databricks
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 
+	"github.com/hashicorp/vault/sdk/framework"
+
 	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/marker"
 )
 
 const credentialPAT = "pat"
@@ -15,63 +20,75 @@ const credentialPAT = "pat"
 const maxTokens = 600
 
 // patCredential is a personal access token of the engine's own identity. Its nonce is in its comment.
-type patCredential struct{}
+type patCredential struct{ described }
 
 var _ credentialType = patCredential{}
 
-func (patCredential) needs() needs { return needs{scopes: true, comment: true, workspace: true} }
+var patTraits = traits{
+	name:    credentialPAT,
+	summary: "a personal access token of the engine's own identity",
+	comment: true, workspace: true, static: true,
+	answer: tokenAnswer, secret: keyTokenValue,
+}
 
-func (patCredential) fits(*connection, *roleEntry) error { return nil }
+func (patCredential) fits(*connection, credentialSpec) error { return nil }
 
-func (patCredential) mint(ctx context.Context, conn *connection, o order) (*minted, error) {
+func (patCredential) mint(ctx context.Context, conn *connection, r mintRequest) (*minted, error) {
 	created, err := conn.client.CreateToken(ctx, client.CreateTokenRequest{
-		Comment:  o.marker.comment(o.text),
-		Lifetime: o.lifetime,
-		Scopes:   o.scopes,
+		Comment:  r.mark.Comment(r.text),
+		Lifetime: r.lifetime,
+		Scopes:   r.scopes,
 	})
 	if isKind(err, client.QuotaExceeded) {
 		count := "how many it has could not be counted"
 		if tokens, listErr := conn.client.ListTokens(ctx); listErr == nil {
-			count = "it has " + countTokens(tokens, o.marker.mountID)
+			count = "it has " + countTokens(tokens, r.mark.MountID)
 		}
 		return nil, tokenQuota("the engine's own user", count, err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return mintedToken(conn, created), nil
+	return mintedToken(created), nil
 }
 
-func (patCredential) undo(ctx context.Context, conn *connection, how reach, in *intent) ([]string, error) {
-	return undoTokens(ctx, conn, how, in)
+func (patCredential) undo(ctx context.Context, conn *connection, how reach, p *pass, lost lostCredential) ([]string, error) {
+	return undoTokens(ctx, conn, how, p, lost)
 }
 
-func (patCredential) revoke(ctx context.Context, conn *connection, how reach, l *lease) error {
-	return deletePAT(ctx, conn, how, l.ID)
+func (patCredential) revoke(ctx context.Context, conn *connection, how reach, ref credentialRef) error {
+	return deletePAT(ctx, conn, how, ref.id)
 }
 
-func (patCredential) warnings(identity *client.Identity, role *roleEntry) []string {
-	return append(adminWarnings(identity), scopeWarnings(role)...)
+func (patCredential) warnings(identity *client.Identity, spec credentialSpec) []string {
+	return append(adminWarnings(identity), scopeWarnings(spec)...)
+}
+
+// tokenAnswer is what answers show of a personal access token.
+var tokenAnswer = map[string]*framework.FieldSchema{
+	keyTokenValue:   secretAnswerField("The token."),
+	keyTokenID:      {Type: framework.TypeString, Description: "Id of the token, by which it can be found at Databricks."},
+	keyComment:      {Type: framework.TypeString, Description: "Comment of the token."},
+	keyCreationTime: {Type: framework.TypeString, Description: "When the token was created, RFC 3339."},
 }
 
 // mintedToken is a new personal access token, whoever it acts for.
-func mintedToken(conn *connection, created *client.CreatedToken) *minted {
+func mintedToken(created *client.CreatedToken) *minted {
 	token := &minted{id: created.Info.TokenID, twin: created.Retried, data: tokenData(&created.Info), secret: keyTokenValue}
 	token.lifetime = grantedLife(created.Info.CreationTime, created.Info.ExpiryTime)
 	token.expires = created.Info.ExpiryTime
-	token.data[keyHost] = conn.config.Host
 	token.data[keyTokenValue] = created.Value.Reveal()
 	return token
 }
 
-// undoTokens removes the tokens that bear the intent's nonce, but for the one to keep.
-func undoTokens(ctx context.Context, conn *connection, how reach, in *intent) (removed []string, err error) {
-	tokens, err := passOf(ctx).tokens(ctx, conn, how)
+// undoTokens removes the tokens that bear the nonce, but for the one to keep.
+func undoTokens(ctx context.Context, conn *connection, how reach, p *pass, lost lostCredential) (removed []string, err error) {
+	tokens, err := p.tokens(ctx, conn, how)
 	if err != nil {
 		return nil, err
 	}
 	for _, token := range tokens {
-		if m, ok := parseMarker(token.Comment); !ok || m.nonce != in.Nonce || token.TokenID == in.Credential.Keep {
+		if m, ok := marker.Parse(token.Comment); !ok || m.Nonce != lost.nonce || token.TokenID == lost.keep {
 			continue
 		}
 		if err := deletePAT(ctx, conn, how, token.TokenID); err != nil {
@@ -103,7 +120,7 @@ func tokenQuota(whose, count string, err error) error {
 func countTokens(tokens []client.TokenInfo, mountID string) string {
 	ours := 0
 	for _, token := range tokens {
-		if m, ok := parseMarker(token.Comment); ok && m.mountID == mountID {
+		if m, ok := marker.Parse(token.Comment); ok && m.MountID == mountID {
 			ours++
 		}
 	}
@@ -123,4 +140,10 @@ func tokenData(token *client.TokenInfo) map[string]any {
 		keyExpiryTime:   rfc3339(token.ExpiryTime),
 		keyScopes:       scopes,
 	}
+}
+
+// tokenIDOf is the id of a personal access token: the SHA-256 of it (Databricks SDK, UpdateTokenRequest).
+func tokenIDOf(token client.Secret) string {
+	sum := sha256.Sum256([]byte(token.Reveal()))
+	return hex.EncodeToString(sum[:])
 }

@@ -6,37 +6,52 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 
 	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/marker"
+
+	"github.com/hashicorp/vault/sdk/framework"
 )
 
 const credentialServicePrincipal = "service_principal"
 
 // servicePrincipalCredential is a service principal of the lease's own, in the role's groups, with an OAuth secret. Its nonce
 // is in its display name. It has no expiry at Databricks; its secret has.
-type servicePrincipalCredential struct{}
+type servicePrincipalCredential struct{ described }
 
 var _ credentialType = servicePrincipalCredential{}
 
-func (servicePrincipalCredential) needs() needs {
-	return needs{scopes: true, groups: true, displayName: true, lasting: true}
+var servicePrincipalTraits = traits{
+	name:    credentialServicePrincipal,
+	summary: "a service principal of the lease's own with an OAuth secret",
+	groups:  true, displayName: true, lasting: true,
+	answer: servicePrincipalAnswer(), secret: keyClientSecret,
 }
 
-func (servicePrincipalCredential) fits(*connection, *roleEntry) error { return nil }
+func servicePrincipalAnswer() map[string]*framework.FieldSchema {
+	fields := maps.Clone(oauthSecretAnswer)
+	fields[keyApplicationID] = &framework.FieldSchema{Type: framework.TypeString, Description: "Application id of the service principal."}
+	fields[keyServicePrincipalID] = &framework.FieldSchema{Type: framework.TypeString, Description: "Numeric id of the service principal."}
+	fields[keyDisplayName] = &framework.FieldSchema{Type: framework.TypeString, Description: "Display name of the service principal."}
+	return fields
+}
 
-func (servicePrincipalCredential) mint(ctx context.Context, conn *connection, o order) (*minted, error) {
-	groups, err := conn.groupIDs(ctx, o.role.Groups)
+func (servicePrincipalCredential) fits(*connection, credentialSpec) error { return nil }
+
+func (servicePrincipalCredential) mint(ctx context.Context, conn *connection, r mintRequest) (*minted, error) {
+	groups, err := conn.groupIDs(ctx, r.groups)
 	if err != nil {
 		return nil, &halfway{err, true}
 	}
 	principal, retried, err := conn.client.CreateServicePrincipal(ctx, client.NewServicePrincipal{
-		DisplayName: o.marker.comment(o.text), GroupIDs: groups, Entitlements: o.role.Entitlements,
+		DisplayName: r.mark.Comment(r.text), GroupIDs: groups, Entitlements: r.entitlements,
 	})
 	if err != nil {
 		conn.forgetGroups()
 		return nil, explainNewPrincipal(err)
 	}
-	secret, err := conn.client.CreateOAuthSecret(ctx, principal.ID, o.lifetime, o.scopes)
+	secret, err := conn.client.CreateOAuthSecret(ctx, principal.ID, r.lifetime, r.scopes)
 	if err != nil {
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
 		defer cancel()
@@ -48,7 +63,7 @@ func (servicePrincipalCredential) mint(ctx context.Context, conn *connection, o 
 		err = fmt.Errorf("the service principal was made, but its secret was not: %w", explainPrincipal(err, principal.ID))
 		return nil, &halfway{errors.Join(err, undoErr), undoErr == nil && !retried}
 	}
-	m := mintedSecret(conn, secret, principal.ID, principal.ApplicationID, o)
+	m := mintedSecret(secret, principal.ID, principal.ApplicationID, r.scopes)
 	// A twin of the secret goes with the service principal; a twin of the service principal is what the rollback looks for.
 	m.twin, m.keep = retried, principal.ID
 	m.data[keyApplicationID] = principal.ApplicationID
@@ -57,13 +72,13 @@ func (servicePrincipalCredential) mint(ctx context.Context, conn *connection, o 
 	return m, nil
 }
 
-func (servicePrincipalCredential) undo(ctx context.Context, conn *connection, _ reach, in *intent) (removed []string, err error) {
-	principals, err := conn.client.ServicePrincipalsNamed(ctx, in.Nonce)
+func (servicePrincipalCredential) undo(ctx context.Context, conn *connection, _ reach, _ *pass, lost lostCredential) (removed []string, err error) {
+	principals, err := conn.client.ServicePrincipalsNamed(ctx, lost.nonce)
 	if err != nil {
 		return nil, err
 	}
 	for _, principal := range principals {
-		if m, ok := parseMarker(principal.DisplayName); !ok || m.nonce != in.Nonce || principal.ID == in.Credential.Keep {
+		if m, ok := marker.Parse(principal.DisplayName); !ok || m.Nonce != lost.nonce || principal.ID == lost.keep {
 			continue
 		}
 		if err := removePrincipal(ctx, conn, principal.ID); err != nil {
@@ -75,11 +90,11 @@ func (servicePrincipalCredential) undo(ctx context.Context, conn *connection, _ 
 }
 
 // revoke deletes the secret first: that ends what the consumer can do even where the service principal stays.
-func (servicePrincipalCredential) revoke(ctx context.Context, conn *connection, _ reach, l *lease) error {
-	if err := deleteOAuthSecret(ctx, conn, l.ServicePrincipalID, l.ID); err != nil {
+func (servicePrincipalCredential) revoke(ctx context.Context, conn *connection, _ reach, ref credentialRef) error {
+	if err := deleteOAuthSecret(ctx, conn, ref.servicePrincipalID, ref.id); err != nil {
 		return err
 	}
-	return deletePrincipal(ctx, conn, l.ServicePrincipalID)
+	return deletePrincipal(ctx, conn, ref.servicePrincipalID)
 }
 
 // removePrincipal deletes a service principal whose secrets aren't known, and those first: a workspace of an account may keep
@@ -105,8 +120,8 @@ func deletePrincipal(ctx context.Context, conn *connection, id string) error {
 	return nil
 }
 
-func (servicePrincipalCredential) warnings(_ *client.Identity, role *roleEntry) []string {
-	return scopeWarnings(role)
+func (servicePrincipalCredential) warnings(_ *client.Identity, spec credentialSpec) []string {
+	return scopeWarnings(spec)
 }
 
 // explainNewPrincipal adds to the refusal of a new service principal what to do about it.

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
+	"vault-plugin-secrets-databricks/internal/marker"
 	"vault-plugin-secrets-databricks/internal/simulator"
 )
 
@@ -135,11 +136,11 @@ func TestServicePrincipalRollback(t *testing.T) {
 		t.Parallel()
 		m := setup(t)
 		lost := m.workspace.ServicePrincipals()[0]
-		mark, ok := parseMarker(lost.DisplayName)
+		mark, ok := marker.Parse(lost.DisplayName)
 		require.True(t, ok)
 		m.workspace.AddServicePrincipal(lost.DisplayName+" (copied by an operator)", false)
-		m.workspace.AddServicePrincipal("nonce "+mark.nonce, false)
-		m.workspace.AddServicePrincipal(strings.Replace(lost.DisplayName, mark.nonce, strings.Repeat("0", 32), 1), false)
+		m.workspace.AddServicePrincipal("nonce "+mark.Nonce, false)
+		m.workspace.AddServicePrincipal(strings.Replace(lost.DisplayName, mark.Nonce, strings.Repeat("0", 32), 1), false)
 		m.mint("job")
 		m.rolledBack()
 		left := m.workspace.ServicePrincipals()
@@ -155,8 +156,8 @@ func TestServicePrincipalRollback(t *testing.T) {
 		m := setup(t)
 		_, in := m.walIntent()
 		require.WithinDuration(t, time.Now().Add(intentLife), in.Expires, time.Minute)
-		mark, _ := parseMarker(m.workspace.ServicePrincipals()[0].DisplayName)
-		require.WithinDuration(t, time.Now().Add(61*time.Minute+mintBudget), mark.until, time.Minute, "but a tidy need not wait as long")
+		mark, _ := marker.Parse(m.workspace.ServicePrincipals()[0].DisplayName)
+		require.WithinDuration(t, time.Now().Add(61*time.Minute+mintBudget), mark.Until, time.Minute, "but a tidy need not wait as long")
 	})
 
 	t.Run("fails and is repeated", func(t *testing.T) {
@@ -268,9 +269,9 @@ func TestServicePrincipalNames(t *testing.T) {
 
 	m.write("roles/job", map[string]any{"display_name_template": strings.Repeat("é", 400) + "{{.RoleName}}"})
 	name := m.mint("job").Data["display_name"].(string)
-	require.LessOrEqual(t, len(name), maxComment)
+	require.LessOrEqual(t, len(name), marker.MaxComment)
 	require.Contains(t, name, "é... vault:")
-	_, ok := parseMarker(name)
+	_, ok := marker.Parse(name)
 	require.True(t, ok, "the marker is never cut")
 
 	// Quotes and backslashes are no way into the filter by which the rollback finds it.

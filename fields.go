@@ -14,6 +14,9 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
+// keyForce is the field by which a caller insists on what is refused else.
+const keyForce = "force"
+
 // given tells whether the request names the field with a value other than null or the empty string.
 func given(data *framework.FieldData, field string) bool {
 	value, ok := data.Raw[field]
@@ -66,25 +69,31 @@ func (b *backend) writeOperation(callback framework.OperationFunc, summary strin
 	}
 }
 
-// secretFields are the fields that carry secrets: texts, and maps of texts.
-var (
-	secretFields    = []string{keyToken, keyClientSecret, keyAzureClientSecret, keyStringValue, keyBytesValue, keyPasswordPolicy}
-	secretMapFields = []string{keySecrets, keyBytes}
-)
-
-// checkSecretTypes refuses secrets of the wrong type before the framework does, whose message would show them.
-func checkSecretTypes(req *logical.Request) error {
-	for _, field := range secretFields {
-		switch req.Data[field].(type) {
-		case map[string]any, []any:
-			return badField(field, "is not a text; send a string")
+// sensitiveFields returns the types of the fields that carry secrets, by their names: those that the schema of any path marks as
+// sensitive.
+func sensitiveFields(paths []*framework.Path) map[string]framework.FieldType {
+	found := make(map[string]framework.FieldType)
+	for _, path := range paths {
+		for name, schema := range path.Fields {
+			if schema.DisplayAttrs != nil && schema.DisplayAttrs.Sensitive {
+				found[name] = schema.Type
+			}
 		}
 	}
-	for _, field := range secretMapFields {
-		switch req.Data[field].(type) {
-		case nil, map[string]any:
-		default:
-			return badField(field, "is not a map; send an object of keys and values")
+	return found
+}
+
+// checkSecretTypes refuses secrets of the wrong type before the framework does, whose message would show them.
+func (b *backend) checkSecretTypes(req *logical.Request) error {
+	for name, kind := range b.sensitive {
+		_, isMap := req.Data[name].(map[string]any)
+		_, isList := req.Data[name].([]any)
+		switch {
+		case req.Data[name] == nil:
+		case kind == framework.TypeMap && !isMap:
+			return badField(name, "is not a map; send an object of keys and values")
+		case kind != framework.TypeMap && (isMap || isList):
+			return badField(name, "is not a text; send a string")
 		}
 	}
 	return nil
@@ -118,16 +127,6 @@ func checkWholeSeconds(data *framework.FieldData) error {
 }
 
 func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }
-
-// firstSet is the first of the values that isn't 0.
-func firstSet(values ...int64) int64 {
-	for _, v := range values {
-		if v != 0 {
-			return v
-		}
-	}
-	return 0
-}
 
 // rfc3339 is the form of every time in an answer: RFC 3339, UTC; empty for the zero time.
 func rfc3339(t time.Time) string {

@@ -75,14 +75,14 @@ func (l *lifetimes) distinct(now time.Time, principalID string, least time.Durat
 	return least + seconds(int64(first)), false
 }
 
-// tellApart gives an OAuth secret, which bears no text, a lifetime that tells it from others.
-func (b *backend) tellApart(ctx context.Context, s logical.Storage, role *roleEntry, in *intent, o *order) error {
+// tellApart gives a credential that bears no text a lifetime that tells it from others of its service principal.
+func (b *backend) tellApart(ctx context.Context, s logical.Storage, r *mintRequest, in *intent) error {
 	if err := b.learnLifetimes(ctx, s); err != nil {
 		return err
 	}
-	lifetime, unique := b.lifetimes.distinct(b.now(), role.ServicePrincipalID, o.lifetime)
-	o.lifetime = lifetime
-	in.Credential.ServicePrincipalID = role.ServicePrincipalID
+	lifetime, unique := b.lifetimes.distinct(b.now(), r.servicePrincipalID, r.lifetime)
+	r.lifetime = lifetime
+	in.Credential.ServicePrincipalID = r.servicePrincipalID
 	if unique {
 		in.Credential.Lifetime = int64(lifetime / time.Second)
 	}

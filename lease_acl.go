@@ -60,13 +60,13 @@ func (g *grants) wanted() string {
 }
 
 // overruled tells whether somebody else has put the permission that is there.
-func (g *grants) overruled(has string) bool {
-	return has != g.Put && !slices.Contains(g.Pending, has) && (time.Since(g.At) > aclStale || !slices.Contains(g.Past, has))
+func (g *grants) overruled(has string, now time.Time) bool {
+	return has != g.Put && !slices.Contains(g.Pending, has) && (now.Sub(g.At) > aclStale || !slices.Contains(g.Past, has))
 }
 
 // putting notes that a permission is about to be put: until it is known to have happened, either may be there.
-func (g *grants) putting(permission string) {
-	if time.Since(g.At) > aclStale {
+func (g *grants) putting(permission string, now time.Time) {
+	if now.Sub(g.At) > aclStale {
 		g.Past = nil
 	}
 	for _, past := range []string{g.Put, g.Base} {
@@ -75,14 +75,14 @@ func (g *grants) putting(permission string) {
 		}
 	}
 	g.Pending = []string{g.Put}
-	g.Put, g.At = permission, time.Now().UTC()
+	g.Put, g.At = permission, now.UTC()
 }
 
 // begin answers the record for a next lease, of which old is what is known so far, nil for nothing, and has what Databricks
 // answers.
-func (old *grants) begin(place aclPlace, has string) *grants {
+func (old *grants) begin(place aclPlace, has string, now time.Time) *grants {
 	switch {
-	case old == nil || old.overruled(has):
+	case old == nil || old.overruled(has, now):
 		// Leases that somebody has overruled have nothing left to take back.
 		return &grants{aclPlace: place, Base: has, Put: has}
 	case len(old.Leases) == 0:
@@ -184,7 +184,7 @@ func (b *backend) sweepGrant(ctx context.Context, s logical.Storage, key string)
 	if err != nil || g == nil || len(g.Leases) > 0 {
 		return err
 	}
-	if time.Since(g.At) <= aclStale {
+	if b.now().Sub(g.At) <= aclStale {
 		b.grantsSwept.Store(false)
 		return nil
 	}
@@ -196,8 +196,8 @@ func (b *backend) grantSecret() *framework.Secret {
 	return &framework.Secret{Type: secretTypeGrant, Fields: aclResponseFields, Renew: b.renewWrite, Revoke: b.revokeGrant}
 }
 
-// leaseGrant gives a permission that is taken back when its lease ends. The record comes first: should anything fail from
-// then on, the lease that nobody got is ended again.
+// leaseGrant gives a permission that is taken back when its lease ends. Its record comes before the permission, so that whatever
+// fails from then on, the lease that nobody got can be ended.
 func (b *backend) leaseGrant(ctx context.Context, req *logical.Request, conn *connection, place aclPlace, permission string, asked time.Duration, wait bool) (*logical.Response, error) {
 	t, err := decideTerms(b.System(), conn.config, &roleEntry{}, asked)
 	if err != nil {
@@ -220,50 +220,38 @@ func (b *backend) leaseGrant(ctx context.Context, req *logical.Request, conn *co
 		return nil, err
 	}
 
-	lasting, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
-	defer cancel()
-	old, err := readGrants(lasting, req.Storage, key)
+	old, err := readGrants(ctx, req.Storage, key)
 	if err != nil {
 		return nil, err
 	}
-	g := old.begin(place, has)
+	g := old.begin(place, has, b.now())
 	before := *g
-	g.putting(permission)
+	g.putting(permission, b.now())
 	g.Leases = append(slices.Clone(g.Leases), grant{ID: id.ID, Permission: permission})
-	u, err := b.undertake(lasting, req.Storage, in)
-	if err != nil {
-		return nil, err
-	}
-	defer u.end(lasting)
-	u.undo = func(ctx context.Context) error { return b.takeBack(ctx, req.Storage, conn, key, id) }
-	internal, err := (&writeLease{origin: in.origin, Grant: &id, TTL: int64(t.ttl / time.Second)}).internalData()
-	if err != nil {
-		return nil, err
-	}
-	b.grantsSwept.Store(false)
-	if err := g.save(lasting, req.Storage, key); err != nil {
-		return nil, err
-	}
-	if err := setPermission(lasting, conn, place, permission); err != nil {
-		if !hadNoEffect(err) {
-			u.undo = nil // it may take effect only now, so it is left to the rollback to take it back
-		} else if before.save(lasting, req.Storage, key) == nil {
-			u.undo = nil
-			u.failed(lasting, err)
+
+	var resp *logical.Response
+	err = b.perform(ctx, req.Storage, in, func(lasting context.Context, op *pendingOperation) error {
+		op.undo = func(ctx context.Context) error { return b.takeBack(ctx, req.Storage, conn, key, id) }
+		if resp, err = b.leaseOfWrite(secretTypeGrant, &writeLease{origin: in.origin, Grant: &id, TTL: int64(t.ttl / time.Second)}, t); err != nil {
+			return err
 		}
-		return nil, err
-	}
-	resp := b.Secret(secretTypeGrant).Response(nil, internal)
-	resp.Secret.TTL, resp.Secret.MaxTTL, resp.Warnings = t.ttl, t.maxTTL, t.warnings
-	if wait {
-		awaitPermission(ctx, conn, place, permission, resp)
-	}
-	settling, stop := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
-	defer stop()
-	if err := u.settle(settling); err != nil {
-		return nil, fmt.Errorf("a permission was given but could not be accounted for, so it is taken back; try again: %w", err)
-	}
-	if err := u.handOver(ctx); err != nil {
+		b.grantsSwept.Store(false)
+		if err := g.save(lasting, req.Storage, key); err != nil {
+			return err
+		}
+		if err := setPermission(lasting, conn, place, permission); err != nil {
+			// Where it may take effect only now, taking it back is left to the rollback.
+			if !hadNoEffect(err) || before.save(lasting, req.Storage, key) == nil {
+				op.undo = nil
+			}
+			return err
+		}
+		if wait {
+			awaitPermission(ctx, conn, place, permission, resp)
+		}
+		return nil
+	})
+	if err != nil {
 		return nil, err
 	}
 	return resp, nil
@@ -292,8 +280,8 @@ func (b *backend) changeForGood(ctx context.Context, s logical.Storage, conn *co
 	if err := setPermission(ctx, conn, place, permission); err != nil {
 		return err
 	}
-	g := old.begin(place, has)
-	g.putting(permission)
+	g := old.begin(place, has, b.now())
+	g.putting(permission, b.now())
 	g.Base, g.Leases, g.Pending = permission, nil, nil
 	b.grantsSwept.Store(false)
 	return g.save(context.WithoutCancel(ctx), s, key)
@@ -348,12 +336,12 @@ func (b *backend) takeBack(ctx context.Context, s logical.Storage, conn *connect
 	if err != nil {
 		return err
 	}
-	if g.overruled(has) {
+	if g.overruled(has, b.now()) {
 		b.Logger().Warn("a leased permission was changed since, so it is left alone", "scope", id.Scope, "principal", id.Principal, "given", given, "now", permissionWord(has))
 		return s.Delete(ctx, key)
 	}
 	after := (&grants{Base: g.Base, Leases: left}).wanted()
-	g.putting(after)
+	g.putting(after, b.now())
 	if err := g.save(ctx, s, key); err != nil {
 		return err
 	}

@@ -7,8 +7,9 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
-	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/marker"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -58,157 +59,224 @@ func (b *backend) credentialSecret() *framework.Secret {
 	}
 }
 
-// mint is the life of one credential up to its lease: decide the terms, write the intent down, create, settle the intent,
-// hand over. Whatever fails in between leaves either nothing at Databricks or an intent for the rollback.
+// mintPlan is a mint that is ready to begin.
+type mintPlan struct {
+	conn    *connection
+	kind    credentialType
+	request mintRequest
+	terms   terms
+	intent  intent
+	lease   *lease
+}
+
+// mint creates a credential and hands it to the caller as a lease.
 func (b *backend) mint(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	roleName := data.Get(keyRole).(string)
-	role, err := b.role(ctx, req.Storage, roleName)
+	p, err := b.planMint(ctx, req, data)
 	if err != nil {
 		return nil, err
 	}
-	if role == nil {
-		return nil, badField(keyRole, "there is no role %q; list them at roles/", roleName)
-	}
-	conn, err := b.connection(ctx, req.Storage)
+	unlock, err := b.lockMint(ctx, p)
 	if err != nil {
 		return nil, err
 	}
-	if err := conn.fits(role); err != nil {
+	defer unlock()
+	if err := b.nameIntent(ctx, req.Storage, p.kind, &p.request, &p.intent, false); err != nil {
 		return nil, err
 	}
-	t, o, err := b.decideOrder(req, data, conn, roleName, role)
-	if err != nil {
-		return nil, err
-	}
-	in, err := b.newIntent(ctx, conn)
-	if err != nil {
-		return nil, err
-	}
-	in.Credential = &credentialIntent{Type: role.CredentialType, Role: roleName}
-	needs := credentialTypes[role.CredentialType].needs()
-	if needs.endsByItself && role.named() {
-		// The token is made through a secret, of which a service principal can't have many.
-		lane := fmt.Sprint(role.ServicePrincipalID, " ", rand.IntN(stepSecretsAtOnce))
-		unlock, err := b.stepSecretLocks.Lock(ctx, lane)
+	var resp *logical.Response
+	err = b.perform(ctx, req.Storage, p.intent, func(ctx context.Context, op *pendingOperation) error {
+		token, err := b.create(ctx, op, p)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		defer unlock()
-	}
-	deliver, err := deliveryOf(req, data)
-	if err != nil {
-		return nil, err
-	}
-	if deliver != nil {
-		unlock, err := b.secretLocks.Lock(ctx, deliver.folded())
-		if err != nil {
-			return nil, err
+		if p.kind.traits().endsByItself {
+			p.terms.endByItself(token.lifetime)
+		} else if err := p.terms.grant(token, p.request.lifetime, p.lease.Expires.Sub(b.now())); err != nil {
+			return err
 		}
-		defer unlock()
-		if deliver.Before, err = secretUpdated(ctx, conn, deliver.secretPlace); err != nil {
-			return nil, explainSecrets(err, deliver.Scope, permissionRead)
+		if resp, err = b.leaseOfCredential(p, token); err != nil {
+			return err
 		}
-		in.Secret = deliver
-	}
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-
-	// From here on the caller's cancellation must not come between the create and its record.
-	lasting, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
-	defer cancel()
-	if role.named() && role.CredentialType != credentialOBO {
-		if err := b.tellApart(lasting, req.Storage, role, &in, &o); err != nil {
-			return nil, err
-		}
-	}
-	in.Started = b.now().UTC()
-	until := in.Started.Add(o.lifetime + mintBudget)
-	// What doesn't end by itself, as a copy in a scope, is to be undone even later.
-	if !needs.lasting && in.Secret == nil || until.After(in.Expires) {
-		in.Expires = until
-	}
-	o.marker = marker{mountID: b.mountID, nonce: in.Nonce, until: until}
-	u, err := b.undertake(lasting, req.Storage, in)
+		l := p.lease
+		b.event(ctx, "creds-create", req.Path, "role", l.Role, "credential_type", l.CredentialType, "id", l.ID, "expiry_time", rfc3339(l.Expires))
+		return nil
+	})
 	if err != nil {
-		return nil, err
-	}
-	defer u.end(lasting)
-	l := &lease{origin: in.origin, CredentialType: role.CredentialType, Role: roleName}
-	token, err := b.create(lasting, conn, u, l, o)
-	if err != nil {
-		return nil, err
-	}
-	if needs.endsByItself {
-		t.endByItself(token.lifetime)
-	} else if err := t.grant(token, o.lifetime, l.Expires.Sub(b.now())); err != nil {
-		return nil, err
-	}
-	l.TTL = int64(t.ttl / time.Second)
-	internal, err := l.internalData()
-	if err != nil {
-		return nil, err
-	}
-
-	switch {
-	case token.twin:
-		err = u.keep(lasting, cmp.Or(token.keep, token.id))
-	default:
-		err = u.settle(lasting)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("a credential was made but could not be accounted for, so it is removed again; try again: %w", err)
-	}
-	b.event(lasting, "creds-create", req.Path, "role", roleName, "credential_type", role.CredentialType, "id", token.id, "expiry_time", rfc3339(l.Expires))
-	resp := b.Secret(secretTypeCredential).Response(token.data, internal)
-	resp.Secret.TTL, resp.Secret.MaxTTL = t.ttl, t.maxTTL
-	resp.Secret.Renewable = !needs.endsByItself
-	resp.Warnings = t.warnings
-	if err := u.handOver(ctx); err != nil {
 		return nil, err
 	}
 	return resp, nil
 }
 
-// create makes the credential of an undertaking, delivers it where that was asked for, and completes the lease.
-func (b *backend) create(ctx context.Context, conn *connection, u *undertaking, l *lease, o order) (*minted, error) {
-	credential := credentialTypes[l.CredentialType]
-	start := b.now()
-	token, err := credential.mint(ctx, conn, o)
+// planMint turns the role and what the caller asked for into a plan. It makes no call but to learn who the engine is.
+func (b *backend) planMint(ctx context.Context, req *logical.Request, data *framework.FieldData) (*mintPlan, error) {
+	name := data.Get(keyRole).(string)
+	role, err := b.role(ctx, req.Storage, name)
 	if err != nil {
-		u.failed(ctx, err)
 		return nil, err
 	}
+	if role == nil {
+		return nil, badField(keyRole, "there is no role %q; list them at roles/", name)
+	}
+	conn, err := b.connection(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.fits(role.CredentialType, role.spec()); err != nil {
+		return nil, err
+	}
+	p := &mintPlan{conn: conn, kind: credentialTypes[role.CredentialType]}
+	if err := b.decideMint(req, data, name, role, p); err != nil {
+		return nil, err
+	}
+	if p.intent, err = b.newIntent(ctx, conn); err != nil {
+		return nil, err
+	}
+	p.intent.Credential = &credentialIntent{Type: role.CredentialType, Role: name}
+	if p.intent.Secret, err = deliveryOf(req, data); err != nil {
+		return nil, err
+	}
+	p.lease = &lease{origin: p.intent.origin, CredentialType: role.CredentialType, Role: name}
+	return p, nil
+}
+
+// decideMint decides the terms of the lease and the request to Databricks, without any call.
+func (b *backend) decideMint(req *logical.Request, data *framework.FieldData, name string, role *roleEntry, p *mintPlan) error {
+	asked, err := askedTTL(data)
+	if err != nil {
+		return err
+	}
+	if p.terms, err = decideTerms(b.System(), p.conn.config, role, asked); err != nil {
+		return err
+	}
+	p.request = mintRequest{credentialSpec: role.spec(), lifetime: p.terms.lifetime()}
+	if p.request.scopes, err = narrowScopes(role.Scopes, data.Get(keyScopes).([]string)); err != nil {
+		return err
+	}
+	added := data.Get(keyComment).(string)
+	if len(added) > maxCallerComment {
+		return badField(keyComment, "is %d bytes long; the limit is %d", len(added), maxCallerComment)
+	}
+	t := p.kind.traits()
+	if t.lifetime > 0 {
+		p.request.lifetime, p.terms.warnings = t.lifetime, nil // what ttl was capped to has no bearing on it
+	}
+	switch {
+	case t.comment || t.displayName:
+		p.request.text, err = b.commentText(req, name, role, added)
+	case added != "":
+		p.terms.warnings = append(p.terms.warnings, fmt.Sprintf("comment was left out, because Databricks keeps none for %s.", role.CredentialType))
+	}
+	return err
+}
+
+// lockMint waits for what the mint must not share with others at the same time: one of the slots of its service principal, and the
+// secret that it is delivered to, of which it notes when it was last written.
+func (b *backend) lockMint(ctx context.Context, p *mintPlan) (unlock func(), err error) {
+	var held []func()
+	release := func() {
+		for _, u := range slices.Backward(held) {
+			u()
+		}
+	}
+	defer func() {
+		if err != nil {
+			release()
+		}
+	}()
+	if slots := p.kind.traits().slots; slots > 0 && p.request.named() {
+		u, err := b.stepSecretLocks.Lock(ctx, fmt.Sprint(p.request.servicePrincipalID, " ", rand.IntN(slots)))
+		if err != nil {
+			return nil, err
+		}
+		held = append(held, u)
+	}
+	deliver := p.intent.Secret
+	if deliver == nil {
+		return release, nil
+	}
+	u, err := b.secretLocks.Lock(ctx, deliver.folded())
+	if err != nil {
+		return nil, err
+	}
+	held = append(held, u)
+	if deliver.Before, err = secretUpdated(ctx, p.conn, deliver.secretPlace); err != nil {
+		return nil, explainSecrets(err, deliver.Scope, permissionRead)
+	}
+	return release, nil
+}
+
+// nameIntent gives a credential that is about to be created what it can be found by again: the mark, and where it can bear none, a
+// lifetime of its own. It also decides when the intent ends.
+func (b *backend) nameIntent(ctx context.Context, s logical.Storage, kind credentialType, r *mintRequest, in *intent, stored bool) error {
+	t := kind.traits()
+	if t.textless && r.named() {
+		if err := b.tellApart(ctx, s, r, in); err != nil {
+			return err
+		}
+	}
+	in.Started = b.now().UTC()
+	until := in.Started.Add(r.lifetime + mintBudget)
+	// What doesn't end by itself, as a copy in a scope, is to be undone even later.
+	if !t.lasting && in.Secret == nil || until.After(in.Expires) {
+		in.Expires = until
+	}
+	r.mark = marker.Mark{MountID: b.mountID, Nonce: in.Nonce, Until: until, Stored: stored}
+	return nil
+}
+
+// createCredential creates the credential of an operation, and completes what is answered of it.
+func (b *backend) createCredential(ctx context.Context, op *pendingOperation, conn *connection, kind credentialType, r mintRequest) (*minted, error) {
+	token, err := kind.mint(ctx, conn, r)
+	if err != nil {
+		return nil, err
+	}
+	op.duplicate, op.keep = token.twin, cmp.Or(token.keep, token.id)
+	ref := credentialRef{id: token.id, servicePrincipalID: token.servicePrincipalID}
+	op.undo = func(ctx context.Context) error { return kind.revoke(ctx, conn, reachOwn, ref) }
+	if token.expires.IsZero() {
+		token.expires = b.now().UTC().Add(token.lifetime)
+	}
+	token.data[keyHost] = conn.config.Host
+	token.data[keyExpiryTime] = rfc3339(token.expires)
+	return token, nil
+}
+
+// create creates the credential of a plan, delivers it where that was asked for, and completes the lease.
+func (b *backend) create(ctx context.Context, op *pendingOperation, p *mintPlan) (*minted, error) {
+	start := b.now()
+	token, err := b.createCredential(ctx, op, p.conn, p.kind, p.request)
+	if err != nil {
+		return nil, err
+	}
+	l := p.lease
 	l.ID, l.ServicePrincipalID = token.id, token.servicePrincipalID
 	l.Expires, l.Dead = start.Add(token.lifetime), b.now().Add(token.lifetime)
 	if token.lifetime <= 0 {
-		u.intent.Expires = start.Add(maxLifetime).UTC() // it takes more than waiting
+		op.intent.Expires = start.Add(maxLifetime).UTC() // it takes more than waiting
 	}
-	deliver := u.intent.Secret
-	u.twin = token.twin
-	u.undo = func(ctx context.Context) error { return credential.revoke(ctx, conn, reachOwn, l) }
+	deliver := op.intent.Secret
 	if deliver == nil {
 		return token, nil
 	}
-	value := secretValue{text: client.Secret(token.data[token.secret].(string))}
-	err = value.put(ctx, conn, deliver.secretPlace)
+	err = secretValue{text: token.secretPart()}.put(ctx, p.conn, deliver.secretPlace)
 	if err != nil && hadNoEffect(err) {
 		return nil, undelivered(deliver, err)
 	}
-	u.undo = func(ctx context.Context) error {
-		if err := credential.revoke(ctx, conn, reachOwn, l); err != nil {
+	revoke := op.undo
+	op.undo = func(ctx context.Context) error {
+		if err := revoke(ctx); err != nil {
 			return err
 		}
 		if l.Delivered != nil {
-			return b.removeWritten(ctx, conn, l.Delivered)
+			return b.removeWritten(ctx, p.conn, l.Delivered)
 		}
-		return b.removeAtOnce(ctx, conn, deliver)
+		return b.removeAtOnce(ctx, p.conn, deliver)
 	}
 	if err == nil {
-		l.Delivered, err = stamped(ctx, conn, deliver)
+		l.Delivered, err = stamped(ctx, p.conn, deliver)
 	}
 	if err == nil {
-		err = b.supersede(ctx, u.storage, conn, deliver.secretPlace)
+		err = b.supersede(ctx, op.storage, p.conn, deliver.secretPlace)
 	}
 	if err != nil {
 		return nil, undelivered(deliver, err)
@@ -218,40 +286,22 @@ func (b *backend) create(ctx context.Context, conn *connection, u *undertaking, 
 	return token, nil
 }
 
-func undelivered(deliver *secretIntent, err error) error {
-	return fmt.Errorf("the credential could not be delivered to %s, so it is revoked: %w", deliver.secretPlace, err)
+// leaseOfCredential is the answer with the lease, whose terms are final by now.
+func (b *backend) leaseOfCredential(p *mintPlan, token *minted) (*logical.Response, error) {
+	p.lease.TTL = int64(p.terms.ttl / time.Second)
+	internal, err := p.lease.internalData()
+	if err != nil {
+		return nil, err
+	}
+	resp := b.Secret(secretTypeCredential).Response(token.data, internal)
+	resp.Secret.TTL, resp.Secret.MaxTTL = p.terms.ttl, p.terms.maxTTL
+	resp.Secret.Renewable = !p.kind.traits().endsByItself
+	resp.Warnings = p.terms.warnings
+	return resp, nil
 }
 
-// decideOrder turns the role and what the caller asked for into terms and an order, without any call.
-func (b *backend) decideOrder(req *logical.Request, data *framework.FieldData, conn *connection, roleName string, role *roleEntry) (terms, order, error) {
-	asked, err := askedTTL(data)
-	if err != nil {
-		return terms{}, order{}, err
-	}
-	t, err := decideTerms(b.System(), conn.config, role, asked)
-	if err != nil {
-		return terms{}, order{}, err
-	}
-	scopes, err := narrowScopes(role.Scopes, data.Get(keyScopes).([]string))
-	if err != nil {
-		return terms{}, order{}, err
-	}
-	added := data.Get(keyComment).(string)
-	if len(added) > maxCallerComment {
-		return terms{}, order{}, badField(keyComment, "is %d bytes long; the limit is %d", len(added), maxCallerComment)
-	}
-	o := order{role: role, lifetime: t.lifetime(), scopes: scopes}
-	needs := credentialTypes[role.CredentialType].needs()
-	if needs.endsByItself {
-		o.lifetime, t.warnings = stepSecretLife, nil // what ttl was capped to has no bearing on it
-	}
-	switch {
-	case needs.comment || needs.displayName:
-		o.text, err = b.commentText(req, roleName, role, added)
-	case added != "":
-		t.warnings = append(t.warnings, fmt.Sprintf("comment was left out, because Databricks keeps none for %s.", role.CredentialType))
-	}
-	return t, o, err
+func undelivered(deliver *secretIntent, err error) error {
+	return fmt.Errorf("the credential could not be delivered to %s, so it is revoked: %w", deliver.secretPlace, err)
 }
 
 // deliveryOf reads where the credential is to be put besides the lease; nil for nowhere.
@@ -306,12 +356,12 @@ func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework
 	if err != nil {
 		return nil, err
 	}
-	credential, ok := credentialTypes[l.CredentialType]
+	kind, ok := credentialTypes[l.CredentialType]
 	if !ok {
 		return nil, fmt.Errorf("the lease has the unknown credential type %q; was it made by a newer version of the plugin?", l.CredentialType)
 	}
-	needs := credential.needs()
-	ended := needs.endsByItself || !needs.lasting && b.now().After(l.Dead)
+	t := kind.traits()
+	ended := t.endsByItself || !t.lasting && b.now().After(l.Dead)
 	if ended && l.Delivered == nil {
 		return &logical.Response{}, nil
 	}
@@ -332,13 +382,13 @@ func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework
 		switch {
 		case l.Delivered != nil:
 			stays = fmt.Sprintf(", but its copy in %s stays", l.Delivered.secretPlace)
-		case needs.lasting:
+		case t.lasting:
 			stays = ", but its service principal stays"
 		}
 		return nil, badField(keyHost, "the lease was made at %s, but the mount is now connected to %s; connect it to the first again. The credential ends by itself at %s%s", l.place(), now.place(), rfc3339(l.Expires), stays)
 	}
 	if !ended {
-		if err := credential.revoke(ctx, conn, how, l); err != nil {
+		if err := kind.revoke(ctx, conn, how, credentialRef{id: l.ID, servicePrincipalID: l.ServicePrincipalID}); err != nil {
 			return nil, fmt.Errorf("revoke %s %s of role %q: %w", l.CredentialType, l.ID, l.Role, err)
 		}
 	}

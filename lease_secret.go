@@ -88,12 +88,11 @@ func (b *backend) supersede(ctx context.Context, s logical.Storage, conn *connec
 		if how, err := conn.reaches(ctx, in.origin); err != nil || how == reachNone {
 			return err
 		}
-		earlier := &undertaking{b: b, storage: s, id: id}
 		if in.Credential == nil {
-			return earlier.settle(ctx)
+			return deleteIntent(ctx, s, id)
 		}
 		in.Secret = nil
-		return earlier.put(ctx, *in)
+		return b.putIntent(ctx, s, id, in)
 	})
 	if err != nil {
 		return fmt.Errorf("secret %s was stored, but the write-ahead log of an earlier write could not be corrected, by which it may be removed again; write it again: %w", place, err)
@@ -148,8 +147,7 @@ func (l *writeLease) internalData() (map[string]any, error) {
 	return data, decodeMap(l, &data)
 }
 
-// leaseSecret stores a secret that is deleted when its lease ends. As in a mint, the intent comes first, and the caller's
-// cancellation does not come between the write and its record.
+// leaseSecret stores a secret that is deleted when its lease ends.
 func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *connection, place secretPlace, value secretValue, asked time.Duration) (*logical.Response, error) {
 	t, err := decideTerms(b.System(), conn.config, &roleEntry{}, asked)
 	if err != nil {
@@ -170,46 +168,49 @@ func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *c
 	}
 	in.Secret = &secretIntent{secretPlace: place, Before: before}
 
-	lasting, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
-	defer cancel()
-	u, err := b.undertake(lasting, req.Storage, in)
+	var resp *logical.Response
+	err = b.perform(ctx, req.Storage, in, func(ctx context.Context, op *pendingOperation) error {
+		err := value.put(ctx, conn, place)
+		if err != nil && hadNoEffect(err) {
+			return err
+		}
+		op.undo = func(ctx context.Context) error { return b.removeAtOnce(ctx, conn, in.Secret) }
+		if err != nil {
+			return err
+		}
+		written, err := stamped(ctx, conn, in.Secret)
+		if err != nil {
+			return err
+		}
+		op.undo = func(ctx context.Context) error { return b.removeWritten(ctx, conn, written) }
+		if err := b.supersede(ctx, req.Storage, conn, place); err != nil {
+			return err
+		}
+		l := &writeLease{origin: in.origin, writtenSecret: *written, TTL: int64(t.ttl / time.Second)}
+		if resp, err = b.leaseOfWrite(secretTypeSecret, l, t); err != nil {
+			return err
+		}
+		b.event(ctx, "secret-write", req.Path, "scope", place.Scope, "key", place.Key)
+		return nil
+	})
 	if err != nil {
 		return nil, err
 	}
-	defer u.end(lasting)
-	err = value.put(lasting, conn, place)
-	if err != nil && hadNoEffect(err) {
-		u.failed(lasting, err)
-		return nil, err
-	}
-	u.undo = func(ctx context.Context) error { return b.removeAtOnce(ctx, conn, in.Secret) }
-	if err != nil {
-		return nil, err
-	}
-	written, err := stamped(lasting, conn, in.Secret)
-	if err != nil {
-		return nil, err
-	}
-	u.undo = func(ctx context.Context) error { return b.removeWritten(ctx, conn, written) }
-	if err := b.supersede(lasting, req.Storage, conn, place); err != nil {
-		return nil, err
-	}
-	internal, err := (&writeLease{origin: in.origin, writtenSecret: *written, TTL: int64(t.ttl / time.Second)}).internalData()
-	if err != nil {
-		return nil, err
-	}
-	if err := u.settle(lasting); err != nil {
-		return nil, fmt.Errorf("a secret was stored but could not be accounted for, so it is removed again; try again: %w", err)
-	}
-	b.event(lasting, "secret-write", req.Path, "scope", place.Scope, "key", place.Key)
+	return resp, nil
+}
 
-	resp := b.Secret(secretTypeSecret).Response(map[string]any{
-		keyScope: place.Scope, keyKey: place.Key, keyLastUpdated: rfc3339(written.Updated),
-	}, internal)
-	resp.Secret.TTL, resp.Secret.MaxTTL, resp.Warnings = t.ttl, t.maxTTL, t.warnings
-	if err := u.handOver(ctx); err != nil {
+// leaseOfWrite is the answer with the lease of a secret or a permission.
+func (b *backend) leaseOfWrite(secretType string, l *writeLease, t terms) (*logical.Response, error) {
+	internal, err := l.internalData()
+	if err != nil {
 		return nil, err
 	}
+	var data map[string]any
+	if l.Grant == nil {
+		data = map[string]any{keyScope: l.Scope, keyKey: l.Key, keyLastUpdated: rfc3339(l.Updated)}
+	}
+	resp := b.Secret(secretType).Response(data, internal)
+	resp.Secret.TTL, resp.Secret.MaxTTL, resp.Warnings = t.ttl, t.maxTTL, t.warnings
 	return resp, nil
 }
 

@@ -3,6 +3,7 @@
 package databricks
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"time"
@@ -52,7 +53,7 @@ func (t terms) lifetime() time.Duration { return t.maxTTL + lifetimeSkew }
 // and caps it by the role's max_ttl or else the config's, and by the mount's maximum.
 func decideTerms(sys logical.SystemView, config *configEntry, role *roleEntry, asked time.Duration) (terms, error) {
 	t := terms{asked: asked, maxTTL: effectiveMaxTTL(sys, config, role)}
-	usual := seconds(firstSet(role.TTL, config.TTL))
+	usual := seconds(cmp.Or(role.TTL, config.TTL))
 	if usual == 0 {
 		// Nobody asked for the mount's default, so capping it is nothing to warn about.
 		usual = min(sys.DefaultLeaseTTL(), t.maxTTL)
@@ -64,7 +65,7 @@ func decideTerms(sys logical.SystemView, config *configEntry, role *roleEntry, a
 
 func effectiveMaxTTL(sys logical.SystemView, config *configEntry, role *roleEntry) time.Duration {
 	longest := min(sys.MaxLeaseTTL(), maxLifetime-lifetimeSkew)
-	if set := seconds(firstSet(role.MaxTTL, config.MaxTTL)); set > 0 {
+	if set := seconds(cmp.Or(role.MaxTTL, config.MaxTTL)); set > 0 {
 		longest = min(longest, set)
 	}
 	return longest
@@ -116,7 +117,7 @@ func renewTerms(sys logical.SystemView, config *configEntry, role *roleEntry, se
 		base = min(base, role.TTL)
 	}
 	t := terms{maxTTL: effectiveMaxTTL(sys, config, role)}
-	asked := firstSet(int64(secret.Increment/time.Second), base)
+	asked := cmp.Or(int64(secret.Increment/time.Second), base)
 	if lived := l.Expires.Sub(secret.IssueTime.Truncate(time.Second)).Truncate(time.Second); lived < t.maxTTL {
 		t.maxTTL = lived
 		if remaining := l.Expires.Sub(now).Truncate(time.Second); seconds(asked) > remaining {

@@ -3,6 +3,7 @@
 package databricks
 
 import (
+	"cmp"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -45,7 +46,7 @@ func TestTermsHold(t *testing.T) {
 		}
 		want := asked
 		if want == 0 {
-			want = seconds(firstSet(role.TTL, config.TTL))
+			want = seconds(cmp.Or(role.TTL, config.TTL))
 		}
 		if want > got.ttl {
 			require.NotEmpty(t, got.warnings, "what is shortened is said")

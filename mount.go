@@ -33,6 +33,9 @@ type backend struct {
 	// mountID marks what this mount makes at Databricks, so that it can be told from what others made.
 	mountID string
 
+	// sensitive has the request fields that carry secrets. It does not change.
+	sensitive map[string]framework.FieldType
+
 	// counters outlive the client, so that status keeps counting when the connection is replaced.
 	counters client.Counters
 
@@ -128,4 +131,16 @@ func (b *backend) event(ctx context.Context, kind, path string, pairs ...string)
 func (b *backend) safely(where string, do func() error) (err error) {
 	defer b.recoverPanic(where, nil, &err)
 	return do()
+}
+
+// sleep waits, or returns the context's error as soon as it ends.
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

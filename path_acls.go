@@ -17,7 +17,6 @@ import (
 const (
 	keyPrincipal  = "principal"
 	keyPermission = "permission"
-	keyForce      = "force"
 	keyWait       = "wait"
 
 	permissionRead   = "READ"

@@ -6,12 +6,9 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
-
-	"vault-plugin-secrets-databricks/internal/client"
 )
 
 const (
@@ -28,9 +25,6 @@ const (
 	keyDisplayName  = "display_name"
 
 	secretTypeCredential = "databricks_credential"
-
-	// mintBudget is how long a mint goes on at most, even after its caller is gone. It is less than walMinAge.
-	mintBudget = client.CallBudget + 10*time.Second
 )
 
 func (b *backend) pathCreds() []*framework.Path {
@@ -93,27 +87,19 @@ func (b *backend) pathCreds() []*framework.Path {
 	}}
 }
 
-var credsResponseFields = map[string]*framework.FieldSchema{
-	keyHost:         {Type: framework.TypeString, Required: true, Description: "Origin of the workspace."},
-	keyTokenValue:   {Type: framework.TypeString, Description: "The token, unless it was delivered.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
-	keyTokenID:      {Type: framework.TypeString, Description: "Its id, by which it can be found at Databricks. Of pat and obo_token."},
-	keyComment:      {Type: framework.TypeString, Description: "Its comment. Of pat and obo_token."},
-	keyCreationTime: {Type: framework.TypeString, Description: "When it was made, RFC 3339. Of pat and obo_token."},
-	keyClientID:     {Type: framework.TypeString, Description: "Client id, which is the application id. Of oauth_secret and service_principal."},
-	keyClientSecret: {Type: framework.TypeString, Description: "The OAuth secret, unless it was delivered. Of oauth_secret and service_principal.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
-	keySecretID:     {Type: framework.TypeString, Description: "Id of the secret. Of oauth_secret and service_principal."},
-	keyAccessToken:  {Type: framework.TypeString, Description: "The access token, unless it was delivered. Of oauth_token.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
-	keyTokenType:    {Type: framework.TypeString, Description: "Bearer. Of oauth_token."},
-	keyDisplayName:  {Type: framework.TypeString, Description: "Display name of the service principal. Of service_principal."},
-
-	keyApplicationID:      {Type: framework.TypeString, Description: "Application id of the service principal. Of service_principal."},
-	keyServicePrincipalID: {Type: framework.TypeString, Description: "Numeric id of the service principal. Of service_principal."},
-
-	keyExpiryTime:   {Type: framework.TypeString, Required: true, Description: "When it ends at Databricks, RFC 3339. The lease ends earlier."},
-	keyScopes:       {Type: framework.TypeStringSlice, Required: true, Description: "Its API scopes, as Databricks says."},
-	keyDeliverScope: {Type: framework.TypeString, Description: "Secret scope that it was delivered to."},
-	keyDeliverKey:   {Type: framework.TypeString, Description: "Key that it was delivered to."},
-}
+// credsResponseFields are the fields of every type, those of a delivery, and the secret only where it was not delivered.
+var credsResponseFields = func() map[string]*framework.FieldSchema {
+	fields := answerFields(credentialTypeNames(nil))
+	for _, schema := range fields {
+		if schema.DisplayAttrs != nil && schema.DisplayAttrs.Sensitive {
+			schema.Description += " Absent where it was delivered."
+		}
+	}
+	fields[keyExpiryTime].Description += " The lease ends earlier."
+	fields[keyDeliverScope] = &framework.FieldSchema{Type: framework.TypeString, Description: "Secret scope that it was delivered to."}
+	fields[keyDeliverKey] = &framework.FieldSchema{Type: framework.TypeString, Description: "Key that it was delivered to."}
+	return fields
+}()
 
 const credsHelp = `
 Mints a credential of the role and answers it once, as a lease. Revoking the

@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
+	"vault-plugin-secrets-databricks/internal/marker"
 	"vault-plugin-secrets-databricks/internal/simulator"
 )
 
@@ -349,8 +350,8 @@ func TestMintUncertainStorage(t *testing.T) {
 		})
 		_, err := m.do(logical.ReadOperation, "creds/etl", nil)
 		require.ErrorContains(t, err, "no quorum")
-		mark, _ := parseMarker(m.minted()[0].Comment)
-		require.Contains(t, m.log.String(), mark.nonce, "at least the log says what to clean")
+		mark, _ := marker.Parse(m.minted()[0].Comment)
+		require.Contains(t, m.log.String(), mark.Nonce, "at least the log says what to clean")
 	})
 }
 

@@ -4,6 +4,7 @@ package databricks
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -60,12 +61,7 @@ func (b *backend) pathRoles() []*framework.Path {
 					Description: "Name of the role.",
 					Required:    true,
 				},
-				keyCredentialType: {
-					Type:          framework.TypeString,
-					Description:   `What is minted: "pat", a personal access token of the engine's own identity; "obo_token", one on behalf of a service principal; "oauth_secret", an OAuth secret of a service principal; "oauth_token", an OAuth access token of the engine's identity or of a service principal; "service_principal", a service principal of the lease's own with an OAuth secret.`,
-					Required:      true,
-					AllowedValues: []any{credentialPAT, credentialOBO, credentialOAuthSecret, credentialOAuthToken, credentialServicePrincipal},
-				},
+				keyCredentialType: credentialTypeField(credentialTypeNames(nil)),
 				keyServicePrincipalID: {
 					Type:        framework.TypeString,
 					Description: "Numeric id of the service principal to mint for. This or application_id is enough.",
@@ -184,7 +180,7 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 		return nil, err
 	}
 	conn, err := b.connection(ctx, req.Storage)
-	if err != nil && err != error(errNotConfigured) {
+	if err != nil && !errors.Is(err, errNotConfigured) {
 		return nil, err
 	}
 	wanted := role.lookedUp()
@@ -215,7 +211,11 @@ func (b *backend) addRoleWarnings(resp *logical.Response, conn *connection, role
 	if conn != nil {
 		identity = conn.knownIdentity()
 	}
-	for _, warning := range credentialTypes[role.CredentialType].warnings(identity, role) {
+	kind := credentialTypes[role.CredentialType]
+	for _, warning := range kind.warnings(identity, role.spec()) {
+		resp.AddWarning(warning)
+	}
+	if warning := kind.traits().leaseWarning; warning != "" {
 		resp.AddWarning(warning)
 	}
 }

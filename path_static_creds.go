@@ -44,23 +44,15 @@ func (b *backend) pathRotateRole() *framework.Path {
 	}
 }
 
-var staticCredsFields = map[string]*framework.FieldSchema{
-	keyHost:         {Type: framework.TypeString, Required: true, Description: "Origin of the workspace."},
-	keyTokenValue:   {Type: framework.TypeString, Description: "The token. Of pat and obo_token.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
-	keyTokenID:      {Type: framework.TypeString, Description: "Its id. Of pat and obo_token."},
-	keyComment:      {Type: framework.TypeString, Description: "Its comment. Of pat and obo_token."},
-	keyCreationTime: {Type: framework.TypeString, Description: "When it was made, RFC 3339. Of pat and obo_token."},
-	keyClientID:     {Type: framework.TypeString, Description: "Client id, which is the application id. Of oauth_secret."},
-	keyClientSecret: {Type: framework.TypeString, Description: "The OAuth secret. Of oauth_secret.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
-	keySecretID:     {Type: framework.TypeString, Description: "Id of the secret. Of oauth_secret."},
-	keyExpiryTime:   {Type: framework.TypeString, Required: true, Description: "When it ends at Databricks if it is not replaced, RFC 3339."},
-	keyScopes:       {Type: framework.TypeStringSlice, Required: true, Description: "Its API scopes."},
-
-	keyTTL:              {Type: framework.TypeInt64, Required: true, Description: "Seconds until it is to be replaced, or, without a schedule, until it ends."},
-	keyRotationPeriod:   {Type: framework.TypeInt64, Required: true, Description: "Seconds from one rotation to the next; 0 for none."},
-	keyRotationSchedule: {Type: framework.TypeString, Description: "Cron schedule in UTC, where set."},
-	keyLastRotation:     {Type: framework.TypeString, Required: true, Description: "When it was made, RFC 3339."},
-}
+var staticCredsFields = func() map[string]*framework.FieldSchema {
+	fields := answerFields(staticTypeNames())
+	fields[keyExpiryTime].Description = "When the credential ends at Databricks if it is not replaced, RFC 3339."
+	fields[keyTTL] = &framework.FieldSchema{Type: framework.TypeInt64, Required: true, Description: "Seconds until it is to be replaced, or, without a schedule, until it ends."}
+	fields[keyRotationPeriod] = &framework.FieldSchema{Type: framework.TypeInt64, Required: true, Description: "Seconds from one rotation to the next; 0 for none."}
+	fields[keyRotationSchedule] = &framework.FieldSchema{Type: framework.TypeString, Description: "Cron schedule in UTC, where set."}
+	fields[keyLastRotation] = &framework.FieldSchema{Type: framework.TypeString, Required: true, Description: "When it was created, RFC 3339."}
+	return fields
+}()
 
 // readStaticCreds answers from memory where it can, and makes no call.
 func (b *backend) readStaticCreds(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {

@@ -46,13 +46,8 @@ func (b *backend) pathStaticList() *framework.Path {
 
 func (b *backend) pathStaticRole() *framework.Path {
 	fields := map[string]*framework.FieldSchema{
-		keyName: {Type: framework.TypeString, Description: "Name of the static role.", Required: true},
-		keyCredentialType: {
-			Type:          framework.TypeString,
-			Description:   "What kind of credential it is: pat, obo_token or oauth_secret.",
-			Required:      true,
-			AllowedValues: []any{credentialPAT, credentialOBO, credentialOAuthSecret},
-		},
+		keyName:               {Type: framework.TypeString, Description: "Name of the static role.", Required: true},
+		keyCredentialType:     credentialTypeField(staticTypeNames()),
 		keyServicePrincipalID: {Type: framework.TypeString, Description: "Numeric id of the service principal whose credential it is. It or application_id is needed for obo_token and oauth_secret."},
 		keyApplicationID:      {Type: framework.TypeString, Description: "Application id of that service principal, instead."},
 		keyScopes:             {Type: framework.TypeCommaStringSlice, Description: "API scopes of the credential. Empty leaves them to Databricks."},
@@ -266,16 +261,8 @@ func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *f
 }
 
 func (b *backend) addStaticWarnings(resp *logical.Response, conn *connection, e *staticEntry) {
-	mints := e.mints()
-	switch e.CredentialType {
-	case credentialOAuthSecret:
-		for _, warning := range scopeWarnings(mints) {
-			resp.AddWarning(warning)
-		}
-	default:
-		for _, warning := range credentialTypes[e.CredentialType].warnings(conn.knownIdentity(), mints) {
-			resp.AddWarning(warning)
-		}
+	for _, warning := range credentialTypes[e.CredentialType].warnings(conn.knownIdentity(), e.mints().spec()) {
+		resp.AddWarning(warning)
 	}
 	if !e.automatic() {
 		resp.AddWarning(fmt.Sprintf("The role has no schedule, so its credential ends at %s unless rotate-role is written before.", rfc3339(e.State.Current.Expires)))

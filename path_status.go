@@ -4,6 +4,7 @@ package databricks
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 	"time"
@@ -72,7 +73,7 @@ func (b *backend) readStatus(ctx context.Context, req *logical.Request, _ *frame
 		"calls":          calls,
 	}
 	conn, err := b.connection(ctx, req.Storage)
-	if err == errNotConfigured {
+	if errors.Is(err, errNotConfigured) {
 		return &logical.Response{Data: status}, nil
 	}
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
+	"vault-plugin-secrets-databricks/internal/marker"
 	"vault-plugin-secrets-databricks/internal/simulator"
 )
 
@@ -52,7 +53,7 @@ func nonce(n int) string { return fmt.Sprintf("%032x", n) }
 
 // mark is a marker of this mount that ends after d, at the end of a text.
 func mark(n int, d time.Duration, kept bool) string {
-	return marker{mountID: testMountID, nonce: nonce(n), until: time.Now().Add(d), kept: kept}.comment("Vault role etl for alice")
+	return marker.Mark{MountID: testMountID, Nonce: nonce(n), Until: time.Now().Add(d), Stored: kept}.Comment("Vault role etl for alice")
 }
 
 // litter adds service principals that are garbage.
@@ -124,15 +125,15 @@ func TestTidy(t *testing.T) {
 
 	foreign := strings.Replace(mark(1, -time.Hour, false), testMountID, foreignID, 1)
 	texts := map[string]bool{ // whether it is garbage
-		mark(1, -time.Hour, false):                                   true,
-		mark(2, -tidySlack-time.Minute, false):                       true,
-		mark(3, -tidySlack+time.Minute, false):                       false,
-		mark(4, time.Hour, false):                                    false,
-		mark(5, -time.Hour, false) + " copied":                       false,
-		mark(6, -time.Hour, false) + " ":                             false,
-		mark(7, -time.Hour, false) + ":kept:kept":                    false,
-		"x" + marker{mountID: testMountID, nonce: nonce(8)}.String(): false,
-		strings.ToUpper(mark(9, -time.Hour, false)):                  false,
+		mark(1, -time.Hour, false):                                        true,
+		mark(2, -tidySlack-time.Minute, false):                            true,
+		mark(3, -tidySlack+time.Minute, false):                            false,
+		mark(4, time.Hour, false):                                         false,
+		mark(5, -time.Hour, false) + " copied":                            false,
+		mark(6, -time.Hour, false) + " ":                                  false,
+		mark(7, -time.Hour, false) + ":kept:kept":                         false,
+		"x" + marker.Mark{MountID: testMountID, Nonce: nonce(8)}.String(): false,
+		strings.ToUpper(mark(9, -time.Hour, false)):                       false,
 		foreign: false,
 		foreign + " " + mark(10, time.Hour, false): false,
 		mark(11, -time.Hour, false) + " " + strings.Replace(mark(11, -time.Hour, false), testMountID, foreignID, 1): false,
@@ -345,7 +346,7 @@ func TestTidyIsRefused(t *testing.T) {
 		clock := new(testClock)
 		m.tidies(clock)
 		m.connect()
-		sp := m.workspace.AddServicePrincipal(marker{mountID: "unnamed", nonce: nonce(1), until: time.Now().Add(-time.Hour)}.String(), false)
+		sp := m.workspace.AddServicePrincipal(marker.Mark{MountID: "unnamed", Nonce: nonce(1), Until: time.Now().Add(-time.Hour)}.String(), false)
 		resp, err := m.do(logical.UpdateOperation, "tidy", nil)
 		m.refused(resp, err, "no id of this mount")
 		require.NoError(t, m.tickErr())
@@ -896,8 +897,8 @@ func TestTidyKnowsWhatIsKept(t *testing.T) {
 func (m *mount) addGarbage(c *clock, n int) []string {
 	var ids []string
 	for i := range n {
-		mark := marker{mountID: testMountID, nonce: nonce(i), until: c.now().Add(-day)}
-		ids = append(ids, m.workspace.AddServicePrincipal(mark.comment("x"), false).ID)
+		mark := marker.Mark{MountID: testMountID, Nonce: nonce(i), Until: c.now().Add(-day)}
+		ids = append(ids, m.workspace.AddServicePrincipal(mark.Comment("x"), false).ID)
 	}
 	return ids
 }

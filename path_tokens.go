@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/marker"
 )
 
 const (
@@ -94,8 +95,8 @@ var tokenResponseFields = map[string]*framework.FieldSchema{
 
 func (b *backend) tokenInfo(token *client.TokenInfo, all bool) map[string]any {
 	info := tokenData(token)
-	m, ok := parseMarker(token.Comment)
-	info[keyOurs] = ok && m.mountID == b.mountID
+	m, ok := marker.Parse(token.Comment)
+	info[keyOurs] = ok && m.MountID == b.mountID
 	if all {
 		info[keyOwnerID] = token.OwnerID
 		info[keyCreatedByUsername] = token.CreatedByUsername

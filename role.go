@@ -80,8 +80,10 @@ func mergeRole(ctx context.Context, req *logical.Request, data *framework.FieldD
 	return old, role, role.check()
 }
 
-// named tells whether the role is for a named service principal.
-func (r *roleEntry) named() bool { return r.ServicePrincipalID != "" || r.ApplicationID != "" }
+// spec is what the role says of its credentials.
+func (r *roleEntry) spec() credentialSpec {
+	return credentialSpec{servicePrincipalID: r.ServicePrincipalID, applicationID: r.ApplicationID, scopes: r.Scopes, groups: r.Groups, entitlements: r.Entitlements}
+}
 
 // lookedUp are the fields of a role that are looked up at Databricks.
 func (r *roleEntry) lookedUp() string {
@@ -124,15 +126,15 @@ func (r *roleEntry) forgetOtherID(data *framework.FieldData) {
 
 // check refuses a role that could never mint what it says, and compiles its template.
 func (r *roleEntry) check() error {
-	credential, ok := credentialTypes[r.CredentialType]
+	kind, ok := credentialTypes[r.CredentialType]
 	if !ok {
 		problem := fmt.Sprintf("%q is unknown", r.CredentialType)
 		if r.CredentialType == "" {
 			problem = "is missing"
 		}
-		return badField(keyCredentialType, "%s; use one of: %s", problem, strings.Join(credentialTypeNames(), ", "))
+		return badField(keyCredentialType, "%s; use one of: %s", problem, strings.Join(credentialTypeNames(nil), ", "))
 	}
-	if err := r.checkNeeds(credential.needs()); err != nil {
+	if err := r.checkFields(kind.traits()); err != nil {
 		return err
 	}
 	var err error
@@ -152,25 +154,25 @@ func (r *roleEntry) check() error {
 	return checkTTLs(r.TTL, r.MaxTTL)
 }
 
-// checkNeeds refuses fields that the credential type has no use for, misses those that it needs, and tells ids apart.
-func (r *roleEntry) checkNeeds(needs needs) error {
+// checkFields refuses fields that the credential type has no use for, misses those that it needs, and tells ids apart.
+func (r *roleEntry) checkFields(t *traits) error {
 	for _, f := range []struct {
 		field string
 		set   bool
 		may   bool
 	}{
-		{keyServicePrincipalID, r.ServicePrincipalID != "", needs.principal != never},
-		{keyApplicationID, r.ApplicationID != "", needs.principal != never},
-		{keyGroups, len(r.Groups) > 0, needs.groups},
-		{keyEntitlements, len(r.Entitlements) > 0, needs.groups},
-		{keyDisplayNameTemplate, r.DisplayNameTemplate != "", needs.displayName},
-		{keyComment, r.Comment != "", needs.comment},
+		{keyServicePrincipalID, r.ServicePrincipalID != "", t.principal != never},
+		{keyApplicationID, r.ApplicationID != "", t.principal != never},
+		{keyGroups, len(r.Groups) > 0, t.groups},
+		{keyEntitlements, len(r.Entitlements) > 0, t.groups},
+		{keyDisplayNameTemplate, r.DisplayNameTemplate != "", t.displayName},
+		{keyComment, r.Comment != "", t.comment},
 	} {
 		if f.set && !f.may {
 			return badField(f.field, "has no meaning for credential_type %s; leave it out, or send it empty if the role has it from before", r.CredentialType)
 		}
 	}
-	if needs.principal == required && !r.named() {
+	if t.principal == required && !r.spec().named() {
 		return badField(keyServicePrincipalID, "is missing; credential_type %s needs it or %s", r.CredentialType, keyApplicationID)
 	}
 	if id := r.ServicePrincipalID; id != "" && strings.Trim(id, "0123456789") != "" {
@@ -191,17 +193,17 @@ func (r *roleEntry) checkNeeds(needs needs) error {
 // settle holds a role against the connection, which is nil when there is none yet: whether its type works there, who its
 // service principal is, and whether its groups exist.
 func (r *roleEntry) settle(ctx context.Context, conn *connection, old *roleEntry) error {
-	needs := credentialTypes[r.CredentialType].needs()
+	t := credentialTypes[r.CredentialType].traits()
 	if conn == nil {
-		if r.named() || len(r.Groups) > 0 {
+		if r.spec().named() || len(r.Groups) > 0 {
 			return badField("config", "a role that names a service principal or groups is looked up at Databricks; write the connection first")
 		}
 		return nil
 	}
-	if err := conn.fits(r); err != nil {
+	if err := conn.fits(r.CredentialType, r.spec()); err != nil {
 		return err
 	}
-	if needs.principal != never && r.named() && (r.ServicePrincipalID != old.ServicePrincipalID || r.ApplicationID != old.ApplicationID) {
+	if t.principal != never && r.spec().named() && (r.ServicePrincipalID != old.ServicePrincipalID || r.ApplicationID != old.ApplicationID) {
 		if err := r.lookUp(ctx, conn); err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 	"vault-plugin-secrets-databricks/internal/client"
 
@@ -73,85 +74,56 @@ type uncertain struct{ error }
 
 func (u *uncertain) Unwrap() error { return u.error }
 
-// makeKept makes a credential for the storage entry under key. From the moment that it is written down in the write-ahead log,
-// the storage entry decides: what it has is kept, what it hasn't is removed, by the caller's saveKept or else by the rollback.
-// The caller must defer end, and the context must not end with the request's.
-func (b *backend) makeKept(ctx context.Context, s logical.Storage, conn *connection, key, name string, role *roleEntry, text string, lifetime time.Duration) (*undertaking, *kept, *minted, error) {
-	in, err := b.newIntent(ctx, conn)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	in.Credential = &credentialIntent{Type: role.CredentialType, Role: name}
-	in.Keeper = key
-	o := order{role: role, text: text, scopes: role.Scopes, lifetime: lifetime}
-	if role.CredentialType == credentialOAuthSecret {
-		if err := b.tellApart(ctx, s, role, &in, &o); err != nil {
-			return nil, nil, nil, err
-		}
-	}
-	in.Expires = in.Started.Add(o.lifetime + mintBudget)
-	o.marker = marker{mountID: b.mountID, nonce: in.Nonce, until: in.Expires, kept: true}
-	u, err := b.undertake(ctx, s, in)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	made := false
-	defer func() {
-		if !made {
-			u.end(ctx)
-		}
-	}()
-	credential := credentialTypes[role.CredentialType]
-	token, err := credential.mint(ctx, conn, o)
-	if err != nil {
-		u.failed(ctx, err)
-		return nil, nil, nil, err
-	}
-	k := &kept{
-		origin: in.origin, Type: role.CredentialType, ID: token.id, Nonce: in.Nonce, ServicePrincipalID: token.servicePrincipalID,
-		Scopes: role.Scopes, Created: in.Started, Lifetime: int64(token.lifetime / time.Second), Expires: token.expires,
-	}
-	if k.Expires.IsZero() {
-		k.Expires = in.Started.Add(token.lifetime)
-	}
-	u.twin = token.twin
-	u.undo = func(ctx context.Context) error { return credential.revoke(ctx, conn, reachOwn, k.lease()) }
-	if token.lifetime <= 0 {
-		return nil, nil, nil, logical.CodedError(502, "Databricks made a credential that never ends, although a lifetime was asked for, so it is removed again")
-	}
-	made = true
-	return u, k, token, nil
+// storedRequest is a credential to be created for a storage entry.
+type storedRequest struct {
+	key            string // of the storage entry that will hold it
+	role           string // name of the static role, for messages; empty for the engine's own
+	credentialType string
+	spec           credentialSpec
+	text           string // what its comment says before the mark
+	lifetime       time.Duration
 }
 
-// saveKept saves the entry that answers for the credential of the undertaking, by save. When the outcome of that is uncertain,
-// nothing is undone: the rollback looks at the storage when it has settled.
-func (u *undertaking) saveKept(ctx context.Context, save func() error) error {
-	if err := save(); err != nil {
+// makeStored creates a credential, and has save store the entry that holds it from then on. What the entry has is kept, and what it
+// hasn't is removed: at once when save fails, or by the rollback, which asks the storage. When save returns an uncertain error,
+// nothing is undone until the storage has settled.
+func (b *backend) makeStored(ctx context.Context, s logical.Storage, conn *connection, want storedRequest, save func(ctx context.Context, k *kept, made *minted) error) error {
+	in, err := b.newIntent(ctx, conn)
+	if err != nil {
+		return err
+	}
+	in.Keeper = want.key
+	in.Credential = &credentialIntent{Type: want.credentialType, Role: want.role}
+	kind := credentialTypes[want.credentialType]
+	r := mintRequest{credentialSpec: want.spec, text: want.text, lifetime: want.lifetime}
+	if err := b.nameIntent(ctx, s, kind, &r, &in, true); err != nil {
+		return err
+	}
+	return b.perform(ctx, s, in, func(ctx context.Context, op *pendingOperation) error {
+		token, err := b.createCredential(ctx, op, conn, kind, r)
+		if err != nil {
+			return err
+		}
+		if token.lifetime <= 0 {
+			return logical.CodedError(http.StatusBadGateway, "Databricks made a credential that never ends, although a lifetime was asked for, so it is removed again")
+		}
+		k := &kept{
+			origin: in.origin, Type: want.credentialType, ID: token.id, Nonce: in.Nonce, ServicePrincipalID: token.servicePrincipalID,
+			Scopes: want.spec.scopes, Created: in.Started, Lifetime: int64(token.lifetime / time.Second), Expires: token.expires,
+		}
+		err = save(ctx, k, token)
 		var maybe *uncertain
 		if errors.As(err, &maybe) {
-			u.undo = nil
+			op.undo = nil
 			return fmt.Errorf("the new credential could not be saved for certain; within minutes the rollback finds out and removes it if it was not: %w", maybe.error)
 		}
 		return err
-	}
-	u.handedOver = true
-	if u.twin {
-		return nil // the rollback looks for it, and keeps what the storage has
-	}
-	if err := u.settle(ctx); err != nil {
-		u.b.Logger().Warn("an entry of the write-ahead log was left behind; the rollback will find the credential saved", "error", err)
-	}
-	return nil
-}
-
-// lease is the credential in the form in which credential types revoke.
-func (k *kept) lease() *lease {
-	return &lease{origin: k.origin, CredentialType: k.Type, ID: k.ID, ServicePrincipalID: k.ServicePrincipalID}
+	})
 }
 
 // revokeKept ends the credential at Databricks. It asks for that even if it should have ended by itself: our clock may be wrong.
 func (b *backend) revokeKept(ctx context.Context, conn *connection, k *kept) error {
-	credential, ok := credentialTypes[k.Type]
+	kind, ok := credentialTypes[k.Type]
 	if !ok {
 		return fmt.Errorf("unknown credential type %q of %s; was it made by a newer version of the plugin?", k.Type, k.ID)
 	}
@@ -165,7 +137,7 @@ func (b *backend) revokeKept(ctx context.Context, conn *connection, k *kept) err
 	if how == reachNone {
 		return badField(keyHost, "%s %s was made at %s, but the mount is now connected to %s; connect it to the first again, or wait until it ends by itself at %s", k.Type, k.ID, k.Host, conn.config.Host, rfc3339(k.Expires))
 	}
-	err = credential.revoke(ctx, conn, how, k.lease())
+	err = kind.revoke(ctx, conn, how, credentialRef{id: k.ID, servicePrincipalID: k.ServicePrincipalID})
 	if isKind(err, client.PermissionDenied) && b.now().After(k.Expires.Add(24*time.Hour)) {
 		return nil // nobody needs to be asked for the right to remove what has ended
 	}

@@ -404,7 +404,7 @@ func TestGraceIsBounded(t *testing.T) {
 func TestTheGraceOfARareScheduleIsAnHour(t *testing.T) {
 	t.Parallel()
 	for cron, accepted := range map[string]bool{"0 0 29 2 *": false, "0 0 1 1 *": true, "0 0 31 12 *": true} {
-		for _, kind := range staticTypes {
+		for _, kind := range staticTypeNames() {
 			for _, wait := range []time.Duration{0, 10 * day, 306 * day, 500 * day} {
 				t.Run(cron+" "+kind+" "+wait.String(), func(t *testing.T) {
 					t.Parallel()

@@ -167,60 +167,60 @@ func (b *backend) rotateRoot(ctx context.Context, req *logical.Request, wanted f
 		return nil, "", err
 	}
 
-	lasting, end := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
-	defer end()
-	u, k, token, err := b.makeRoot(lasting, req, conn, identity, old)
-	if err != nil {
-		return nil, "", fmt.Errorf("make a new credential: %w", err)
-	}
-	defer u.end(lasting)
-	renewed := *config
-	secret := client.Secret(token.data[token.secret].(string))
-	if config.AuthType == client.AuthPAT {
-		renewed.Token = secret
-	} else {
-		renewed.ClientSecret = secret
-	}
-	if err := b.proveRoot(lasting, &renewed, identity); err != nil {
-		return nil, "", err
-	}
-	renewed.Identity, renewed.Verified = identity, b.now().UTC()
-	err = u.saveKept(lasting, func() error {
-		now, err = b.saveRoot(lasting, req.Storage, config, &renewed, k, old)
+	var k *kept
+	err = b.makeRoot(ctx, req, conn, identity, old, func(ctx context.Context, made *kept, token *minted) error {
+		k = made
+		renewed := *config
+		if config.AuthType == client.AuthPAT {
+			renewed.Token = token.secretPart()
+		} else {
+			renewed.ClientSecret = token.secretPart()
+		}
+		if err := b.proveRoot(ctx, &renewed, identity); err != nil {
+			return err
+		}
+		renewed.Identity, renewed.Verified = identity, b.now().UTC()
+		now, err = b.saveRoot(ctx, req.Storage, config, &renewed, k, old)
 		return err
 	})
 	if err != nil {
 		return nil, "", err
 	}
 	b.Logger().Info("the engine's own credential was replaced", "auth_type", now.AuthType, "id", k.ID, "expires", rfc3339(k.Expires), "replaced", old.id)
-	b.event(lasting, "root-rotate", "config/rotate-root", "auth_type", now.AuthType, "id", k.ID, "replaced", old.id, "expiry_time", rfc3339(k.Expires))
+	b.event(context.WithoutCancel(ctx), "root-rotate", "config/rotate-root", "auth_type", now.AuthType, "id", k.ID, "replaced", old.id, "expiry_time", rfc3339(k.Expires))
 	return now, old.unrecognised, nil
 }
 
-// makeRoot makes the new credential. It asks for a long life, and where the workspace refuses that, for one that it is known to
-// give, or that suffices.
-func (b *backend) makeRoot(ctx context.Context, req *logical.Request, conn *connection, identity *client.Identity, old *rootFound) (*undertaking, *kept, *minted, error) {
-	role := &roleEntry{CredentialType: credentialPAT, Scopes: old.scopes}
+// makeRoot makes the new credential, and has save save it. It asks for a long life, and where the workspace refuses that, for one that
+// it is known to give, or that suffices.
+func (b *backend) makeRoot(ctx context.Context, req *logical.Request, conn *connection, identity *client.Identity, old *rootFound, save func(context.Context, *kept, *minted) error) error {
+	want := storedRequest{
+		key: configStorageKey, credentialType: credentialPAT, spec: credentialSpec{scopes: old.scopes},
+		text: "Vault's own, for the mount " + req.MountPoint,
+	}
 	if conn.config.AuthType == client.AuthOAuthM2M {
-		role = &roleEntry{CredentialType: credentialOAuthSecret, ServicePrincipalID: identity.ID, ApplicationID: conn.config.ClientID}
+		want.credentialType = credentialOAuthSecret
+		want.spec = credentialSpec{servicePrincipalID: identity.ID, applicationID: conn.config.ClientID}
 	}
 	var err error
 	for i, lifetime := range rootLifetimes(conn.config, old.lifetime, b.now()) {
 		if i > 0 {
 			b.Logger().Info("Databricks refused the engine's own credential, so one with a shorter life is asked for", "lifetime", lifetime.String(), "error", err)
 		}
-		var u *undertaking
-		var k *kept
-		var token *minted
-		u, k, token, err = b.makeKept(ctx, req.Storage, conn, configStorageKey, "", role, "Vault's own, for the mount "+req.MountPoint, lifetime)
-		if err == nil {
-			return u, k, token, nil
-		}
-		if !isKind(err, client.Refused) || !hadNoEffect(err) {
-			break
+		want.lifetime = lifetime
+		made := false
+		err = b.makeStored(ctx, req.Storage, conn, want, func(ctx context.Context, k *kept, token *minted) error {
+			made = true
+			return save(ctx, k, token)
+		})
+		switch {
+		case err == nil, made:
+			return err
+		case !isKind(err, client.Refused) || !hadNoEffect(err):
+			return fmt.Errorf("make a new credential: %w", err)
 		}
 	}
-	return nil, nil, nil, err
+	return fmt.Errorf("make a new credential: %w", err)
 }
 
 // rootLifetimes are how long the new credential should live, in the order of trying.

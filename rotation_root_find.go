@@ -4,8 +4,6 @@ package databricks
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -105,12 +103,6 @@ func recogniseToken(ctx context.Context, mountPoint string, conn *connection, id
 		found.unrecognised = fmt.Sprintf("The token that was replaced can't be recognised among the %d tokens of %s, and still works; delete it by hand (vault list %stokens shows them).", len(tokens), identity.UserName, mountPoint)
 	}
 	return found, nil
-}
-
-// tokenIDOf is the id of a personal access token: the SHA-256 of it (Databricks SDK, UpdateTokenRequest).
-func tokenIDOf(token client.Secret) string {
-	sum := sha256.Sum256([]byte(token.Reveal()))
-	return hex.EncodeToString(sum[:])
 }
 
 func (b *backend) recogniseSecret(ctx context.Context, s logical.Storage, conn *connection, identity *client.Identity) (*rootFound, error) {

@@ -22,54 +22,49 @@ func (b *backend) rotateStatic(ctx context.Context, req *logical.Request, conn *
 	if err := mints.compile(); err != nil {
 		return nil, err
 	}
-	if err := conn.fits(mints); err != nil {
+	if err := conn.fits(role.CredentialType, mints.spec()); err != nil {
 		return nil, err
 	}
 	text, err := "", error(nil)
-	if credentialTypes[role.CredentialType].needs().comment {
+	if credentialTypes[role.CredentialType].traits().comment {
 		if text, err = b.commentText(req, name, mints, ""); err != nil {
 			return nil, err
 		}
 	}
-	lasting, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
-	defer cancel()
 	now := b.now()
-	lifetime := role.lifetimeFrom(now)
-	u, k, token, err := b.makeKept(lasting, req.Storage, conn, staticStoragePrefix+name, name, mints, text, lifetime)
-	if isKind(err, client.Refused) {
-		return nil, fmt.Errorf("a credential that lives for %s was asked for; if the workspace allows less, set %s, or a schedule that needs less: %w", lifetime, keyLifetime, err)
+	want := storedRequest{
+		key: staticStoragePrefix + name, role: name, credentialType: role.CredentialType, spec: mints.spec(), text: text, lifetime: role.lifetimeFrom(now),
 	}
-	if err != nil {
-		return nil, err
-	}
-	defer u.end(lasting)
-
 	e := &staticEntry{staticRole: *role}
-	if old != nil {
-		e.State = old.clone().State
-		e.State.Retired = append(e.State.Retired, old.State.Current.retire(now, seconds(role.Grace)))
-	}
-	e.State.Current = *k
-	e.State.Secret, e.State.Field = client.Secret(token.data[token.secret].(string)), token.secret
-	e.State.Answer = maps.Clone(token.data)
-	delete(e.State.Answer, token.secret)
-	e.State.succeeded(role.schedule, now)
-	e.State.troubled(now, nil)
-	err = u.saveKept(lasting, func() error {
-		if err := b.saveStatic(lasting, req.Storage, name, e); err != nil {
+	err = b.makeStored(ctx, req.Storage, conn, want, func(ctx context.Context, k *kept, token *minted) error {
+		if old != nil {
+			e.State = old.clone().State
+			e.State.Retired = append(e.State.Retired, old.State.Current.retire(now, seconds(role.Grace)))
+		}
+		e.State.Current = *k
+		e.State.Secret, e.State.Field = token.secretPart(), token.secret
+		e.State.Answer = maps.Clone(token.data)
+		delete(e.State.Answer, token.secret)
+		e.State.succeeded(role.schedule, now)
+		e.State.troubled(now, nil)
+		if err := b.saveStatic(ctx, req.Storage, name, e); err != nil {
 			return &uncertain{err}
 		}
 		return nil
 	})
+	if isKind(err, client.Refused) {
+		return nil, fmt.Errorf("a credential that lives for %s was asked for; if the workspace allows less, set %s, or a schedule that needs less: %w", want.lifetime, keyLifetime, err)
+	}
 	if err != nil {
 		return nil, err
 	}
+	k := &e.State.Current
 	replaced := ""
 	if old != nil {
 		replaced = old.State.Current.ID
 	}
 	b.Logger().Info("a static role was rotated", "name", name, "credential_type", k.Type, "id", k.ID, "replaced", replaced)
-	b.event(lasting, "static-rotate", "rotate-role/"+name, "name", name, "credential_type", k.Type, "id", k.ID, "replaced", replaced, "expiry_time", rfc3339(k.Expires))
+	b.event(context.WithoutCancel(ctx), "static-rotate", "rotate-role/"+name, "name", name, "credential_type", k.Type, "id", k.ID, "replaced", replaced, "expiry_time", rfc3339(k.Expires))
 	return e, nil
 }
 

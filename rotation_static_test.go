@@ -74,7 +74,7 @@ func TestYesterdaysCredentialWorks(t *testing.T) {
 		"no longer than the period": {map[string]any{"rotation_period": "10m"}, 10 * time.Minute},
 		"none":                      {map[string]any{"rotation_period": "24h", "rotation_grace_period": 0}, 0},
 	} {
-		for _, kind := range staticTypes {
+		for _, kind := range staticTypeNames() {
 			t.Run(name+", "+kind, func(t *testing.T) {
 				t.Parallel()
 				w := withStatic(t, kind, deliveredTo("bi", row.role))
@@ -274,7 +274,7 @@ func TestLateDelivery(t *testing.T) {
 // TestNothingStaysOfARoleThatCannotBeDelivered shows it for roles that are new.
 func TestNothingStaysOfARoleThatCannotBeDelivered(t *testing.T) {
 	t.Parallel()
-	for _, kind := range staticTypes {
+	for _, kind := range staticTypeNames() {
 		w := newStaticWalk(t, kind, deliveredTo("bi", nil))
 		w.workspace.Inject(simulator.Fault{Path: secretPutPath, Status: 403})
 		resp, err := w.do(logical.UpdateOperation, "static-roles/bi", w.role)

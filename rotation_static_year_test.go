@@ -396,7 +396,7 @@ func TestAYearOfStaticRotations(t *testing.T) {
 // the role is either as it was or as it was asked to be, and a repetition finishes the request.
 func TestStaticRequestsSurviveAnything(t *testing.T) {
 	t.Parallel()
-	for _, kind := range staticTypes {
+	for _, kind := range staticTypeNames() {
 		for _, deliver := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, delivered %t", kind, deliver), func(t *testing.T) {
 				t.Parallel()

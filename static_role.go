@@ -20,9 +20,6 @@ import (
 // staticStoragePrefix is seal-wrapped; the trailing slash makes it a prefix.
 const staticStoragePrefix = "static/"
 
-// staticTypes are the credential types that a static role can have.
-var staticTypes = []string{credentialPAT, credentialOBO, credentialOAuthSecret}
-
 // defaultStaticComment is the comment of a static role's credentials: nobody in particular asked for them.
 const defaultStaticComment = "Vault static role {{.RoleName}}"
 
@@ -49,7 +46,7 @@ type staticRole struct {
 // mints is the role in the form in which credential types take it.
 func (r *staticRole) mints() *roleEntry {
 	comment := r.Comment
-	if comment == "" && credentialTypes[r.CredentialType] != nil && credentialTypes[r.CredentialType].needs().comment {
+	if comment == "" && credentialTypes[r.CredentialType] != nil && credentialTypes[r.CredentialType].traits().comment {
 		comment = defaultStaticComment
 	}
 	return &roleEntry{
@@ -179,7 +176,7 @@ func readStatic(ctx context.Context, s logical.Storage, key string) (*staticEntr
 		return nil, err
 	}
 	switch {
-	case !slices.Contains(staticTypes, e.CredentialType):
+	case !slices.Contains(staticTypeNames(), e.CredentialType):
 		err = fmt.Errorf("unknown credential_type %q", e.CredentialType)
 	case !e.State.Deleting && (e.State.Current.ID == "" || e.State.Answer == nil || e.State.Field == ""):
 		err = errors.New("it has no credential")
@@ -305,12 +302,12 @@ func (b *backend) checkPlaceFree(ctx context.Context, s logical.Storage, name st
 
 // check refuses a role that could not be kept.
 func (r *staticRole) check(now time.Time) error {
-	if !slices.Contains(staticTypes, r.CredentialType) {
+	if !slices.Contains(staticTypeNames(), r.CredentialType) {
 		problem := fmt.Sprintf("%q can't be static", r.CredentialType)
 		if r.CredentialType == "" {
 			problem = "is missing"
 		}
-		return badField(keyCredentialType, "%s; use one of: %s", problem, strings.Join(staticTypes, ", "))
+		return badField(keyCredentialType, "%s; use one of: %s", problem, strings.Join(staticTypeNames(), ", "))
 	}
 	if err := r.schedule.check(now); err != nil {
 		return err
@@ -340,7 +337,11 @@ func (r *staticRole) check(now time.Time) error {
 	// A credential must live from one rotation to the next, and through its grace.
 	_, gap := r.spans(1, now)
 	least := int64(gap/time.Second) + r.Window + r.Grace
-	room, _ := r.spans(maxOAuthSecrets-2, now)
+	limit := credentialTypes[r.CredentialType].traits().limit
+	room := maxLifetime
+	if limit > 0 {
+		room, _ = r.spans(limit-2, now) // one place is for the current credential, one for its successor
+	}
 	crowd, _ := r.spans(maxInGrace, now)
 	switch {
 	case r.Lifetime > 0 && r.Lifetime < least:
@@ -351,8 +352,8 @@ func (r *staticRole) check(now time.Time) error {
 		return badField(keyGrace, "%ds is too long; with the schedule, credentials would have to live for %d seconds, and %d is the most that Databricks gives", r.Grace, least, longest)
 	case seconds(r.Grace) > crowd:
 		return badField(keyGrace, "%ds is too long; with this schedule, more than %d replaced credentials would be alive at once. It can be %d seconds at most", r.Grace, maxInGrace, int64(crowd/time.Second))
-	case r.CredentialType == credentialOAuthSecret && seconds(r.Grace) > room:
-		return badField(keyGrace, "%ds is too long; a service principal can have %d OAuth secrets, so with this schedule it can be %d seconds at most", r.Grace, maxOAuthSecrets, int64(room/time.Second))
+	case seconds(r.Grace) > room:
+		return badField(keyGrace, "%ds is too long; a service principal can have %d OAuth secrets, so with this schedule it can be %d seconds at most", r.Grace, limit, int64(room/time.Second))
 	}
 	return nil
 }

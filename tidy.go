@@ -275,7 +275,7 @@ func (b *backend) tidyTick(ctx context.Context, req *logical.Request) error {
 		return nil
 	}
 	conn, err := b.connection(ctx, req.Storage)
-	if err == errNotConfigured {
+	if errors.Is(err, errNotConfigured) {
 		return nil
 	}
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/marker"
 )
 
 const (
@@ -45,7 +46,7 @@ type tidyObject struct {
 	kind    string // tidyToken or tidyServicePrincipal
 	id      string
 	how     reach
-	mark    marker
+	mark    marker.Mark
 	created time.Time // zero for unknown
 }
 
@@ -70,7 +71,7 @@ func (b *backend) tidyUp(ctx context.Context, run *tidyRun) error {
 		return err
 	}
 	var owned map[string]bool
-	if slices.ContainsFunc(marked, func(o tidyObject) bool { return o.mark.kept }) {
+	if slices.ContainsFunc(marked, func(o tidyObject) bool { return o.mark.Stored }) {
 		owned, err = b.ownedNonces(ctx, run.storage)
 	}
 	if err != nil {
@@ -115,7 +116,7 @@ func (s *tidyStatus) found(o *tidyObject) {
 func (b *backend) listMarked(ctx context.Context, run *tidyRun) ([]tidyObject, error) {
 	var marked []tidyObject
 	add := func(text string, o tidyObject) {
-		if m, ok := parseMarker(text); ok && slices.Contains(run.mounts, m.mountID) {
+		if m, ok := marker.Parse(text); ok && slices.Contains(run.mounts, m.MountID) {
 			o.mark = m
 			marked = append(marked, o)
 		}
@@ -134,7 +135,7 @@ func (b *backend) listMarked(ctx context.Context, run *tidyRun) ([]tidyObject, e
 	var err error
 	for _, id := range run.mounts {
 		var named []client.ServicePrincipal
-		if named, err = run.conn.client.ServicePrincipalsNamed(ctx, "vault:"+id+":"); err != nil {
+		if named, err = run.conn.client.ServicePrincipalsNamed(ctx, marker.MountPrefix(id)); err != nil {
 			break
 		}
 		principals = append(principals, named...)
@@ -173,14 +174,14 @@ func listTokensToTidy(ctx context.Context, conn *connection) ([]client.TokenInfo
 // isGarbage tells whether nothing answers any more for what bears a mount's marker. For what this one keeps, owned may do so
 // however long it is past its end; what another one keeps, it alone knows.
 func (b *backend) isGarbage(o *tidyObject, owned map[string]bool) bool {
-	if _, busy := b.underway.Load(o.mark.nonce); busy || o.mark.kept && owned[o.mark.nonce] {
+	if _, busy := b.underway.Load(o.mark.Nonce); busy || o.mark.Stored && owned[o.mark.Nonce] {
 		return false
 	}
 	now := b.now()
-	if now.After(o.mark.until.Add(tidySlack)) {
+	if now.After(o.mark.Until.Add(tidySlack)) {
 		return true
 	}
-	return o.mark.kept && o.mark.mountID == b.mountID && !o.created.IsZero() && now.After(o.created.Add(tidyKeptAge))
+	return o.mark.Stored && o.mark.MountID == b.mountID && !o.created.IsZero() && now.After(o.created.Add(tidyKeptAge))
 }
 
 // removeGarbage removes one thing after the other.

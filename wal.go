@@ -4,8 +4,6 @@ package databricks
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,183 +11,226 @@ import (
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/marker"
 )
 
 const (
 	walKind = "intent"
 
-	// walMinAge is how old an entry must be before a rollback touches it: more than the longest create, so that no
-	// rollback undoes one that is under way. Vault ticks once a minute, so an orphan is gone within about 4 minutes.
+	// walMinAge is how old an entry must be before a rollback touches it: more than the longest operation takes, so that no
+	// rollback undoes one that is in flight on another node. Vault rolls back about once a minute, so what was orphaned is removed
+	// within about 4 minutes.
 	walMinAge = 2 * time.Minute
 
-	// undoBudget is how long a request that failed may take to undo at once what it did.
+	// mintBudget is how long an operation goes on at most, even after its caller is gone. With undoBudget it is less than walMinAge.
+	mintBudget = client.CallBudget + 10*time.Second
+
+	// undoBudget is how long the end of an operation may take: its commit, or undoing at once what it did.
 	undoBudget = 25 * time.Second
 
 	// intentLife is how long a rollback tries to undo what has no end of its own.
 	intentLife = 24 * time.Hour
 )
 
-// intent is what is written down before something is done at Databricks for which a lease is to answer, and all that
-// undoing it needs. It holds no secret.
+// intent is what is written to the write-ahead log before something is done at Databricks that a lease or a storage entry is to
+// hold, and all that undoing it takes. It holds no secret.
 type intent struct {
 	origin
 	Nonce   string    `json:"nonce"`
 	Started time.Time `json:"started"` // by Vault's clock
-	Expires time.Time `json:"expires"` // after this moment there can be nothing left to undo, or it is no use to go on trying
+	Expires time.Time `json:"expires"` // from here on there can be nothing left to undo, or it is no use to go on trying
 
-	// Keeper is the key of the storage entry that answers for the credential once it has it; empty where a lease does.
+	// Keeper is the key of the storage entry that will hold the credential; empty where a lease will.
 	Keeper string `json:"keeper,omitempty"`
 
 	Credential *credentialIntent `json:"credential,omitempty"`
 	Secret     *secretIntent     `json:"secret,omitempty"` // alone, or where the credential is delivered to
 	Grant      *grantID          `json:"grant,omitempty"`
-
-	// spared are ids that the rollback must not touch: storage entries answer for them.
-	spared map[string]bool
 }
 
-// credentialIntent is a credential to be made, which will bear the intent's nonce.
+// credentialIntent is a credential to be created, which will bear the intent's nonce.
 type credentialIntent struct {
 	Type string `json:"credential_type"`
 	Role string `json:"role"`
 
-	// ServicePrincipalID and Lifetime, in seconds, are what an OAuth secret is found by: it can't bear a nonce. A Lifetime of 0
-	// is one that others have, too.
+	// ServicePrincipalID and Lifetime, in seconds, are what a credential is found by that can't bear a nonce. A Lifetime of 0 is one
+	// that others have, too.
 	ServicePrincipalID string `json:"service_principal_id,omitempty"`
 	Lifetime           int64  `json:"lifetime,omitempty"`
 
-	// Keep is set when the create was repeated: the bearer of the nonce that has this id belongs to a lease, and any other
-	// is a twin.
+	// Keep is set when the create was repeated: the bearer of the nonce that has this id is held by a lease, and any other is a
+	// duplicate.
 	Keep string `json:"keep,omitempty"`
 }
 
-// newIntent begins an intent over the connection. The caller adds what is to be done, and when it will be over.
+// newIntent begins an intent over the connection. The caller adds what is to be done, and when that will be over.
 func (b *backend) newIntent(ctx context.Context, conn *connection) (intent, error) {
 	made, err := conn.origin(ctx)
 	if err != nil {
 		return intent{}, err
 	}
-	nonce, err := newNonce()
-	if err != nil {
-		return intent{}, err
-	}
 	now := b.now().UTC()
-	return intent{origin: made, Nonce: nonce, Started: now, Expires: now.Add(intentLife)}, nil
+	return intent{origin: made, Nonce: marker.NewNonce(), Started: now, Expires: now.Add(intentLife)}, nil
 }
 
-// newNonce answers 128 random bits in hex.
-func newNonce() (string, error) {
-	var raw [16]byte
-	if _, err := rand.Read(raw[:]); err != nil {
-		return "", err
+// what says in a message what the intent does.
+func (in *intent) what() string {
+	switch {
+	case in.Credential != nil:
+		return "a credential was created"
+	case in.Secret != nil:
+		return "a secret was stored"
+	default:
+		return "a permission was set"
 	}
-	return hex.EncodeToString(raw[:]), nil
 }
 
-// undertaking is an intent being carried out. It begins with the entry in the write-ahead log and ends with handOver, when
-// a lease answers for what was done. However else the request ends, by an error, by the caller's leaving or by a panic, end
-// undoes what was done, or sees to it that the entry is there for the rollback.
-//
-// How entries are stored, and whether concurrent undertakings share one, is nobody's business but this type's.
-type undertaking struct {
+// pendingOperation is something that is being done at Databricks. Between begin and release it has an entry in the write-ahead log,
+// by which a rollback undoes it should the process die.
+type pendingOperation struct {
 	b       *backend
 	storage logical.Storage
 	id      string // of the entry
-	intent  intent // as the rollback is to find it if the undertaking fails
+	intent  intent // as a rollback is to find it if the operation fails
 
-	// undo is set as soon as it is known what was done. It is called at most once, by end.
-	undo       func(ctx context.Context) error
-	twin       bool // there may be more than what undo knows
-	handedOver bool
+	// undo is set as soon as it is known what was done, and cleared when it isn't known any more. It is called at most once.
+	undo func(ctx context.Context) error
+
+	// duplicate is set where there may be more with the nonce than undo knows, which is the rollback's to remove, and keep is the id
+	// that it must keep then.
+	duplicate bool
+	keep      string
+
+	released bool
 }
 
-// undertake writes the intent down. The context must not end with the caller's.
-func (b *backend) undertake(ctx context.Context, s logical.Storage, in intent) (*undertaking, error) {
+// perform carries an operation from the write-ahead log to what holds its outcome, a lease or, where the intent has an owner key, a
+// storage entry. It alone owns the order of steps that everything's safety rests on:
+//
+//  1. begin: the intent is in the log before anything is done at Databricks;
+//  2. do: creates, delivers, says by op.undo what it takes to undo that, and sends the event: nothing that could be done earlier comes
+//     between a commit and its release. For a storage entry, saving that is its last step;
+//  3. commit: the entry goes from the log, or stays only for a duplicate;
+//  4. release: the lease is the caller's, if the caller is still there.
+//
+// However else it ends, by an error, by the caller's leaving or by a panic, what is known to have been done is undone at once, and
+// what is not, or can't be undone now, is left in the log for the rollback. The context of do doesn't end with the caller's, so that
+// no cancellation comes between a create and its record, but after mintBudget.
+func (b *backend) perform(ctx context.Context, s logical.Storage, in intent, do func(ctx context.Context, op *pendingOperation) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	lasting, cancel := context.WithTimeout(context.WithoutCancel(ctx), mintBudget)
+	defer cancel()
+	op, err := b.begin(lasting, s, in)
+	if err != nil {
+		return err
+	}
+	defer op.end(lasting)
+	if err := do(lasting, op); err != nil {
+		if op.undo == nil && hadNoEffect(err) {
+			op.discard(lasting)
+		}
+		return err
+	}
+	if in.Keeper != "" {
+		op.released = true
+		if !op.duplicate { // else the rollback looks for it, and keeps what the storage has
+			op.discard(lasting)
+		}
+		return nil
+	}
+	if err := op.commit(lasting); err != nil {
+		return fmt.Errorf("%s but could not be recorded, so it is undone; try again: %w", in.what(), err)
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	op.released = true
+	return nil
+}
+
+// begin writes the intent to the log.
+func (b *backend) begin(ctx context.Context, s logical.Storage, in intent) (*pendingOperation, error) {
 	b.underway.Store(in.Nonce, true)
 	id, err := framework.PutWAL(ctx, s, walKind, in)
 	if err != nil {
 		b.underway.Delete(in.Nonce)
 		return nil, fmt.Errorf("write to the write-ahead log: %w", err)
 	}
-	return &undertaking{b: b, storage: s, id: id, intent: in}, nil
+	return &pendingOperation{b: b, storage: s, id: id, intent: in}, nil
 }
 
-// failed takes note of why nothing is known to have been done. If it is certain that nothing was, there is nothing for the
-// rollback to do.
-func (u *undertaking) failed(ctx context.Context, why error) {
-	if !hadNoEffect(why) {
+// commit says that a lease will hold what was done. Where there may be a duplicate, the entry is replaced in one write by one that
+// keeps the lease's, so that no crash can leave one that condemns it. It has time of its own: Databricks' slowness is no reason to
+// undo what has succeeded.
+func (op *pendingOperation) commit(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
+	defer cancel()
+	if !op.duplicate {
+		return deleteIntent(ctx, op.storage, op.id)
+	}
+	kept := op.intent
+	credential := *kept.Credential
+	credential.Keep = op.keep
+	kept.Credential, kept.Secret = &credential, nil
+	return op.b.putIntent(ctx, op.storage, op.id, &kept)
+}
+
+// discard deletes an entry by which a rollback would find nothing to undo, so that a failure to do so is no error.
+func (op *pendingOperation) discard(ctx context.Context) {
+	if err := deleteIntent(ctx, op.storage, op.id); err != nil {
+		op.b.Logger().Warn("an entry of the write-ahead log was left behind; the rollback will find nothing to undo", "error", err)
+	}
+}
+
+// end undoes what is known to have been done, unless that was released. It must be deferred.
+func (op *pendingOperation) end(ctx context.Context) {
+	defer op.b.underway.Delete(op.intent.Nonce)
+	if op.released || op.undo == nil {
 		return
 	}
-	if err := u.settle(ctx); err != nil {
-		u.b.Logger().Warn("an entry of the write-ahead log was left behind; the rollback will find nothing to undo", "error", err)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
+	defer cancel()
+	err := op.undo(ctx)
+	if err == nil && !op.duplicate {
+		op.discard(ctx)
+		return
+	}
+	left := op.intent
+	if err == nil {
+		left.Secret = nil
+	}
+	// The entry may have been deleted, or changed to keep what nobody got.
+	if putErr := op.b.putIntent(ctx, op.storage, op.id, &left); putErr != nil {
+		op.b.complain(left, errors.Join(err, putErr))
+		return
+	}
+	if err != nil {
+		op.b.Logger().Warn("what a failed request did at Databricks could not be undone at once; the rollback will", append(op.intent.fields(), "error", err)...)
 	}
 }
 
-// settle says that there is nothing to undo: either nothing happened, or a lease will answer for it.
-func (u *undertaking) settle(ctx context.Context) error {
-	if err := framework.DeleteWAL(ctx, u.storage, u.id); err != nil {
-		return fmt.Errorf("delete from the write-ahead log: %w", err)
-	}
-	return nil
-}
-
-// keep says that a lease will answer for the credential with this id, but that there may be a twin of it, which the rollback
-// must look for. It replaces the entry in one write, so that no crash can leave one that condemns the lease's credential.
-func (u *undertaking) keep(ctx context.Context, id string) error {
-	kept := u.intent
-	credential := *kept.Credential
-	credential.Keep = id
-	kept.Credential, kept.Secret = &credential, nil
-	return u.put(ctx, kept)
-}
-
-func (u *undertaking) put(ctx context.Context, in intent) error {
-	value, err := json.Marshal(&framework.WALEntry{Kind: walKind, Data: in, CreatedAt: time.Now().UTC().Unix()})
+// putIntent writes the entry of the log that has the id.
+func (b *backend) putIntent(ctx context.Context, s logical.Storage, id string, in *intent) error {
+	value, err := json.Marshal(&framework.WALEntry{Kind: walKind, Data: in, CreatedAt: b.now().UTC().Unix()})
 	if err != nil {
 		return err
 	}
-	if err := u.storage.Put(ctx, &logical.StorageEntry{Key: framework.WALPrefix + u.id, Value: value}); err != nil {
+	if err := s.Put(ctx, &logical.StorageEntry{Key: framework.WALPrefix + id, Value: value}); err != nil {
 		return fmt.Errorf("write to the write-ahead log: %w", err)
 	}
 	return nil
 }
 
-// handOver is the last step of a request: the lease is the caller's, if the caller is still there.
-func (u *undertaking) handOver(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
+// deleteIntent deletes the entry of the log that has the id.
+func deleteIntent(ctx context.Context, s logical.Storage, id string) error {
+	if err := framework.DeleteWAL(ctx, s, id); err != nil {
+		return fmt.Errorf("delete from the write-ahead log: %w", err)
 	}
-	u.handedOver = true
 	return nil
-}
-
-// end must be deferred. It does nothing when the undertaking was handed over or nothing is known to have been done.
-func (u *undertaking) end(ctx context.Context) {
-	defer u.b.underway.Delete(u.intent.Nonce)
-	if u.handedOver || u.undo == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
-	defer cancel()
-	err := u.undo(ctx)
-	if err == nil && !u.twin {
-		// A failure leaves an entry by which the rollback finds nothing to undo.
-		_ = u.settle(ctx)
-		return
-	}
-	left := u.intent
-	if err == nil {
-		left.Secret = nil
-	}
-	// The entry may have been deleted, or changed to keep what nobody got.
-	if putErr := u.put(ctx, left); putErr != nil {
-		u.b.complain(left, errors.Join(err, putErr))
-		return
-	}
-	if err == nil {
-		return
-	}
-	u.b.Logger().Warn("what a failed request did at Databricks could not be undone at once; the rollback will", append(u.intent.fields(), "error", err)...)
 }
 
 // eachIntent shows every intent of the write-ahead log, with the id of its entry. What can't be read is left out: the

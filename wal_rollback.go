@@ -69,7 +69,7 @@ func (b *backend) rollback(ctx context.Context, req *logical.Request, kind strin
 		return errors.New("what was tried for a day is tried once an hour from then on")
 	}
 	b.tried.Store(in.Nonce, now)
-	err := b.rollbackIntent(ctx, req, &in)
+	err := b.rollbackIntent(ctx, req, passOf(ctx), &in)
 	if err == nil || last {
 		b.tried.Delete(in.Nonce)
 	}
@@ -86,15 +86,15 @@ func (b *backend) rollback(ctx context.Context, req *logical.Request, kind strin
 
 // endsByItself tells whether what the intent leaves ends at Databricks without anybody's doing.
 func (in *intent) endsByItself() bool {
-	return in.Secret == nil && in.Grant == nil && (in.Credential == nil || credentialTypes[in.Credential.Type] == nil || !credentialTypes[in.Credential.Type].needs().lasting)
+	return in.Secret == nil && in.Grant == nil && (in.Credential == nil || credentialTypes[in.Credential.Type] == nil || !credentialTypes[in.Credential.Type].traits().lasting)
 }
 
-func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, in *intent) error {
+func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, p *pass, in *intent) error {
 	conn, err := b.connection(ctx, req.Storage)
 	if err != nil {
 		return err
 	}
-	how, err := passOf(ctx).reaches(ctx, conn, in.origin)
+	how, err := p.reaches(ctx, conn, in.origin)
 	if err != nil {
 		return err
 	}
@@ -102,14 +102,15 @@ func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, in *
 		return fmt.Errorf("it was done at %s, but the mount is now connected to another workspace, %s", in.Host, conn.config.Host)
 	}
 	if in.Credential != nil {
-		credential, ok := credentialTypes[in.Credential.Type]
+		kind, ok := credentialTypes[in.Credential.Type]
 		if !ok {
 			return fmt.Errorf("unknown credential type %q; was the entry written by a newer version of the plugin?", in.Credential.Type)
 		}
-		if err := keepSaved(ctx, req.Storage, in); err != nil {
+		lost, err := p.lostBy(ctx, req.Storage, in)
+		if err != nil {
 			return err
 		}
-		removed, err := credential.undo(ctx, conn, how, in)
+		removed, err := kind.undo(ctx, conn, how, p, lost)
 		for _, id := range removed {
 			b.Logger().Warn("removed a credential whose creation was not completed", append(in.fields(), "id", id)...)
 			b.event(ctx, "creds-rollback", req.Path, "credential_type", in.Credential.Type, "id", id)
@@ -136,31 +137,35 @@ func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, in *
 	return nil
 }
 
-// keepSaved makes the rollback keep the credential that the intent's storage entry has, and spare all others that are kept: an
-// OAuth secret can't bear the nonce that would tell it apart. While the entry can't be read, it fails.
-func keepSaved(ctx context.Context, s logical.Storage, in *intent) error {
+// lostBy returns the credential that the intent was to create. What a storage entry holds is to be kept, under the intent's owner key
+// as elsewhere: an OAuth secret can't bear the nonce that would tell it apart. While an entry can't be read, it fails.
+func (p *pass) lostBy(ctx context.Context, s logical.Storage, in *intent) (lostCredential, error) {
+	c := in.Credential
+	lost := lostCredential{
+		nonce: in.Nonce, keep: c.Keep, spared: make(map[string]bool),
+		servicePrincipalID: c.ServicePrincipalID, lifetime: seconds(c.Lifetime), started: in.Started, expires: in.Expires,
+	}
 	var all []kept
 	var err error
-	if in.Credential.ServicePrincipalID != "" {
-		if all, err = passOf(ctx).allKept(ctx, s); err != nil {
-			return err
+	if c.ServicePrincipalID != "" {
+		if all, err = p.allKept(ctx, s); err != nil {
+			return lost, err
 		}
 	}
 	if in.Keeper != "" {
 		own, err := keptUnder(ctx, s, in.Keeper)
 		if err != nil {
-			return fmt.Errorf("look whether the credential was saved: %w", err)
+			return lost, fmt.Errorf("look whether the credential was saved: %w", err)
 		}
 		all = append(slices.Clone(all), own...)
 	}
-	in.spared = make(map[string]bool)
 	for _, k := range all {
-		in.spared[k.ID] = true
+		lost.spared[k.ID] = true
 		if k.Nonce == in.Nonce {
-			in.Credential.Keep = k.ID
+			lost.keep = k.ID
 		}
 	}
-	return nil
+	return lost, nil
 }
 
 // complain says, loudly and once for each intent and reason, what could not be undone, so that it can be cleaned by hand if
@@ -184,14 +189,21 @@ type pass struct {
 
 type passKey struct{}
 
-// withPass marks the beginning of a rollback.
-func withPass(ctx context.Context) context.Context {
-	return context.WithValue(ctx, passKey{}, &pass{listings: make(map[reach]func() ([]client.TokenInfo, error))})
+func newPass() *pass {
+	return &pass{listings: make(map[reach]func() ([]client.TokenInfo, error))}
 }
 
+// withPass marks the beginning of a rollback. The context is the only way through the framework, which calls back for each entry.
+func withPass(ctx context.Context) context.Context {
+	return context.WithValue(ctx, passKey{}, newPass())
+}
+
+// passOf returns the pass that the context belongs to, or one for a single entry.
 func passOf(ctx context.Context) *pass {
-	p, _ := ctx.Value(passKey{}).(*pass)
-	return p
+	if p, ok := ctx.Value(passKey{}).(*pass); ok {
+		return p
+	}
+	return newPass()
 }
 
 func (p *pass) reaches(ctx context.Context, conn *connection, made origin) (reach, error) {

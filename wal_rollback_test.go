@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"vault-plugin-secrets-databricks/internal/marker"
 	"vault-plugin-secrets-databricks/internal/simulator"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -375,12 +376,12 @@ func TestRollbackTouchesNothingElse(t *testing.T) {
 	lived := m.mint("etl")
 	m.loseReply()
 	lost := m.minted()[1]
-	mark, ok := parseMarker(lost.Comment)
+	mark, ok := marker.Parse(lost.Comment)
 	require.True(t, ok)
 	// Comments that only look like the lost token's.
 	m.workspace.AddToken(m.admin, lost.Comment+" (copied by an operator)", 0)
-	m.workspace.AddToken(m.admin, "nonce "+mark.nonce, 0)
-	m.workspace.AddToken(m.admin, strings.Replace(lost.Comment, mark.nonce, strings.Repeat("0", 32), 1), 0)
+	m.workspace.AddToken(m.admin, "nonce "+mark.Nonce, 0)
+	m.workspace.AddToken(m.admin, strings.Replace(lost.Comment, mark.Nonce, strings.Repeat("0", 32), 1), 0)
 	resp, err := m.rollback()
 	m.requireOK(resp, err)
 	left := m.minted()
@@ -501,7 +502,7 @@ func TestRollbackOverAnotherIdentity(t *testing.T) {
 			t.Parallel()
 			m := ready(t)
 			m.loseReply()
-			mark, _ := parseMarker(m.minted()[0].Comment)
+			mark, _ := marker.Parse(m.minted()[0].Comment)
 			if elsewhere {
 				other := simulator.New(simulator.WithWorkspaceID("4242"))
 				t.Cleanup(other.Close)
@@ -518,7 +519,7 @@ func TestRollbackOverAnotherIdentity(t *testing.T) {
 			}
 			log := m.log.String()
 			require.Equal(t, 1, strings.Count(log, "could not be undone yet"))
-			require.Contains(t, log, "nonce="+mark.nonce)
+			require.Contains(t, log, "nonce="+mark.Nonce)
 			require.Contains(t, log, "[ERROR]")
 
 			m.write("config", map[string]any{"host": m.workspace.URL(), "token": m.token})

@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
+	"vault-plugin-secrets-databricks/internal/marker"
 	"vault-plugin-secrets-databricks/internal/simulator"
 )
 
@@ -43,8 +44,8 @@ func TestIntentHoldsNoSecret(t *testing.T) {
 	require.Equal(t, walKind, kept.Type)
 	require.Equal(t, origin{Host: m.workspace.URL(), WorkspaceID: m.workspace.ID(), OwnerID: m.admin.ID}, kept.Data.origin)
 	require.Equal(t, "etl", kept.Data.Credential.Role)
-	mark, ok := parseMarker(m.minted()[0].Comment)
+	mark, ok := marker.Parse(m.minted()[0].Comment)
 	require.True(t, ok)
-	require.Equal(t, mark.nonce, kept.Data.Nonce)
+	require.Equal(t, mark.Nonce, kept.Data.Nonce)
 	require.Empty(t, kept.Data.Credential.Keep)
 }
