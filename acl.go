@@ -53,7 +53,7 @@ func aclPlaceOf(data *framework.FieldData) (aclPlace, error) {
 // permissionOf answers a principal's own permission, "" for none.
 func permissionOf(ctx context.Context, conn *connection, place aclPlace) (string, error) {
 	acl, err := conn.client.GetACL(ctx, place.Scope, place.Principal)
-	if isGone(err) {
+	if client.IsGone(err) {
 		return "", nil
 	}
 	if err != nil {
@@ -66,7 +66,7 @@ func permissionOf(ctx context.Context, conn *connection, place aclPlace) (string
 func setPermission(ctx context.Context, conn *connection, place aclPlace, want string) error {
 	var err error
 	if want == "" {
-		if err = conn.client.DeleteACL(ctx, place.Scope, place.Principal); isGone(err) {
+		if err = conn.client.DeleteACL(ctx, place.Scope, place.Principal); client.IsGone(err) {
 			err = nil
 		}
 	} else {
@@ -104,7 +104,7 @@ func (b *backend) guardManage(ctx context.Context, s logical.Storage, conn *conn
 		return nil
 	}
 	acls, err := conn.client.ListACLs(ctx, place.Scope)
-	if isGone(err) {
+	if client.IsGone(err) {
 		return nil
 	}
 	if err != nil {

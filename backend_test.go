@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
+	"vault-plugin-secrets-databricks/internal/credential"
 	"vault-plugin-secrets-databricks/internal/simulator"
 )
 
@@ -154,7 +155,7 @@ func TestWritesAreForwarded(t *testing.T) {
 	require.Empty(t, m.workspace.Calls())
 
 	// A standby leaves the write-ahead log to the active node.
-	_, err := framework.PutWAL(context.Background(), m.storage, walKind, intent{Nonce: "x", Credential: &credentialIntent{Type: credentialPAT}, Expires: time.Now().Add(time.Hour)})
+	_, err := framework.PutWAL(context.Background(), m.storage, walKind, intent{Nonce: "x", Credential: &credentialIntent{Type: credential.PAT}, Expires: time.Now().Add(time.Hour)})
 	require.NoError(t, err)
 	resp, err := m.rollback()
 	require.NoError(t, err)

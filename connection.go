@@ -4,6 +4,7 @@ package databricks
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/credential"
 )
 
 // connection is what a mount works with between two changes of its config: the config and the one client made from it.
@@ -30,23 +32,36 @@ type connection struct {
 	since    time.Time
 }
 
+// Client, Host and AuthType are what credential types know of the connection.
+func (c *connection) Client() *client.Client { return c.client }
+
+// Host is the origin of the workspace, or of the account console.
+func (c *connection) Host() string { return c.config.Host }
+
+// AuthType is how the engine authenticates.
+func (c *connection) AuthType() string { return c.config.AuthType }
+
 // groupMemory is how long the id of a group counts for its name. Groups can be renamed.
 const groupMemory = 5 * time.Minute
 
 // fits refuses credentials of a type that can't work over the connection.
-func (c *connection) fits(name string, spec credentialSpec) error {
-	kind := credentialTypes[name]
+func (c *connection) fits(name string, spec credential.Spec) error {
+	kind := credential.Lookup(name)
 	switch {
-	case c.account && kind.traits().workspace:
+	case c.account && kind.Traits().Workspace:
 		return badField(keyCredentialType, "%s needs a workspace, and the mount is connected to an account; use another type, or a mount of the workspace", name)
-	case c.account && len(spec.entitlements)+len(spec.groups) > 0:
+	case c.account && len(spec.Entitlements)+len(spec.Groups) > 0:
 		return badField(keyGroups, "and %s are given in a workspace, and the mount is connected to an account; use a mount of the workspace", keyEntitlements)
 	}
-	return kind.fits(c, spec)
+	err := kind.Fits(c, spec)
+	if mistake, ok := errors.AsType[*credential.FieldError](err); ok {
+		return badField(mistake.Field, "%s", mistake.Reason)
+	}
+	return err
 }
 
-// groupIDs answers the ids of the groups. They are remembered for groupMemory, or until forgetGroups.
-func (c *connection) groupIDs(ctx context.Context, names []string) ([]string, error) {
+// GroupIDs answers the ids of the groups. They are remembered for groupMemory, or until ForgetGroups.
+func (c *connection) GroupIDs(ctx context.Context, names []string) ([]string, error) {
 	var ids []string
 	for _, name := range names {
 		c.mu.Lock()
@@ -57,7 +72,7 @@ func (c *connection) groupIDs(ctx context.Context, names []string) ([]string, er
 		c.mu.Unlock()
 		if !known {
 			var err error
-			if id, err = c.client.GroupID(ctx, name); isGone(err) {
+			if id, err = c.client.GroupID(ctx, name); client.IsGone(err) {
 				return nil, badField(keyGroups, "there is no group %q at %s", name, c.config.Host)
 			} else if err != nil {
 				return nil, err
@@ -74,8 +89,8 @@ func (c *connection) groupIDs(ctx context.Context, names []string) ([]string, er
 	return ids, nil
 }
 
-// forgetGroups makes the next groupIDs ask again, since a group may have been made anew.
-func (c *connection) forgetGroups() {
+// ForgetGroups makes the next GroupIDs ask again, since a group may have been made anew.
+func (c *connection) ForgetGroups() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.groups = nil
@@ -195,16 +210,4 @@ func (b *backend) userAgent(ctx context.Context, authType string) string {
 	}
 	return fmt.Sprintf("%s/%s vault/%s go/%s os/%s auth/%s", pluginName, strings.TrimPrefix(Version, "v"), vault,
 		strings.TrimPrefix(runtime.Version(), "go"), runtime.GOOS, authType)
-}
-
-// isAzureHost knows the hosts of Azure Databricks, in all clouds, by their zone (Databricks SDK for Go, environments).
-func isAzureHost(origin string) bool {
-	_, host, _ := strings.Cut(origin, "://")
-	host, _, _ = strings.Cut(host, ":")
-	for _, zone := range []string{".azuredatabricks.net", ".databricks.azure.us", ".databricks.azure.cn"} {
-		if strings.HasSuffix(host, zone) {
-			return true
-		}
-	}
-	return false
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
+	"vault-plugin-secrets-databricks/internal/credential"
 	"vault-plugin-secrets-databricks/internal/simulator"
 )
 
@@ -140,8 +141,8 @@ func TestOAuthTokenOfAServicePrincipal(t *testing.T) {
 	require.Equal(t, []string{"POST " + secretsPath + "…/secrets", "POST " + grantPath, "DELETE " + secretsPath + "…/secrets/…"}, m.requests())
 	lifetime, err := time.ParseDuration(m.body(0)["lifetime"].(string))
 	require.NoError(t, err)
-	require.GreaterOrEqual(t, lifetime, stepSecretLife)
-	require.Less(t, lifetime, stepSecretLife+time.Minute, "seconds, should its deletion fail")
+	require.GreaterOrEqual(t, lifetime, credential.Lookup(credential.OAuthToken).Traits().Lifetime)
+	require.Less(t, lifetime, credential.Lookup(credential.OAuthToken).Traits().Lifetime+time.Minute, "seconds, should its deletion fail")
 	require.Equal(t, []any{"sql", "jobs"}, m.body(0)["scopes"])
 	require.Empty(t, m.workspace.OAuthSecrets(sp))
 	state := m.workspace.Introspect(m.hidden(creds, "access_token"))
@@ -258,7 +259,7 @@ func TestOAuthTokenDelivered(t *testing.T) {
 func TestOAuthTokensAtOnce(t *testing.T) {
 	t.Parallel()
 	m, sp := tokenReady(t)
-	for range maxOAuthSecrets - stepSecretsAtOnce {
+	for range credential.MaxOAuthSecrets - credential.Lookup(credential.OAuthToken).Traits().Slots {
 		m.workspace.AddOAuthSecret(sp, time.Hour)
 	}
 	var wg sync.WaitGroup
@@ -270,7 +271,7 @@ func TestOAuthTokensAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	require.Len(t, m.workspace.OAuthSecrets(sp), maxOAuthSecrets-stepSecretsAtOnce)
+	require.Len(t, m.workspace.OAuthSecrets(sp), credential.MaxOAuthSecrets-credential.Lookup(credential.OAuthToken).Traits().Slots)
 	require.Empty(t, m.walEntries())
 }
 
@@ -278,8 +279,8 @@ func TestOAuthTokenWaitsForItsTurn(t *testing.T) {
 	t.Parallel()
 	m, sp := tokenReady(t)
 	b := m.backend.(*backend)
-	for lane := range stepSecretsAtOnce {
-		unlock, err := b.stepSecretLocks.Lock(t.Context(), fmt.Sprint(sp.ID, " ", lane))
+	for lane := range credential.Lookup(credential.OAuthToken).Traits().Slots {
+		unlock, err := b.stepSecretLocks.Map.Lock(t.Context(), fmt.Sprint(sp.ID, " ", lane))
 		require.NoError(t, err)
 		defer unlock()
 	}
@@ -294,7 +295,7 @@ func TestOAuthTokenWaitsForItsTurn(t *testing.T) {
 func TestOAuthTokenAtTheSecretLimit(t *testing.T) {
 	t.Parallel()
 	m, sp := tokenReady(t)
-	for range maxOAuthSecrets {
+	for range credential.MaxOAuthSecrets {
 		m.workspace.AddOAuthSecret(sp, time.Hour)
 	}
 	resp, err := m.do(logical.ReadOperation, "creds/job", nil)

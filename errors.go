@@ -64,38 +64,10 @@ func answer(resp *logical.Response, err error) (*logical.Response, error) {
 	}
 }
 
-// isKind tells whether Databricks failed the request in this way.
-func isKind(err error, kind client.Kind) bool {
-	var remote *client.Error
-	return errors.As(err, &remote) && remote.Kind == kind
-}
-
-// isGone tells whether the error says that the thing does not exist at Databricks.
-func isGone(err error) bool { return isKind(err, client.NotFound) }
-
 // hasCode tells whether Databricks answered with this error_code.
 func hasCode(err error, code string) bool {
 	var remote *client.Error
 	return errors.As(err, &remote) && remote.ErrorCode == code
-}
-
-// halfway is the failure of a credential that is made in several steps. Clean says that nothing is left of the steps before;
-// what the failed step had for an effect doesn't tell.
-type halfway struct {
-	error
-	clean bool
-}
-
-func (h *halfway) Unwrap() error { return h.error }
-
-// hadNoEffect tells whether a failed create is known to have left nothing behind at Databricks.
-func hadNoEffect(err error) bool {
-	var steps *halfway
-	if errors.As(err, &steps) {
-		return steps.clean
-	}
-	var remote *client.Error
-	return errors.As(err, &remote) && remote.Unprocessed
 }
 
 // remoteCheck keeps an existence check from failing a request for a reason that the operation itself will give in full.

@@ -9,9 +9,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"vault-plugin-secrets-databricks/internal/credential"
 
 	"github.com/hashicorp/vault/sdk/logical"
 )
+
+// maxLifetimeOffset bounds what is added to a credential's lifetime to tell it apart, in seconds.
+const maxLifetimeOffset = 60
 
 // lifetimes gives out lifetimes by which OAuth secrets can be told apart.
 type lifetimes struct {
@@ -76,13 +80,13 @@ func (l *lifetimes) distinct(now time.Time, principalID string, least time.Durat
 }
 
 // tellApart gives a credential that bears no text a lifetime that tells it from others of its service principal.
-func (b *backend) tellApart(ctx context.Context, s logical.Storage, r *mintRequest, in *intent) error {
+func (b *backend) tellApart(ctx context.Context, s logical.Storage, r *credential.Request, in *intent) error {
 	if err := b.learnLifetimes(ctx, s); err != nil {
 		return err
 	}
-	lifetime, unique := b.lifetimes.distinct(b.now(), r.servicePrincipalID, r.lifetime)
-	r.lifetime = lifetime
-	in.Credential.ServicePrincipalID = r.servicePrincipalID
+	lifetime, unique := b.lifetimes.distinct(b.now(), r.ServicePrincipalID, r.Lifetime)
+	r.Lifetime = lifetime
+	in.Credential.ServicePrincipalID = r.ServicePrincipalID
 	if unique {
 		in.Credential.Lifetime = int64(lifetime / time.Second)
 	}

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/credential"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -241,7 +243,7 @@ func (b *backend) leaseGrant(ctx context.Context, req *logical.Request, conn *co
 		}
 		if err := setPermission(lasting, conn, place, permission); err != nil {
 			// Where it may take effect only now, taking it back is left to the rollback.
-			if !hadNoEffect(err) || before.save(lasting, req.Storage, key) == nil {
+			if !credential.NotApplied(err) || before.save(lasting, req.Storage, key) == nil {
 				op.undo = nil
 			}
 			return err
@@ -348,7 +350,7 @@ func (b *backend) takeBack(ctx context.Context, s logical.Storage, conn *connect
 	// Written even where Databricks seems to have it already, since its answer may be old. A scope that is gone, or a
 	// principal that Databricks does not know any more, has nothing to take back.
 	err = setPermission(ctx, conn, id.aclPlace, after)
-	if err != nil && !isGone(err) && !unknownPrincipal(err) {
+	if err != nil && !client.IsGone(err) && !unknownPrincipal(err) {
 		return err
 	}
 	g.Leases, g.Pending = left, nil

@@ -656,7 +656,7 @@ func TestGrantCancelled(t *testing.T) {
 		b := m.backend.(*backend)
 		made := origin{Host: m.workspace.URL(), WorkspaceID: m.workspace.ID(), OwnerID: m.admin.ID}
 		key := grantsKey(made, aclPlace{Scope: "etl", Principal: "users"})
-		unlock, err := b.aclLocks.Lock(t.Context(), key)
+		unlock, err := b.aclLocks.Map.Lock(t.Context(), key)
 		require.NoError(t, err)
 		for name, request := range map[string]func(ctx context.Context) error{
 			"lease": func(ctx context.Context) error {

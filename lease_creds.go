@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"time"
+	"vault-plugin-secrets-databricks/internal/credential"
 	"vault-plugin-secrets-databricks/internal/marker"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -62,8 +63,8 @@ func (b *backend) credentialSecret() *framework.Secret {
 // mintPlan is a mint that is ready to begin.
 type mintPlan struct {
 	conn    *connection
-	kind    credentialType
-	request mintRequest
+	kind    credential.Type
+	request credential.Request
 	terms   terms
 	intent  intent
 	lease   *lease
@@ -89,9 +90,9 @@ func (b *backend) mint(ctx context.Context, req *logical.Request, data *framewor
 		if err != nil {
 			return err
 		}
-		if p.kind.traits().endsByItself {
-			p.terms.endByItself(token.lifetime)
-		} else if err := p.terms.grant(token, p.request.lifetime, p.lease.Expires.Sub(b.now())); err != nil {
+		if p.kind.Traits().EndsByItself {
+			p.terms.endByItself(token.Lifetime)
+		} else if err := p.terms.grant(token, p.request.Lifetime, p.lease.Expires.Sub(b.now())); err != nil {
 			return err
 		}
 		if resp, err = b.leaseOfCredential(p, token); err != nil {
@@ -124,7 +125,7 @@ func (b *backend) planMint(ctx context.Context, req *logical.Request, data *fram
 	if err := conn.fits(role.CredentialType, role.spec()); err != nil {
 		return nil, err
 	}
-	p := &mintPlan{conn: conn, kind: credentialTypes[role.CredentialType]}
+	p := &mintPlan{conn: conn, kind: credential.Lookup(role.CredentialType)}
 	if err := b.decideMint(req, data, name, role, p); err != nil {
 		return nil, err
 	}
@@ -148,21 +149,21 @@ func (b *backend) decideMint(req *logical.Request, data *framework.FieldData, na
 	if p.terms, err = decideTerms(b.System(), p.conn.config, role, asked); err != nil {
 		return err
 	}
-	p.request = mintRequest{credentialSpec: role.spec(), lifetime: p.terms.lifetime()}
-	if p.request.scopes, err = narrowScopes(role.Scopes, data.Get(keyScopes).([]string)); err != nil {
+	p.request = credential.Request{Spec: role.spec(), Lifetime: p.terms.lifetime()}
+	if p.request.Scopes, err = narrowScopes(role.Scopes, data.Get(keyScopes).([]string)); err != nil {
 		return err
 	}
 	added := data.Get(keyComment).(string)
 	if len(added) > maxCallerComment {
 		return badField(keyComment, "is %d bytes long; the limit is %d", len(added), maxCallerComment)
 	}
-	t := p.kind.traits()
-	if t.lifetime > 0 {
-		p.request.lifetime, p.terms.warnings = t.lifetime, nil // what ttl was capped to has no bearing on it
+	t := p.kind.Traits()
+	if t.Lifetime > 0 {
+		p.request.Lifetime, p.terms.warnings = t.Lifetime, nil // what ttl was capped to has no bearing on it
 	}
 	switch {
-	case t.comment || t.displayName:
-		p.request.text, err = b.commentText(req, name, role, added)
+	case t.Comment || t.DisplayName:
+		p.request.Text, err = b.commentText(req, name, role, added)
 	case added != "":
 		p.terms.warnings = append(p.terms.warnings, fmt.Sprintf("comment was left out, because Databricks keeps none for %s.", role.CredentialType))
 	}
@@ -183,8 +184,8 @@ func (b *backend) lockMint(ctx context.Context, p *mintPlan) (unlock func(), err
 			release()
 		}
 	}()
-	if slots := p.kind.traits().slots; slots > 0 && p.request.named() {
-		u, err := b.stepSecretLocks.Lock(ctx, fmt.Sprint(p.request.servicePrincipalID, " ", rand.IntN(slots)))
+	if slots := p.kind.Traits().Slots; slots > 0 && p.request.Named() {
+		u, err := b.stepSecretLocks.Lock(ctx, fmt.Sprint(p.request.ServicePrincipalID, " ", rand.IntN(slots)))
 		if err != nil {
 			return nil, err
 		}
@@ -207,59 +208,59 @@ func (b *backend) lockMint(ctx context.Context, p *mintPlan) (unlock func(), err
 
 // nameIntent gives a credential that is about to be created what it can be found by again: the mark, and where it can bear none, a
 // lifetime of its own. It also decides when the intent ends.
-func (b *backend) nameIntent(ctx context.Context, s logical.Storage, kind credentialType, r *mintRequest, in *intent, stored bool) error {
-	t := kind.traits()
-	if t.textless && r.named() {
+func (b *backend) nameIntent(ctx context.Context, s logical.Storage, kind credential.Type, r *credential.Request, in *intent, stored bool) error {
+	t := kind.Traits()
+	if t.Textless && r.Named() {
 		if err := b.tellApart(ctx, s, r, in); err != nil {
 			return err
 		}
 	}
 	in.Started = b.now().UTC()
-	until := in.Started.Add(r.lifetime + mintBudget)
+	until := in.Started.Add(r.Lifetime + mintBudget)
 	// What doesn't end by itself, as a copy in a scope, is to be undone even later.
-	if !t.lasting && in.Secret == nil || until.After(in.Expires) {
+	if !t.Lasting && in.Secret == nil || until.After(in.Expires) {
 		in.Expires = until
 	}
-	r.mark = marker.Mark{MountID: b.mountID, Nonce: in.Nonce, Until: until, Stored: stored}
+	r.Mark = marker.Mark{MountID: b.mountID, Nonce: in.Nonce, Until: until, Stored: stored}
 	return nil
 }
 
 // createCredential creates the credential of an operation, and completes what is answered of it.
-func (b *backend) createCredential(ctx context.Context, op *pendingOperation, conn *connection, kind credentialType, r mintRequest) (*minted, error) {
-	token, err := kind.mint(ctx, conn, r)
+func (b *backend) createCredential(ctx context.Context, op *pendingOperation, conn *connection, kind credential.Type, r credential.Request) (*credential.Credential, error) {
+	token, err := kind.Mint(ctx, conn, r)
 	if err != nil {
 		return nil, err
 	}
-	op.duplicate, op.keep = token.twin, cmp.Or(token.keep, token.id)
-	ref := credentialRef{id: token.id, servicePrincipalID: token.servicePrincipalID}
-	op.undo = func(ctx context.Context) error { return kind.revoke(ctx, conn, reachOwn, ref) }
-	if token.expires.IsZero() {
-		token.expires = b.now().UTC().Add(token.lifetime)
+	op.duplicate, op.keep = token.Duplicate, cmp.Or(token.Keep, token.ID)
+	ref := credential.Ref{ID: token.ID, ServicePrincipalID: token.ServicePrincipalID}
+	op.undo = func(ctx context.Context) error { return kind.Revoke(ctx, conn, credential.AccessOwn, ref) }
+	if token.Expires.IsZero() {
+		token.Expires = b.now().UTC().Add(token.Lifetime)
 	}
-	token.data[keyHost] = conn.config.Host
-	token.data[keyExpiryTime] = rfc3339(token.expires)
+	token.Data[keyHost] = conn.config.Host
+	token.Data[keyExpiryTime] = rfc3339(token.Expires)
 	return token, nil
 }
 
 // create creates the credential of a plan, delivers it where that was asked for, and completes the lease.
-func (b *backend) create(ctx context.Context, op *pendingOperation, p *mintPlan) (*minted, error) {
+func (b *backend) create(ctx context.Context, op *pendingOperation, p *mintPlan) (*credential.Credential, error) {
 	start := b.now()
 	token, err := b.createCredential(ctx, op, p.conn, p.kind, p.request)
 	if err != nil {
 		return nil, err
 	}
 	l := p.lease
-	l.ID, l.ServicePrincipalID = token.id, token.servicePrincipalID
-	l.Expires, l.Dead = start.Add(token.lifetime), b.now().Add(token.lifetime)
-	if token.lifetime <= 0 {
+	l.ID, l.ServicePrincipalID = token.ID, token.ServicePrincipalID
+	l.Expires, l.Dead = start.Add(token.Lifetime), b.now().Add(token.Lifetime)
+	if token.Lifetime <= 0 {
 		op.intent.Expires = start.Add(maxLifetime).UTC() // it takes more than waiting
 	}
 	deliver := op.intent.Secret
 	if deliver == nil {
 		return token, nil
 	}
-	err = secretValue{text: token.secretPart()}.put(ctx, p.conn, deliver.secretPlace)
-	if err != nil && hadNoEffect(err) {
+	err = secretValue{text: token.SecretPart()}.put(ctx, p.conn, deliver.secretPlace)
+	if err != nil && credential.NotApplied(err) {
 		return nil, undelivered(deliver, err)
 	}
 	revoke := op.undo
@@ -281,21 +282,21 @@ func (b *backend) create(ctx context.Context, op *pendingOperation, p *mintPlan)
 	if err != nil {
 		return nil, undelivered(deliver, err)
 	}
-	delete(token.data, token.secret)
-	token.data[keyDeliverScope], token.data[keyDeliverKey] = deliver.Scope, deliver.Key
+	delete(token.Data, token.Secret)
+	token.Data[keyDeliverScope], token.Data[keyDeliverKey] = deliver.Scope, deliver.Key
 	return token, nil
 }
 
 // leaseOfCredential is the answer with the lease, whose terms are final by now.
-func (b *backend) leaseOfCredential(p *mintPlan, token *minted) (*logical.Response, error) {
+func (b *backend) leaseOfCredential(p *mintPlan, token *credential.Credential) (*logical.Response, error) {
 	p.lease.TTL = int64(p.terms.ttl / time.Second)
 	internal, err := p.lease.internalData()
 	if err != nil {
 		return nil, err
 	}
-	resp := b.Secret(secretTypeCredential).Response(token.data, internal)
+	resp := b.Secret(secretTypeCredential).Response(token.Data, internal)
 	resp.Secret.TTL, resp.Secret.MaxTTL = p.terms.ttl, p.terms.maxTTL
-	resp.Secret.Renewable = !p.kind.traits().endsByItself
+	resp.Secret.Renewable = !p.kind.Traits().EndsByItself
 	resp.Warnings = p.terms.warnings
 	return resp, nil
 }
@@ -356,12 +357,12 @@ func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework
 	if err != nil {
 		return nil, err
 	}
-	kind, ok := credentialTypes[l.CredentialType]
-	if !ok {
+	kind := credential.Lookup(l.CredentialType)
+	if kind == nil {
 		return nil, fmt.Errorf("the lease has the unknown credential type %q; was it made by a newer version of the plugin?", l.CredentialType)
 	}
-	t := kind.traits()
-	ended := t.endsByItself || !t.lasting && b.now().After(l.Dead)
+	t := kind.Traits()
+	ended := t.EndsByItself || !t.Lasting && b.now().After(l.Dead)
 	if ended && l.Delivered == nil {
 		return &logical.Response{}, nil
 	}
@@ -373,7 +374,7 @@ func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework
 	if err != nil {
 		return nil, err
 	}
-	if how == reachNone {
+	if how == credential.AccessNone {
 		now, err := conn.origin(ctx)
 		if err != nil {
 			return nil, err
@@ -382,13 +383,13 @@ func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework
 		switch {
 		case l.Delivered != nil:
 			stays = fmt.Sprintf(", but its copy in %s stays", l.Delivered.secretPlace)
-		case t.lasting:
+		case t.Lasting:
 			stays = ", but its service principal stays"
 		}
 		return nil, badField(keyHost, "the lease was made at %s, but the mount is now connected to %s; connect it to the first again. The credential ends by itself at %s%s", l.place(), now.place(), rfc3339(l.Expires), stays)
 	}
 	if !ended {
-		if err := kind.revoke(ctx, conn, how, credentialRef{id: l.ID, servicePrincipalID: l.ServicePrincipalID}); err != nil {
+		if err := kind.Revoke(ctx, conn, how, credential.Ref{ID: l.ID, ServicePrincipalID: l.ServicePrincipalID}); err != nil {
 			return nil, fmt.Errorf("revoke %s %s of role %q: %w", l.CredentialType, l.ID, l.Role, err)
 		}
 	}

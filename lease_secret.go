@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/credential"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -82,10 +84,10 @@ func (b *backend) supersede(ctx context.Context, s logical.Storage, conn *connec
 		if in.Secret == nil || in.Secret.folded() != place.folded() {
 			return nil
 		}
-		if _, busy := b.underway.Load(in.Nonce); busy {
+		if _, busy := b.inFlight.Load(in.Nonce); busy {
 			return nil // the caller's own
 		}
-		if how, err := conn.reaches(ctx, in.origin); err != nil || how == reachNone {
+		if how, err := conn.reaches(ctx, in.origin); err != nil || how == credential.AccessNone {
 			return err
 		}
 		if in.Credential == nil {
@@ -123,7 +125,7 @@ func (b *backend) removeWritten(ctx context.Context, conn *connection, secret *w
 		b.Logger().Warn("a leased secret was overwritten since, so it is left alone", "scope", secret.Scope, "key", secret.Key, "written", rfc3339(secret.Updated), "overwritten", rfc3339(updated))
 		return nil
 	}
-	if err := conn.client.DeleteSecret(ctx, secret.Scope, secret.Key); err != nil && !isGone(err) {
+	if err := conn.client.DeleteSecret(ctx, secret.Scope, secret.Key); err != nil && !client.IsGone(err) {
 		return explainSecrets(err, secret.Scope, permissionWrite)
 	}
 	return nil
@@ -171,7 +173,7 @@ func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *c
 	var resp *logical.Response
 	err = b.perform(ctx, req.Storage, in, func(ctx context.Context, op *pendingOperation) error {
 		err := value.put(ctx, conn, place)
-		if err != nil && hadNoEffect(err) {
+		if err != nil && credential.NotApplied(err) {
 			return err
 		}
 		op.undo = func(ctx context.Context) error { return b.removeAtOnce(ctx, conn, in.Secret) }
@@ -252,7 +254,7 @@ func (b *backend) leaseConnection(ctx context.Context, req *logical.Request) (*w
 	if err != nil {
 		return nil, nil, err
 	}
-	if how == reachNone {
+	if how == credential.AccessNone {
 		return nil, nil, badField(keyHost, "the lease was made at %s, but the mount is now connected to %s; connect it to the first again", l.Host, conn.config.Host)
 	}
 	return l, conn, nil

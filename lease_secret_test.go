@@ -404,7 +404,7 @@ func TestLeasedSecretCancelled(t *testing.T) {
 		m := withScope(t)
 		leases := []*logical.Secret{m.write("secrets/etl/k", leasedValue).Secret, m.deliver().Secret}
 		m.gone("secrets/etl/k")
-		unlock, err := m.backend.(*backend).secretLocks.Lock(t.Context(), "etl/k")
+		unlock, err := m.backend.(*backend).secretLocks.Map.Lock(t.Context(), "etl/k")
 		require.NoError(t, err)
 		defer unlock()
 		for _, lease := range leases {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"time"
+	"vault-plugin-secrets-databricks/internal/credential"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -73,19 +74,19 @@ func effectiveMaxTTL(sys logical.SystemView, config *configEntry, role *roleEntr
 
 // grant holds the terms against the life that Databricks gave the credential, of which left is still to come, and shortens
 // them where it is too short. It refuses a credential that no lease could be true of.
-func (t *terms) grant(token *minted, asked, left time.Duration) error {
+func (t *terms) grant(token *credential.Credential, asked, left time.Duration) error {
 	left = left.Truncate(time.Second)
 	switch {
-	case token.lifetime <= 0:
+	case token.Lifetime <= 0:
 		return logical.CodedError(http.StatusBadGateway, "Databricks made a credential that never ends, although a lifetime was asked for, so it is removed again")
 	case left < time.Second:
-		return logical.CodedError(http.StatusBadGateway, fmt.Sprintf("Databricks made a credential that has ended by now: %s were asked for, %s were given; check the clocks, and the maximum that the workspace allows", asked, token.lifetime))
-	case token.lifetime > asked+lifetimeSkew:
-		t.warnings = append(t.warnings, fmt.Sprintf("Databricks gave the credential a life of %s although %s were asked for; the lease revokes it earlier.", token.lifetime.Truncate(time.Second), asked))
+		return logical.CodedError(http.StatusBadGateway, fmt.Sprintf("Databricks made a credential that has ended by now: %s were asked for, %s were given; check the clocks, and the maximum that the workspace allows", asked, token.Lifetime))
+	case token.Lifetime > asked+lifetimeSkew:
+		t.warnings = append(t.warnings, fmt.Sprintf("Databricks gave the credential a life of %s although %s were asked for; the lease revokes it earlier.", token.Lifetime.Truncate(time.Second), asked))
 	}
 	if left < t.maxTTL {
 		t.warnings = append(t.warnings, fmt.Sprintf("Databricks gave the credential a life of %s, so the lease can last no longer, and max_ttl of %s can't be reached.",
-			token.lifetime.Truncate(time.Second), t.maxTTL))
+			token.Lifetime.Truncate(time.Second), t.maxTTL))
 		t.maxTTL = left
 		t.ttl = min(t.ttl, left)
 	}

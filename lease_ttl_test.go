@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+	"vault-plugin-secrets-databricks/internal/credential"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -104,7 +105,7 @@ func TestGrantedLife(t *testing.T) {
 		"a negative life":   {-time.Second, -time.Second, 0, 0, 0, "never ends"},
 	} {
 		given := terms{ttl: time.Minute, maxTTL: time.Hour}
-		err := given.grant(&minted{lifetime: row.granted}, asked, row.left)
+		err := given.grant(&credential.Credential{Lifetime: row.granted}, asked, row.left)
 		if row.refused != "" {
 			require.ErrorContains(t, err, row.refused, name)
 			continue

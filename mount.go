@@ -44,22 +44,25 @@ type backend struct {
 	roles       cache[*roleEntry]
 	statics     cache[*staticEntry]
 
-	// configWrite and roleWrite make read-modify-write on storage atomic. They are never held over a remote call.
-	configWrite sync.Mutex
-	roleWrite   sync.Mutex
+	// inFlight has the nonces of the pending operations of this process, which no rollback may undo; reported has what was logged
+	// already and would be the same again; lastAttempt has when a rollback last tried to undo an intent.
+	inFlight, reported, lastAttempt sync.Map
 
-	// underway has the nonces of the undertakings of this process, which no rollback may undo; complaints has what was
-	// complained of already, and tried when a rollback last tried to undo one.
-	underway, complaints, tried sync.Map
+	// The locks of the mount, in the order in which they may be taken: who holds one may take those below it only, and none twice.
+	// Those by key may be held over calls to Databricks, which knows no compare-and-set; a wait for one ends with its request. The
+	// mutexes make read-modify-write on storage atomic and are never held over a call. The tests fail when the order is broken.
+	rotationLocks   orderedLocks // a credential that is rotated, by the key of its storage entry: one request or periodic run at a time
+	placeLocks      orderedLocks // a secret that a static role is about to deliver to, by its ref: no other role takes it meanwhile
+	stepSecretLocks orderedLocks // a slot of a service principal: bounds the secrets that it has for the sake of access tokens
+	secretLocks     orderedLocks // a secret, by its ref: one writer at a time, so that each knows what was there before
+	aclLocks        orderedLocks // a permission, by the key of its record: one change at a time
+	roleWrite       orderedMutex // the stored roles
+	configWrite     orderedMutex // the stored config, and the connection that is made from it
+	// Below them are the mutexes inside agenda, lifetimes, tidy, the caches and connections: while one is held, no other lock is taken.
+	// Only tidy has two, of which saving comes first.
 
-	// aclLocks orders changes of the same permission, secretLocks writes of the same secret; stepSecretLocks bounds the secrets
-	// that a service principal has for the sake of access tokens.
-	aclLocks, secretLocks, stepSecretLocks keylock.Map
-
-	// rotationLocks lets one request or tick at a time work on a credential that is rotated, by the key of its storage entry;
-	// agenda says when the next of them is due.
-	rotationLocks keylock.Map
-	agenda        agenda
+	// agenda says when the next rotation is due.
+	agenda agenda
 
 	// lifetimes outlive the client, too: they tell secrets apart whichever connection made them.
 	lifetimes lifetimes
@@ -68,6 +71,70 @@ type backend struct {
 	grantsSwept atomic.Bool
 
 	tidy tidying
+}
+
+// The ranks of the mount's locks: one may be taken only while all that are held have lower ranks.
+const (
+	rankRotation = iota + 1
+	rankPlace
+	rankSlot
+	rankSecret
+	rankACL
+	rankRole
+	rankConfig
+)
+
+// traceLock is told before a lock is taken and after it was released. It is for tests only, and nil otherwise.
+var traceLock func(rank int, taken bool)
+
+// orderedLocks are locks by key that have a rank.
+type orderedLocks struct {
+	keylock.Map
+	rank int
+}
+
+// Lock waits for the lock of the key, as keylock.Map does.
+func (l *orderedLocks) Lock(ctx context.Context, key string) (unlock func(), err error) {
+	if traceLock == nil {
+		return l.Map.Lock(ctx, key)
+	}
+	traceLock(l.rank, true)
+	release, err := l.Map.Lock(ctx, key)
+	if err != nil {
+		traceLock(l.rank, false)
+		return nil, err
+	}
+	return func() { release(); traceLock(l.rank, false) }, nil
+}
+
+// orderedMutex is a mutex that has a rank.
+type orderedMutex struct {
+	sync.Mutex
+	rank int
+}
+
+func (m *orderedMutex) Lock() {
+	if traceLock != nil {
+		traceLock(m.rank, true)
+	}
+	m.Mutex.Lock()
+}
+
+func (m *orderedMutex) Unlock() {
+	m.Mutex.Unlock()
+	if traceLock != nil {
+		traceLock(m.rank, false)
+	}
+}
+
+// rankLocks gives the locks their ranks.
+func (b *backend) rankLocks() {
+	for rank, locks := range map[int]*orderedLocks{
+		rankRotation: &b.rotationLocks, rankPlace: &b.placeLocks, rankSlot: &b.stepSecretLocks, rankSecret: &b.secretLocks, rankACL: &b.aclLocks,
+	} {
+		locks.rank = rank
+	}
+	b.roleWrite.rank, b.configWrite.rank = rankRole, rankConfig
 }
 
 func (b *backend) recoverPanic(where string, resp **logical.Response, err *error) {

@@ -5,25 +5,14 @@ package databricks
 import (
 	"cmp"
 	"context"
-)
-
-// reach is how something that was made over an earlier config can be got at over the present one.
-type reach int
-
-const (
-	// reachOwn: it belongs to the engine's identity, in the connected workspace.
-	reachOwn reach = iota
-	// reachAdmin: it belongs to another identity of the connected workspace, so only a workspace admin can get at it.
-	reachAdmin
-	// reachNone: it is in another workspace.
-	reachNone
+	"vault-plugin-secrets-databricks/internal/credential"
 )
 
 // reaches tells how the connection can get at what origin made.
-func (c *connection) reaches(ctx context.Context, made origin) (reach, error) {
+func (c *connection) reaches(ctx context.Context, made origin) (credential.Access, error) {
 	now, err := c.origin(ctx)
 	if err != nil {
-		return reachNone, err
+		return credential.AccessNone, err
 	}
 	sameWorkspace := made.Host == now.Host && made.AccountID == now.AccountID
 	if made.WorkspaceID != "" && now.WorkspaceID != "" {
@@ -31,11 +20,11 @@ func (c *connection) reaches(ctx context.Context, made origin) (reach, error) {
 	}
 	switch {
 	case !sameWorkspace:
-		return reachNone, nil
+		return credential.AccessNone, nil
 	case made.OwnerID != now.OwnerID:
-		return reachAdmin, nil
+		return credential.AccessAdmin, nil
 	default:
-		return reachOwn, nil
+		return credential.AccessOwn, nil
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"vault-plugin-secrets-databricks/internal/client"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -139,7 +140,7 @@ func (b *backend) listACLs(ctx context.Context, req *logical.Request, data *fram
 		return nil, err
 	}
 	acls, err := conn.client.ListACLs(ctx, scope)
-	if isGone(err) {
+	if client.IsGone(err) {
 		return nil, nil
 	}
 	if err != nil {

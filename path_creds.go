@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"vault-plugin-secrets-databricks/internal/credential"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -87,9 +88,16 @@ func (b *backend) pathCreds() []*framework.Path {
 	}}
 }
 
-// credsResponseFields are the fields of every type, those of a delivery, and the secret only where it was not delivered.
+// credentialFields are the fields of an answer that shows a credential of one of the types.
+func credentialFields(types []string) map[string]*framework.FieldSchema {
+	fields := credential.AnswerFields(types)
+	fields[keyHost] = &framework.FieldSchema{Type: framework.TypeString, Required: true, Description: "Origin of the workspace."}
+	fields[keyExpiryTime] = &framework.FieldSchema{Type: framework.TypeString, Required: true, Description: "When the credential ends at Databricks, RFC 3339."}
+	return fields
+}
+
 var credsResponseFields = func() map[string]*framework.FieldSchema {
-	fields := answerFields(credentialTypeNames(nil))
+	fields := credentialFields(credential.Names(nil))
 	for _, schema := range fields {
 		if schema.DisplayAttrs != nil && schema.DisplayAttrs.Sensitive {
 			schema.Description += " Absent where it was delivered."

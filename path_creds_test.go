@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
+	"vault-plugin-secrets-databricks/internal/credential"
 	"vault-plugin-secrets-databricks/internal/marker"
 	"vault-plugin-secrets-databricks/internal/simulator"
 )
@@ -840,7 +841,7 @@ func TestRevokeOverAnotherConnection(t *testing.T) {
 		require.NoError(t, err)
 		how, err := routed.reaches(t.Context(), l.origin)
 		require.NoError(t, err)
-		require.Equal(t, reachNone, how)
+		require.Equal(t, credential.AccessNone, how)
 	})
 
 	t.Run("the same workspace under another name", func(t *testing.T) {

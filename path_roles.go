@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/credential"
 )
 
 const (
@@ -61,7 +62,7 @@ func (b *backend) pathRoles() []*framework.Path {
 					Description: "Name of the role.",
 					Required:    true,
 				},
-				keyCredentialType: credentialTypeField(credentialTypeNames(nil)),
+				keyCredentialType: credential.Field(credential.Names(nil)),
 				keyServicePrincipalID: {
 					Type:        framework.TypeString,
 					Description: "Numeric id of the service principal to mint for. This or application_id is enough.",
@@ -103,7 +104,7 @@ func (b *backend) pathRoles() []*framework.Path {
 				logical.CreateOperation: b.writeOperation(b.writeRole, "Create a role.", write,
 					framework.RequestExample{
 						Description: "Tokens for a quarter of an hour, an hour at most.",
-						Data:        map[string]any{keyCredentialType: credentialPAT, keyTTL: "15m", keyMaxTTL: "1h"},
+						Data:        map[string]any{keyCredentialType: credential.PAT, keyTTL: "15m", keyMaxTTL: "1h"},
 					}),
 				logical.UpdateOperation: b.writeOperation(b.writeRole, "Change a role; fields that are not named keep their values.", write),
 				logical.PatchOperation:  b.writeOperation(b.writeRole, "Change a role; null resets a field.", write),
@@ -211,11 +212,11 @@ func (b *backend) addRoleWarnings(resp *logical.Response, conn *connection, role
 	if conn != nil {
 		identity = conn.knownIdentity()
 	}
-	kind := credentialTypes[role.CredentialType]
-	for _, warning := range kind.warnings(identity, role.spec()) {
+	kind := credential.Lookup(role.CredentialType)
+	for _, warning := range kind.Warnings(identity, role.spec()) {
 		resp.AddWarning(warning)
 	}
-	if warning := kind.traits().leaseWarning; warning != "" {
+	if warning := kind.Traits().LeaseWarning; warning != "" {
 		resp.AddWarning(warning)
 	}
 }

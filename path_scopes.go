@@ -186,7 +186,7 @@ func (b *backend) writeScope(ctx context.Context, req *logical.Request, data *fr
 	}
 	if manager == principalUsers {
 		acl, err := conn.client.GetACL(ctx, existing.Name, principalUsers)
-		if err != nil && !isGone(err) {
+		if err != nil && !client.IsGone(err) {
 			return nil, explainSecrets(err, want.Name, permissionManage)
 		}
 		if err != nil || acl.Permission != permissionManage {
@@ -205,7 +205,7 @@ func (b *backend) deleteScope(ctx context.Context, req *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
-	if err := conn.client.DeleteScope(ctx, name); err != nil && !isGone(err) {
+	if err := conn.client.DeleteScope(ctx, name); err != nil && !client.IsGone(err) {
 		return nil, explainSecrets(err, name, permissionManage)
 	}
 	made, err := conn.origin(ctx)

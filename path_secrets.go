@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"unicode/utf8"
+	"vault-plugin-secrets-databricks/internal/client"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -166,7 +167,7 @@ func (b *backend) readSecret(ctx context.Context, req *logical.Request, data *fr
 		return nil, err
 	}
 	value, err := conn.client.GetSecret(ctx, place.Scope, place.Key)
-	if isGone(err) {
+	if client.IsGone(err) {
 		return nil, nil
 	}
 	if err != nil {
@@ -196,7 +197,7 @@ func (b *backend) deleteSecret(ctx context.Context, req *logical.Request, data *
 	if err != nil {
 		return nil, err
 	}
-	if err := conn.client.DeleteSecret(ctx, place.Scope, place.Key); err != nil && !isGone(err) {
+	if err := conn.client.DeleteSecret(ctx, place.Scope, place.Key); err != nil && !client.IsGone(err) {
 		return nil, explainSecrets(err, place.Scope, permissionWrite)
 	}
 	b.event(ctx, "secret-delete", req.Path, "scope", place.Scope, "key", place.Key)

@@ -95,7 +95,7 @@ func (b *backend) listSecrets(ctx context.Context, req *logical.Request, data *f
 		return nil, err
 	}
 	secrets, err := conn.client.ListSecrets(ctx, scope)
-	if isGone(err) {
+	if client.IsGone(err) {
 		return nil, nil
 	}
 	if err != nil {
@@ -141,7 +141,7 @@ func (b *backend) pushSecrets(ctx context.Context, req *logical.Request, data *f
 	}
 
 	remove := func(ctx context.Context, key string) error {
-		if err := conn.client.DeleteSecret(ctx, p.scope, key); err != nil && !isGone(err) {
+		if err := conn.client.DeleteSecret(ctx, p.scope, key); err != nil && !client.IsGone(err) {
 			return explainSecrets(err, p.scope, permissionWrite)
 		}
 		return nil

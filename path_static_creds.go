@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"strings"
+	"vault-plugin-secrets-databricks/internal/credential"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -45,7 +46,7 @@ func (b *backend) pathRotateRole() *framework.Path {
 }
 
 var staticCredsFields = func() map[string]*framework.FieldSchema {
-	fields := answerFields(staticTypeNames())
+	fields := credentialFields(credential.Names(credential.Static))
 	fields[keyExpiryTime].Description = "When the credential ends at Databricks if it is not replaced, RFC 3339."
 	fields[keyTTL] = &framework.FieldSchema{Type: framework.TypeInt64, Required: true, Description: "Seconds until it is to be replaced, or, without a schedule, until it ends."}
 	fields[keyRotationPeriod] = &framework.FieldSchema{Type: framework.TypeInt64, Required: true, Description: "Seconds from one rotation to the next; 0 for none."}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"vault-plugin-secrets-databricks/internal/credential"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -47,7 +48,7 @@ func (b *backend) pathStaticList() *framework.Path {
 func (b *backend) pathStaticRole() *framework.Path {
 	fields := map[string]*framework.FieldSchema{
 		keyName:               {Type: framework.TypeString, Description: "Name of the static role.", Required: true},
-		keyCredentialType:     credentialTypeField(staticTypeNames()),
+		keyCredentialType:     credential.Field(credential.Names(credential.Static)),
 		keyServicePrincipalID: {Type: framework.TypeString, Description: "Numeric id of the service principal whose credential it is. It or application_id is needed for obo_token and oauth_secret."},
 		keyApplicationID:      {Type: framework.TypeString, Description: "Application id of that service principal, instead."},
 		keyScopes:             {Type: framework.TypeCommaStringSlice, Description: "API scopes of the credential. Empty leaves them to Databricks."},
@@ -78,7 +79,7 @@ func (b *backend) pathStaticRole() *framework.Path {
 			logical.CreateOperation: b.writeOperation(b.writeStatic, "Create a static role, and its first credential.", write,
 				framework.RequestExample{
 					Description: "A secret of a service principal, replaced every week, with a day of overlap.",
-					Data:        map[string]any{keyCredentialType: credentialOAuthSecret, keyApplicationID: "6f5ccf28-d83a-4957-9bfb-5bbfac551410", keyRotationPeriod: "168h", keyGrace: "24h"},
+					Data:        map[string]any{keyCredentialType: credential.OAuthSecret, keyApplicationID: "6f5ccf28-d83a-4957-9bfb-5bbfac551410", keyRotationPeriod: "168h", keyGrace: "24h"},
 				}),
 			logical.UpdateOperation: b.writeOperation(b.writeStatic, "Change a static role; fields that are not named keep their values.", write),
 			logical.PatchOperation:  b.writeOperation(b.writeStatic, "Change a static role; null resets a field.", write),
@@ -220,7 +221,7 @@ func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *f
 	}
 	if place := placeAsked(data, old); place.Scope != "" {
 		// Nobody else takes the place while we look whether it is free.
-		unlock, err := b.rotationLocks.Lock(ctx, "place "+place.folded())
+		unlock, err := b.placeLocks.Lock(ctx, place.folded())
 		if err != nil {
 			return nil, err
 		}
@@ -261,7 +262,7 @@ func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *f
 }
 
 func (b *backend) addStaticWarnings(resp *logical.Response, conn *connection, e *staticEntry) {
-	for _, warning := range credentialTypes[e.CredentialType].warnings(conn.knownIdentity(), e.mints().spec()) {
+	for _, warning := range credential.Lookup(e.CredentialType).Warnings(conn.knownIdentity(), e.mints().spec()) {
 		resp.AddWarning(warning)
 	}
 	if !e.automatic() {

@@ -13,12 +13,13 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
+	"vault-plugin-secrets-databricks/internal/credential"
 	"vault-plugin-secrets-databricks/internal/simulator"
 )
 
 func TestStaticRole(t *testing.T) {
 	t.Parallel()
-	w := newStaticWalk(t, credentialOAuthSecret, map[string]any{
+	w := newStaticWalk(t, credential.OAuthSecret, map[string]any{
 		"rotation_period": "168h", "rotation_grace_period": "24h", "scopes": "sql,jobs", "deliver_scope": "etl", "deliver_key": "bi",
 	})
 	w.rotation = 168 * time.Hour
@@ -78,9 +79,9 @@ func TestStaticRole(t *testing.T) {
 func TestStaticCreds(t *testing.T) {
 	t.Parallel()
 	for kind, fields := range map[string][]string{
-		credentialPAT:         {"comment", "creation_time", "token_id", "token_value"},
-		credentialOBO:         {"comment", "creation_time", "token_id", "token_value"},
-		credentialOAuthSecret: {"client_id", "client_secret", "secret_id"},
+		credential.PAT:         {"comment", "creation_time", "token_id", "token_value"},
+		credential.OBOToken:    {"comment", "creation_time", "token_id", "token_value"},
+		credential.OAuthSecret: {"client_id", "client_secret", "secret_id"},
 	} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
@@ -100,7 +101,7 @@ func TestStaticCreds(t *testing.T) {
 			require.InDelta(t, 3600, resp.Data["ttl"], 2)
 			require.Equal(t, w.workspace.URL(), resp.Data["host"])
 			require.Equal(t, w.read("static-roles/bi").Data["expiry_time"], resp.Data["expiry_time"])
-			if kind != credentialOAuthSecret {
+			if kind != credential.OAuthSecret {
 				require.Regexp(t, `^Vault static role bi vault:`+testMountID+`:[0-9a-f]{32}:\d+:kept$`, resp.Data["comment"])
 			}
 			require.True(t, w.works(w.secretOf(resp)))
@@ -113,7 +114,7 @@ func TestStaticCreds(t *testing.T) {
 
 func TestStaticCredsOfASchedule(t *testing.T) {
 	t.Parallel()
-	w := newStaticWalk(t, credentialPAT, map[string]any{"rotation_schedule": "0 3 * * SAT"})
+	w := newStaticWalk(t, credential.PAT, map[string]any{"rotation_schedule": "0 3 * * SAT"})
 	w.write("static-roles/bi", w.role)
 	creds := w.read("static-creds/bi").Data
 	require.Equal(t, "0 3 * * SAT", creds["rotation_schedule"])
@@ -126,7 +127,7 @@ func TestStaticCredsOfASchedule(t *testing.T) {
 
 func TestStaticRoleRefusesBadInput(t *testing.T) {
 	t.Parallel()
-	w := newStaticWalk(t, credentialOAuthSecret, nil)
+	w := newStaticWalk(t, credential.OAuthSecret, nil)
 	other := w.workspace.AddServicePrincipal("other", false)
 	for name, row := range map[string]struct {
 		data  map[string]any
@@ -215,7 +216,7 @@ func TestStaticRoleNeedsAConnection(t *testing.T) {
 // TestStaticRoleMerges shows that a write keeps what it doesn't name, and that null resets.
 func TestStaticRoleMerges(t *testing.T) {
 	t.Parallel()
-	w := newStaticWalk(t, credentialPAT, map[string]any{"rotation_period": "24h", "rotation_grace_period": "2h", "comment": "BI", "lifetime": "48h", "unheard-of": 1})
+	w := newStaticWalk(t, credential.PAT, map[string]any{"rotation_period": "24h", "rotation_grace_period": "2h", "comment": "BI", "lifetime": "48h", "unheard-of": 1})
 	resp, err := w.do(logical.PatchOperation, "static-roles/bi", w.role)
 	w.coded(http.StatusNotFound, resp, err, `there is no static role "bi"`)
 	w.absent()
@@ -263,7 +264,7 @@ func TestStaticRoleMerges(t *testing.T) {
 // TestDeletingTheConfigMindsStaticRoles shows that a connection isn't taken away from static roles unknowingly.
 func TestDeletingTheConfigMindsStaticRoles(t *testing.T) {
 	t.Parallel()
-	w := newStaticWalk(t, credentialOAuthSecret, map[string]any{"rotation_period": "1h"})
+	w := newStaticWalk(t, credential.OAuthSecret, map[string]any{"rotation_period": "1h"})
 	w.write("static-roles/bi", w.role)
 	w.write("static-roles/other", map[string]any{"credential_type": "pat", "rotation_period": "1h"})
 	value := w.value()

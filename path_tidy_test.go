@@ -18,6 +18,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
+	"vault-plugin-secrets-databricks/internal/credential"
 	"vault-plugin-secrets-databricks/internal/marker"
 	"vault-plugin-secrets-databricks/internal/simulator"
 )
@@ -152,11 +153,11 @@ func TestTidy(t *testing.T) {
 		mark(27, -time.Hour, false):   true,  // a lease's, which the write-ahead log does not protect any more
 	}
 	for _, n := range []int{21, 25, 27} {
-		_, err := framework.PutWAL(t.Context(), m.storage, walKind, intent{Nonce: nonce(n), Credential: &credentialIntent{Type: credentialPAT}, Expires: time.Now().Add(time.Hour)})
+		_, err := framework.PutWAL(t.Context(), m.storage, walKind, intent{Nonce: nonce(n), Credential: &credentialIntent{Type: credential.PAT}, Expires: time.Now().Add(time.Hour)})
 		require.NoError(t, err)
 	}
 	for _, n := range []int{22, 26} {
-		m.backend.(*backend).underway.Store(nonce(n), true)
+		m.backend.(*backend).inFlight.Store(nonce(n), true)
 	}
 
 	var garbage, kept []string
@@ -693,7 +694,7 @@ func TestTidyAsksWhatIsOwnedLast(t *testing.T) {
 	fault := m.workspace.Inject(simulator.Fault{Path: principalsPath, Hold: hold})
 	m.write("tidy", nil)
 	hits(t, fault, 1)
-	_, err := framework.PutWAL(t.Context(), m.storage, walKind, intent{Nonce: nonce(1), Credential: &credentialIntent{Type: credentialPAT}, Expires: time.Now().Add(time.Hour)})
+	_, err := framework.PutWAL(t.Context(), m.storage, walKind, intent{Nonce: nonce(1), Credential: &credentialIntent{Type: credential.PAT}, Expires: time.Now().Add(time.Hour)})
 	require.NoError(t, err)
 	close(hold)
 	requireTidy(t, m.awaitTidy(), "finished", 0, 0, 0)

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/credential"
 	"vault-plugin-secrets-databricks/internal/marker"
 )
 
@@ -94,7 +95,7 @@ var tokenResponseFields = map[string]*framework.FieldSchema{
 }
 
 func (b *backend) tokenInfo(token *client.TokenInfo, all bool) map[string]any {
-	info := tokenData(token)
+	info := credential.TokenData(token)
 	m, ok := marker.Parse(token.Comment)
 	info[keyOurs] = ok && m.MountID == b.mountID
 	if all {
@@ -137,7 +138,7 @@ func (b *backend) readToken(ctx context.Context, req *logical.Request, data *fra
 	id := data.Get(keyTokenID).(string)
 	if data.Get(keyAll).(bool) {
 		token, err := conn.client.GetManagedToken(ctx, id)
-		if isGone(err) {
+		if client.IsGone(err) {
 			return nil, nil
 		}
 		if err != nil {
@@ -163,15 +164,15 @@ func (b *backend) deleteToken(ctx context.Context, req *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
-	how := reachOwn
+	how := credential.AccessOwn
 	if data.Get(keyAll).(bool) {
-		how = reachAdmin
+		how = credential.AccessAdmin
 	}
 	id := data.Get(keyTokenID).(string)
 	if err := checkNotKept(ctx, req.Storage, id); err != nil {
 		return nil, err
 	}
-	if err := deletePAT(ctx, conn, how, id); err != nil {
+	if err := credential.DeleteToken(ctx, conn, how, id); err != nil {
 		return nil, err
 	}
 	if slices.Contains(conn.config.Rotation.HandMade, id) {
@@ -192,7 +193,7 @@ func checkNotKept(ctx context.Context, s logical.Storage, id string) error {
 	if err != nil {
 		return err
 	}
-	if config != nil && config.Token != "" && tokenIDOf(config.Token) == id {
+	if config != nil && config.Token != "" && credential.TokenID(config.Token) == id {
 		return badField(keyTokenID, "%s is the token that the engine itself connects with; replace it by config/rotate-root, or write another one to config", id)
 	}
 	if config != nil && config.Rotation.Credential.ID == id {

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/credential"
 	"vault-plugin-secrets-databricks/internal/simulator"
 )
 
@@ -130,7 +131,7 @@ func TestTokensInUseAreNotDeleted(t *testing.T) {
 			m.refused(resp, err, "token_id: ", id, word)
 		}
 	}
-	byHand := tokenIDOf(storedToken(m))
+	byHand := credential.TokenID(storedToken(m))
 	refuse(byHand, "the engine itself connects with")
 	refuse(pat, `static role "pat"`)
 	refuse(obo, `static role "obo"`)
@@ -197,7 +198,7 @@ func TestOnlyCurrentTokensAreNotDeletedByHand(t *testing.T) {
 			m.refused(resp, err, append(words, "token_id: ", id.(string))...)
 		}
 	}
-	refused(tokenIDOf(storedToken(m)), "config/rotate-root")
+	refused(credential.TokenID(storedToken(m)), "config/rotate-root")
 	root := m.write("config/rotate-root", nil).Data["credential_id"]
 	refused(root, "config/rotate-root")
 	old := m.read("static-roles/a").Data["credential_id"]
@@ -211,7 +212,7 @@ func TestOnlyCurrentTokensAreNotDeletedByHand(t *testing.T) {
 	made := m.read("config").Data["credential_id"]
 	m.write("config", map[string]any{"token": m.byHand(0)})
 	m.gone("tokens/" + made.(string))
-	refused(tokenIDOf(storedToken(m)), "config/rotate-root")
+	refused(credential.TokenID(storedToken(m)), "config/rotate-root")
 	m.goOn(c, 2*day, 10*time.Minute)
 	require.Empty(t, m.read("config").Data["retired_ids"])
 	require.Empty(t, m.read("config").Data["pending_error"])

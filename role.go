@@ -11,6 +11,7 @@ import (
 	"strings"
 	"unicode"
 	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/credential"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/helper/template"
@@ -81,8 +82,8 @@ func mergeRole(ctx context.Context, req *logical.Request, data *framework.FieldD
 }
 
 // spec is what the role says of its credentials.
-func (r *roleEntry) spec() credentialSpec {
-	return credentialSpec{servicePrincipalID: r.ServicePrincipalID, applicationID: r.ApplicationID, scopes: r.Scopes, groups: r.Groups, entitlements: r.Entitlements}
+func (r *roleEntry) spec() credential.Spec {
+	return credential.Spec{ServicePrincipalID: r.ServicePrincipalID, ApplicationID: r.ApplicationID, Scopes: r.Scopes, Groups: r.Groups, Entitlements: r.Entitlements}
 }
 
 // lookedUp are the fields of a role that are looked up at Databricks.
@@ -126,15 +127,15 @@ func (r *roleEntry) forgetOtherID(data *framework.FieldData) {
 
 // check refuses a role that could never mint what it says, and compiles its template.
 func (r *roleEntry) check() error {
-	kind, ok := credentialTypes[r.CredentialType]
-	if !ok {
+	kind := credential.Lookup(r.CredentialType)
+	if kind == nil {
 		problem := fmt.Sprintf("%q is unknown", r.CredentialType)
 		if r.CredentialType == "" {
 			problem = "is missing"
 		}
-		return badField(keyCredentialType, "%s; use one of: %s", problem, strings.Join(credentialTypeNames(nil), ", "))
+		return badField(keyCredentialType, "%s; use one of: %s", problem, strings.Join(credential.Names(nil), ", "))
 	}
-	if err := r.checkFields(kind.traits()); err != nil {
+	if err := r.checkFields(kind.Traits()); err != nil {
 		return err
 	}
 	var err error
@@ -155,24 +156,24 @@ func (r *roleEntry) check() error {
 }
 
 // checkFields refuses fields that the credential type has no use for, misses those that it needs, and tells ids apart.
-func (r *roleEntry) checkFields(t *traits) error {
+func (r *roleEntry) checkFields(t *credential.Traits) error {
 	for _, f := range []struct {
 		field string
 		set   bool
 		may   bool
 	}{
-		{keyServicePrincipalID, r.ServicePrincipalID != "", t.principal != never},
-		{keyApplicationID, r.ApplicationID != "", t.principal != never},
-		{keyGroups, len(r.Groups) > 0, t.groups},
-		{keyEntitlements, len(r.Entitlements) > 0, t.groups},
-		{keyDisplayNameTemplate, r.DisplayNameTemplate != "", t.displayName},
-		{keyComment, r.Comment != "", t.comment},
+		{keyServicePrincipalID, r.ServicePrincipalID != "", t.Principal != credential.Never},
+		{keyApplicationID, r.ApplicationID != "", t.Principal != credential.Never},
+		{keyGroups, len(r.Groups) > 0, t.Groups},
+		{keyEntitlements, len(r.Entitlements) > 0, t.Groups},
+		{keyDisplayNameTemplate, r.DisplayNameTemplate != "", t.DisplayName},
+		{keyComment, r.Comment != "", t.Comment},
 	} {
 		if f.set && !f.may {
 			return badField(f.field, "has no meaning for credential_type %s; leave it out, or send it empty if the role has it from before", r.CredentialType)
 		}
 	}
-	if t.principal == required && !r.spec().named() {
+	if t.Principal == credential.Required && !r.spec().Named() {
 		return badField(keyServicePrincipalID, "is missing; credential_type %s needs it or %s", r.CredentialType, keyApplicationID)
 	}
 	if id := r.ServicePrincipalID; id != "" && strings.Trim(id, "0123456789") != "" {
@@ -193,9 +194,9 @@ func (r *roleEntry) checkFields(t *traits) error {
 // settle holds a role against the connection, which is nil when there is none yet: whether its type works there, who its
 // service principal is, and whether its groups exist.
 func (r *roleEntry) settle(ctx context.Context, conn *connection, old *roleEntry) error {
-	t := credentialTypes[r.CredentialType].traits()
+	t := credential.Lookup(r.CredentialType).Traits()
 	if conn == nil {
-		if r.spec().named() || len(r.Groups) > 0 {
+		if r.spec().Named() || len(r.Groups) > 0 {
 			return badField("config", "a role that names a service principal or groups is looked up at Databricks; write the connection first")
 		}
 		return nil
@@ -203,14 +204,14 @@ func (r *roleEntry) settle(ctx context.Context, conn *connection, old *roleEntry
 	if err := conn.fits(r.CredentialType, r.spec()); err != nil {
 		return err
 	}
-	if t.principal != never && r.spec().named() && (r.ServicePrincipalID != old.ServicePrincipalID || r.ApplicationID != old.ApplicationID) {
+	if t.Principal != credential.Never && r.spec().Named() && (r.ServicePrincipalID != old.ServicePrincipalID || r.ApplicationID != old.ApplicationID) {
 		if err := r.lookUp(ctx, conn); err != nil {
 			return err
 		}
 	}
 	if !slices.Equal(r.Groups, old.Groups) {
-		conn.forgetGroups()
-		if _, err := conn.groupIDs(ctx, r.Groups); err != nil {
+		conn.ForgetGroups()
+		if _, err := conn.GroupIDs(ctx, r.Groups); err != nil {
 			return err
 		}
 	}
@@ -228,11 +229,11 @@ func (r *roleEntry) lookUp(ctx context.Context, conn *connection) error {
 		field, value = keyApplicationID, r.ApplicationID
 		found, err = conn.client.FindServicePrincipal(ctx, value)
 	}
-	if isGone(err) {
+	if client.IsGone(err) {
 		return badField(field, "there is no service principal %q at %s; add it there, or correct it: %s", value, conn.config.Host, err)
 	}
 	if err != nil {
-		return explainPrincipal(err, value)
+		return credential.ExplainPrincipal(err, value)
 	}
 	if r.ApplicationID != "" && !strings.EqualFold(r.ApplicationID, found.ApplicationID) {
 		return badField(keyApplicationID, "%q does not belong to service principal %s, whose application id is %s; send one of them", r.ApplicationID, found.ID, found.ApplicationID)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"time"
 	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/credential"
 
 	"github.com/hashicorp/vault/sdk/logical"
 )
@@ -79,7 +80,7 @@ type storedRequest struct {
 	key            string // of the storage entry that will hold it
 	role           string // name of the static role, for messages; empty for the engine's own
 	credentialType string
-	spec           credentialSpec
+	spec           credential.Spec
 	text           string // what its comment says before the mark
 	lifetime       time.Duration
 }
@@ -87,15 +88,15 @@ type storedRequest struct {
 // makeStored creates a credential, and has save store the entry that holds it from then on. What the entry has is kept, and what it
 // hasn't is removed: at once when save fails, or by the rollback, which asks the storage. When save returns an uncertain error,
 // nothing is undone until the storage has settled.
-func (b *backend) makeStored(ctx context.Context, s logical.Storage, conn *connection, want storedRequest, save func(ctx context.Context, k *kept, made *minted) error) error {
+func (b *backend) makeStored(ctx context.Context, s logical.Storage, conn *connection, want storedRequest, save func(ctx context.Context, k *kept, made *credential.Credential) error) error {
 	in, err := b.newIntent(ctx, conn)
 	if err != nil {
 		return err
 	}
 	in.Keeper = want.key
 	in.Credential = &credentialIntent{Type: want.credentialType, Role: want.role}
-	kind := credentialTypes[want.credentialType]
-	r := mintRequest{credentialSpec: want.spec, text: want.text, lifetime: want.lifetime}
+	kind := credential.Lookup(want.credentialType)
+	r := credential.Request{Spec: want.spec, Text: want.text, Lifetime: want.lifetime}
 	if err := b.nameIntent(ctx, s, kind, &r, &in, true); err != nil {
 		return err
 	}
@@ -104,12 +105,12 @@ func (b *backend) makeStored(ctx context.Context, s logical.Storage, conn *conne
 		if err != nil {
 			return err
 		}
-		if token.lifetime <= 0 {
+		if token.Lifetime <= 0 {
 			return logical.CodedError(http.StatusBadGateway, "Databricks made a credential that never ends, although a lifetime was asked for, so it is removed again")
 		}
 		k := &kept{
-			origin: in.origin, Type: want.credentialType, ID: token.id, Nonce: in.Nonce, ServicePrincipalID: token.servicePrincipalID,
-			Scopes: want.spec.scopes, Created: in.Started, Lifetime: int64(token.lifetime / time.Second), Expires: token.expires,
+			origin: in.origin, Type: want.credentialType, ID: token.ID, Nonce: in.Nonce, ServicePrincipalID: token.ServicePrincipalID,
+			Scopes: want.spec.Scopes, Created: in.Started, Lifetime: int64(token.Lifetime / time.Second), Expires: token.Expires,
 		}
 		err = save(ctx, k, token)
 		var maybe *uncertain
@@ -123,22 +124,22 @@ func (b *backend) makeStored(ctx context.Context, s logical.Storage, conn *conne
 
 // revokeKept ends the credential at Databricks. It asks for that even if it should have ended by itself: our clock may be wrong.
 func (b *backend) revokeKept(ctx context.Context, conn *connection, k *kept) error {
-	kind, ok := credentialTypes[k.Type]
-	if !ok {
+	kind := credential.Lookup(k.Type)
+	if kind == nil {
 		return fmt.Errorf("unknown credential type %q of %s; was it made by a newer version of the plugin?", k.Type, k.ID)
 	}
 	how, err := conn.reaches(ctx, k.origin)
 	if err != nil {
 		return err
 	}
-	if how == reachNone && b.now().After(k.Expires.Add(24*time.Hour)) {
+	if how == credential.AccessNone && b.now().After(k.Expires.Add(24*time.Hour)) {
 		return nil
 	}
-	if how == reachNone {
+	if how == credential.AccessNone {
 		return badField(keyHost, "%s %s was made at %s, but the mount is now connected to %s; connect it to the first again, or wait until it ends by itself at %s", k.Type, k.ID, k.Host, conn.config.Host, rfc3339(k.Expires))
 	}
-	err = kind.revoke(ctx, conn, how, credentialRef{id: k.ID, servicePrincipalID: k.ServicePrincipalID})
-	if isKind(err, client.PermissionDenied) && b.now().After(k.Expires.Add(24*time.Hour)) {
+	err = kind.Revoke(ctx, conn, how, credential.Ref{ID: k.ID, ServicePrincipalID: k.ServicePrincipalID})
+	if client.IsKind(err, client.PermissionDenied) && b.now().After(k.Expires.Add(24*time.Hour)) {
 		return nil // nobody needs to be asked for the right to remove what has ended
 	}
 	if err != nil {

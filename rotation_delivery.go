@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/credential"
 
 	"github.com/hashicorp/vault/sdk/logical"
 )
@@ -33,7 +35,7 @@ func (b *backend) deliverStatic(ctx context.Context, s logical.Storage, conn *co
 		return err
 	}
 	if err := (secretValue{text: e.State.Secret}).put(ctx, conn, place); err != nil {
-		if hadNoEffect(err) {
+		if credential.NotApplied(err) {
 			e.State.Copies = earlier
 			return err
 		}
@@ -77,7 +79,7 @@ func (b *backend) removeCopies(ctx context.Context, conn *connection, e *staticE
 		c := &e.State.Copies[i]
 		if goes(c) {
 			err := b.removeCopy(ctx, conn, c)
-			if err == nil || isGone(err) {
+			if err == nil || client.IsGone(err) {
 				continue
 			}
 			errs = append(errs, fmt.Errorf("remove the copy in %s: %w", c.secretPlace, err))

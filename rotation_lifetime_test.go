@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
+	"vault-plugin-secrets-databricks/internal/credential"
 	"vault-plugin-secrets-databricks/internal/simulator"
 )
 
@@ -332,7 +333,7 @@ func TestADenseScheduleLeavesRoomForSecrets(t *testing.T) {
 			engine, _ := m.connectPrincipal(schedule)
 			for range 60 {
 				m.goOn(c, time.Minute, time.Minute)
-				require.Less(t, len(m.secretIDs(engine)), maxOAuthSecrets)
+				require.Less(t, len(m.secretIDs(engine)), credential.MaxOAuthSecrets)
 			}
 			require.Empty(t, m.told("root-rotate-fail"))
 			require.GreaterOrEqual(t, len(m.told("root-rotate")), 29)
@@ -367,7 +368,7 @@ func TestTheLifeOfTheEnginesTokenOutlastsAnOutage(t *testing.T) {
 // TestGraceIsBounded shows that a role can't have so many tokens in their grace that its identity has no place for another.
 func TestGraceIsBounded(t *testing.T) {
 	t.Parallel()
-	for _, kind := range []string{credentialPAT, credentialOBO} {
+	for _, kind := range []string{credential.PAT, credential.OBOToken} {
 		for name, schedule := range map[string]map[string]any{"period": {"rotation_period": "60s"}, "cron": {"rotation_schedule": "* * * * *"}} {
 			t.Run(kind+", "+name, func(t *testing.T) {
 				t.Parallel()
@@ -375,7 +376,7 @@ func TestGraceIsBounded(t *testing.T) {
 				m.connect(map[string]any{"max_retries": 0})
 				role := map[string]any{"credential_type": kind, "rotation_grace_period": "8760h"}
 				maps.Copy(role, schedule)
-				if kind == credentialOBO {
+				if kind == credential.OBOToken {
 					role["application_id"] = m.workspace.AddServicePrincipal("bi", false).ApplicationID
 				}
 				for _, grace := range []string{"8760h", "3001s"} {
@@ -404,7 +405,7 @@ func TestGraceIsBounded(t *testing.T) {
 func TestTheGraceOfARareScheduleIsAnHour(t *testing.T) {
 	t.Parallel()
 	for cron, accepted := range map[string]bool{"0 0 29 2 *": false, "0 0 1 1 *": true, "0 0 31 12 *": true} {
-		for _, kind := range staticTypeNames() {
+		for _, kind := range credential.Names(credential.Static) {
 			for _, wait := range []time.Duration{0, 10 * day, 306 * day, 500 * day} {
 				t.Run(cron+" "+kind+" "+wait.String(), func(t *testing.T) {
 					t.Parallel()
@@ -413,7 +414,7 @@ func TestTheGraceOfARareScheduleIsAnHour(t *testing.T) {
 					sp := m.workspace.AddServicePrincipal("bi", false)
 					c.advance(wait)
 					role := map[string]any{"credential_type": kind, "rotation_schedule": cron}
-					if kind != credentialPAT {
+					if kind != credential.PAT {
 						role["application_id"] = sp.ApplicationID
 					}
 					resp, err := m.do(logical.UpdateOperation, "static-roles/a", role)

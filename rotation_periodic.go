@@ -87,7 +87,7 @@ func (b *backend) rotateDue(ctx context.Context, req *logical.Request) error {
 		e, err := b.static(ctx, req.Storage, name)
 		if isUnreadable(err) {
 			// It will be as unreadable in a minute.
-			if _, said := b.complaints.LoadOrStore(err.Error(), true); !said {
+			if _, said := b.reported.LoadOrStore(err.Error(), true); !said {
 				b.Logger().Error("a static role is not rotated", "error", err)
 			}
 			continue

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/credential"
 )
 
 const (
@@ -168,13 +169,13 @@ func (b *backend) rotateRoot(ctx context.Context, req *logical.Request, wanted f
 	}
 
 	var k *kept
-	err = b.makeRoot(ctx, req, conn, identity, old, func(ctx context.Context, made *kept, token *minted) error {
+	err = b.makeRoot(ctx, req, conn, identity, old, func(ctx context.Context, made *kept, token *credential.Credential) error {
 		k = made
 		renewed := *config
 		if config.AuthType == client.AuthPAT {
-			renewed.Token = token.secretPart()
+			renewed.Token = token.SecretPart()
 		} else {
-			renewed.ClientSecret = token.secretPart()
+			renewed.ClientSecret = token.SecretPart()
 		}
 		if err := b.proveRoot(ctx, &renewed, identity); err != nil {
 			return err
@@ -193,14 +194,14 @@ func (b *backend) rotateRoot(ctx context.Context, req *logical.Request, wanted f
 
 // makeRoot makes the new credential, and has save save it. It asks for a long life, and where the workspace refuses that, for one that
 // it is known to give, or that suffices.
-func (b *backend) makeRoot(ctx context.Context, req *logical.Request, conn *connection, identity *client.Identity, old *rootFound, save func(context.Context, *kept, *minted) error) error {
+func (b *backend) makeRoot(ctx context.Context, req *logical.Request, conn *connection, identity *client.Identity, old *rootFound, save func(context.Context, *kept, *credential.Credential) error) error {
 	want := storedRequest{
-		key: configStorageKey, credentialType: credentialPAT, spec: credentialSpec{scopes: old.scopes},
+		key: configStorageKey, credentialType: credential.PAT, spec: credential.Spec{Scopes: old.scopes},
 		text: "Vault's own, for the mount " + req.MountPoint,
 	}
 	if conn.config.AuthType == client.AuthOAuthM2M {
-		want.credentialType = credentialOAuthSecret
-		want.spec = credentialSpec{servicePrincipalID: identity.ID, applicationID: conn.config.ClientID}
+		want.credentialType = credential.OAuthSecret
+		want.spec = credential.Spec{ServicePrincipalID: identity.ID, ApplicationID: conn.config.ClientID}
 	}
 	var err error
 	for i, lifetime := range rootLifetimes(conn.config, old.lifetime, b.now()) {
@@ -209,14 +210,14 @@ func (b *backend) makeRoot(ctx context.Context, req *logical.Request, conn *conn
 		}
 		want.lifetime = lifetime
 		made := false
-		err = b.makeStored(ctx, req.Storage, conn, want, func(ctx context.Context, k *kept, token *minted) error {
+		err = b.makeStored(ctx, req.Storage, conn, want, func(ctx context.Context, k *kept, token *credential.Credential) error {
 			made = true
 			return save(ctx, k, token)
 		})
 		switch {
 		case err == nil, made:
 			return err
-		case !isKind(err, client.Refused) || !hadNoEffect(err):
+		case !client.IsKind(err, client.Refused) || !credential.NotApplied(err):
 			return fmt.Errorf("make a new credential: %w", err)
 		}
 	}
@@ -521,7 +522,7 @@ func (b *backend) tendRetiredRoot(ctx context.Context, req *logical.Request) err
 	if why == nil && config.Rotation.Trouble == "" {
 		return nil
 	}
-	if _, said := b.complaints.LoadOrStore("retired "+requestID.ReplaceAllString(fmt.Sprint(why), ""), true); why != nil && !said {
+	if _, said := b.reported.LoadOrStore("retired "+requestID.ReplaceAllString(fmt.Sprint(why), ""), true); why != nil && !said {
 		b.Logger().Error("a credential of the engine that was replaced could not be removed; it is tried again every hour", "error", why)
 		b.event(ctx, "root-rotate-fail", "config/rotate-root", "next_attempt", rfc3339(now.Add(longestRetry)))
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/credential"
 )
 
 // rootFound is what is known of the credential that is to be replaced.
@@ -81,14 +82,14 @@ func recogniseToken(ctx context.Context, mountPoint string, conn *connection, id
 	ours := conn.config.Rotation.Credential
 	found := &rootFound{live: make(map[string]bool), id: ours.ID, scopes: ours.Scopes}
 	if ours.ID == "" {
-		found.id = tokenIDOf(conn.config.Token)
+		found.id = credential.TokenID(conn.config.Token)
 	}
 	scoped := false
 	for _, token := range tokens {
 		found.live[token.TokenID] = true
 		scoped = scoped || len(token.Scopes) > 0
 		if token.TokenID == found.id {
-			found.lifetime, found.ends = grantedLife(token.CreationTime, token.ExpiryTime), token.ExpiryTime
+			found.lifetime, found.ends = credential.Life(token.CreationTime, token.ExpiryTime), token.ExpiryTime
 			if ours.ID == "" {
 				found.scopes = token.Scopes
 			}
@@ -108,7 +109,7 @@ func recogniseToken(ctx context.Context, mountPoint string, conn *connection, id
 func (b *backend) recogniseSecret(ctx context.Context, s logical.Storage, conn *connection, identity *client.Identity) (*rootFound, error) {
 	secrets, err := conn.client.ListOAuthSecrets(ctx, identity.ID)
 	if err != nil {
-		return nil, fmt.Errorf("list the OAuth secrets of the engine's own service principal: %w", explainPrincipal(err, identity.ID))
+		return nil, fmt.Errorf("list the OAuth secrets of the engine's own service principal: %w", credential.ExplainPrincipal(err, identity.ID))
 	}
 	ours := conn.config.Rotation.Credential
 	found := &rootFound{live: make(map[string]bool), id: ours.ID}
@@ -126,12 +127,12 @@ func (b *backend) recogniseSecret(ctx context.Context, s logical.Storage, conn *
 	for _, secret := range secrets {
 		all = append(all, secret.ID)
 		found.live[secret.ID] = true
-		lives[secret.ID], ends[secret.ID] = grantedLife(secret.CreateTime, secret.ExpireTime), secret.ExpireTime
+		lives[secret.ID], ends[secret.ID] = credential.Life(secret.CreateTime, secret.ExpireTime), secret.ExpireTime
 		if !known[secret.ID] {
 			unknown = append(unknown, secret.ID)
 		}
 	}
-	if len(secrets) >= maxOAuthSecrets {
+	if len(secrets) >= credential.MaxOAuthSecrets {
 		return nil, noRoom(conn.config, identity, all)
 	}
 	if ours.ID == "" {

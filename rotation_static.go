@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/credential"
 )
 
 // rotateStatic makes a new credential for the role, as it shall be, and saves both. The one before goes on for the role's grace
@@ -26,7 +27,7 @@ func (b *backend) rotateStatic(ctx context.Context, req *logical.Request, conn *
 		return nil, err
 	}
 	text, err := "", error(nil)
-	if credentialTypes[role.CredentialType].traits().comment {
+	if credential.Lookup(role.CredentialType).Traits().Comment {
 		if text, err = b.commentText(req, name, mints, ""); err != nil {
 			return nil, err
 		}
@@ -36,15 +37,15 @@ func (b *backend) rotateStatic(ctx context.Context, req *logical.Request, conn *
 		key: staticStoragePrefix + name, role: name, credentialType: role.CredentialType, spec: mints.spec(), text: text, lifetime: role.lifetimeFrom(now),
 	}
 	e := &staticEntry{staticRole: *role}
-	err = b.makeStored(ctx, req.Storage, conn, want, func(ctx context.Context, k *kept, token *minted) error {
+	err = b.makeStored(ctx, req.Storage, conn, want, func(ctx context.Context, k *kept, token *credential.Credential) error {
 		if old != nil {
 			e.State = old.clone().State
 			e.State.Retired = append(e.State.Retired, old.State.Current.retire(now, seconds(role.Grace)))
 		}
 		e.State.Current = *k
-		e.State.Secret, e.State.Field = token.secretPart(), token.secret
-		e.State.Answer = maps.Clone(token.data)
-		delete(e.State.Answer, token.secret)
+		e.State.Secret, e.State.Field = token.SecretPart(), token.Secret
+		e.State.Answer = maps.Clone(token.Data)
+		delete(e.State.Answer, token.Secret)
 		e.State.succeeded(role.schedule, now)
 		e.State.troubled(now, nil)
 		if err := b.saveStatic(ctx, req.Storage, name, e); err != nil {
@@ -52,7 +53,7 @@ func (b *backend) rotateStatic(ctx context.Context, req *logical.Request, conn *
 		}
 		return nil
 	})
-	if isKind(err, client.Refused) {
+	if client.IsKind(err, client.Refused) {
 		return nil, fmt.Errorf("a credential that lives for %s was asked for; if the workspace allows less, set %s, or a schedule that needs less: %w", want.lifetime, keyLifetime, err)
 	}
 	if err != nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
+	"vault-plugin-secrets-databricks/internal/credential"
 	"vault-plugin-secrets-databricks/internal/simulator"
 )
 
@@ -74,7 +75,7 @@ func TestYesterdaysCredentialWorks(t *testing.T) {
 		"no longer than the period": {map[string]any{"rotation_period": "10m"}, 10 * time.Minute},
 		"none":                      {map[string]any{"rotation_period": "24h", "rotation_grace_period": 0}, 0},
 	} {
-		for _, kind := range staticTypeNames() {
+		for _, kind := range credential.Names(credential.Static) {
 			t.Run(name+", "+kind, func(t *testing.T) {
 				t.Parallel()
 				w := withStatic(t, kind, deliveredTo("bi", row.role))
@@ -105,7 +106,7 @@ func TestYesterdaysCredentialWorks(t *testing.T) {
 // TestStaticTTL shows what readers are told about when to read again.
 func TestStaticTTL(t *testing.T) {
 	t.Parallel()
-	w := withStatic(t, credentialPAT, map[string]any{"rotation_period": "1h"})
+	w := withStatic(t, credential.PAT, map[string]any{"rotation_period": "1h"})
 	ttl := func() any { return w.read("static-creds/bi").Data["ttl"] }
 	w.clock.advance(59 * time.Minute)
 	require.InDelta(t, 60, ttl(), 2)
@@ -127,7 +128,7 @@ func TestStaticTTL(t *testing.T) {
 	require.Zero(t, w.state()["rotation_failures"])
 	require.Equal(t, 12, strings.Count(w.log.String(), "[ERROR] a rotation failed; it is tried again"))
 
-	manual := withStatic(t, credentialOAuthSecret, map[string]any{"lifetime": "2h"})
+	manual := withStatic(t, credential.OAuthSecret, map[string]any{"lifetime": "2h"})
 	creds := manual.read("static-creds/bi").Data
 	require.InDelta(t, manual.moment(creds["expiry_time"]).Sub(manual.clock.now()).Seconds(), creds["ttl"], 2, "until its end")
 	require.NotContains(t, creds, "rotation_schedule")
@@ -144,7 +145,7 @@ func TestStaticTTL(t *testing.T) {
 // TestStaticSchedule shows that cron is in UTC, and that what was missed by more than its window is left out.
 func TestStaticSchedule(t *testing.T) {
 	t.Parallel()
-	w := withStatic(t, credentialPAT, map[string]any{"rotation_schedule": "30 13 * * *", "rotation_window": "1h"})
+	w := withStatic(t, credential.PAT, map[string]any{"rotation_schedule": "30 13 * * *", "rotation_window": "1h"})
 	w.clock.mu.Lock()
 	w.clock.at = w.clock.at.In(time.FixedZone("east", 5*3600))
 	w.clock.mu.Unlock()
@@ -168,7 +169,7 @@ func TestStaticSchedule(t *testing.T) {
 	w.sound(false)
 
 	// Without a window, what was missed is made up for, once.
-	w = withStatic(t, credentialPAT, map[string]any{"rotation_schedule": "30 13 * * *"})
+	w = withStatic(t, credential.PAT, map[string]any{"rotation_schedule": "30 13 * * *"})
 	first = w.value()
 	w.after(5*24*time.Hour + time.Hour)
 	second = w.value()
@@ -180,7 +181,7 @@ func TestStaticSchedule(t *testing.T) {
 // TestARestartRotatesNothing shows that neither a restart nor a reload does.
 func TestARestartRotatesNothing(t *testing.T) {
 	t.Parallel()
-	w := withStatic(t, credentialOAuthSecret, deliveredTo("bi", map[string]any{"rotation_period": "1h"}))
+	w := withStatic(t, credential.OAuthSecret, deliveredTo("bi", map[string]any{"rotation_period": "1h"}))
 	before, state := w.read("static-creds/bi").Data, w.state()
 	for range 3 {
 		w.restartAt(w.clock)
@@ -214,7 +215,7 @@ func requireSameJSON(t *testing.T, want, have any) {
 // TestFiveSecrets shows that a rotation waits for room, and that a request for one makes the room that it can.
 func TestFiveSecrets(t *testing.T) {
 	t.Parallel()
-	w := withStatic(t, credentialOAuthSecret, map[string]any{"rotation_period": "24h", "rotation_grace_period": "2h"})
+	w := withStatic(t, credential.OAuthSecret, map[string]any{"rotation_period": "24h", "rotation_grace_period": "2h"})
 	id, _ := w.workspace.AddOAuthSecret(w.sp, 0)
 	w.foreign[id] = true
 	w.rotated() // five: three of the operator's, and two
@@ -245,7 +246,7 @@ func TestLateDelivery(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := withStatic(t, credentialOAuthSecret, deliveredTo("bi", map[string]any{"rotation_period": "12h", "rotation_grace_period": "10m"}))
+			w := withStatic(t, credential.OAuthSecret, deliveredTo("bi", map[string]any{"rotation_period": "12h", "rotation_grace_period": "10m"}))
 			old := w.value()
 			w.workspace.Inject(fault)
 			w.after(12 * time.Hour)
@@ -274,7 +275,7 @@ func TestLateDelivery(t *testing.T) {
 // TestNothingStaysOfARoleThatCannotBeDelivered shows it for roles that are new.
 func TestNothingStaysOfARoleThatCannotBeDelivered(t *testing.T) {
 	t.Parallel()
-	for _, kind := range staticTypeNames() {
+	for _, kind := range credential.Names(credential.Static) {
 		w := newStaticWalk(t, kind, deliveredTo("bi", nil))
 		w.workspace.Inject(simulator.Fault{Path: secretPutPath, Status: 403})
 		resp, err := w.do(logical.UpdateOperation, "static-roles/bi", w.role)
@@ -301,7 +302,7 @@ func TestNothingStaysOfARoleThatCannotBeDelivered(t *testing.T) {
 // TestSomebodyOverwritesTheKey shows whose value stays.
 func TestSomebodyOverwritesTheKey(t *testing.T) {
 	t.Parallel()
-	w := withStatic(t, credentialPAT, deliveredTo("bi", map[string]any{"rotation_period": "24h"}))
+	w := withStatic(t, credential.PAT, deliveredTo("bi", map[string]any{"rotation_period": "24h"}))
 	w.workspace.PutSecret("etl", "bi", []byte("somebody else's"))
 	w.after(time.Hour)
 	value, _ := w.has("bi")
@@ -317,7 +318,7 @@ func TestSomebodyOverwritesTheKey(t *testing.T) {
 // TestMovingTheDelivery shows that the copy follows the role, and that no copy is left behind.
 func TestMovingTheDelivery(t *testing.T) {
 	t.Parallel()
-	w := withStatic(t, credentialOAuthSecret, deliveredTo("bi", nil))
+	w := withStatic(t, credential.OAuthSecret, deliveredTo("bi", nil))
 	id := w.state()["credential_id"]
 	w.write("static-roles/bi", map[string]any{"deliver_key": "other"})
 	w.sound(false)
@@ -350,7 +351,7 @@ func TestMovingALateDelivery(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := withStatic(t, credentialPAT, deliveredTo("bi", nil))
+			w := withStatic(t, credential.PAT, deliveredTo("bi", nil))
 			w.failPut(simulator.Fault{Path: secretPutPath, Reset: true, AfterEffect: true, Times: 1}, 1)
 			w.write("rotate-role/bi", nil)
 			require.Equal(t, false, w.state()["delivered"])
@@ -364,7 +365,7 @@ func TestMovingALateDelivery(t *testing.T) {
 // TestTwoRequestsAtOnce shows that requests for one role come one after the other.
 func TestTwoRequestsAtOnce(t *testing.T) {
 	t.Parallel()
-	w := newStaticWalk(t, credentialPAT, deliveredTo("bi", nil))
+	w := newStaticWalk(t, credential.PAT, deliveredTo("bi", nil))
 	var all sync.WaitGroup
 	for i := range 8 {
 		all.Add(1)
@@ -388,7 +389,7 @@ func TestTwoRequestsAtOnce(t *testing.T) {
 // TestALeaseAtTheSamePlace shows that the later write wins, and that the end of a lease leaves the role's copy alone.
 func TestALeaseAtTheSamePlace(t *testing.T) {
 	t.Parallel()
-	w := withStatic(t, credentialPAT, deliveredTo("bi", nil))
+	w := withStatic(t, credential.PAT, deliveredTo("bi", nil))
 	lease := w.write("secrets/etl/bi", leasedValue).Secret
 	w.rotated()
 	w.end(lease)
@@ -404,7 +405,7 @@ func TestALeaseAtTheSamePlace(t *testing.T) {
 // TestDeletingLater shows that a role whose things can't be removed yet is being deleted until they are.
 func TestDeletingLater(t *testing.T) {
 	t.Parallel()
-	w := withStatic(t, credentialOAuthSecret, deliveredTo("bi", map[string]any{"rotation_period": "10m", "rotation_grace_period": "10m"}))
+	w := withStatic(t, credential.OAuthSecret, deliveredTo("bi", map[string]any{"rotation_period": "10m", "rotation_grace_period": "10m"}))
 	w.rotated()
 	w.workspace.Inject(simulator.Fault{Status: 503})
 	for range 2 {
@@ -434,7 +435,7 @@ func TestDeletingLater(t *testing.T) {
 
 func TestForcedDelete(t *testing.T) {
 	t.Parallel()
-	w := withStatic(t, credentialPAT, nil)
+	w := withStatic(t, credential.PAT, nil)
 	w.rotated()
 	fault := w.workspace.Inject(simulator.Fault{Path: deletePath, Status: 503})
 	resp, err := w.do(logical.DeleteOperation, "static-roles/bi", map[string]any{"force": true})
@@ -455,7 +456,7 @@ func TestDeletingWhatIsHalfGone(t *testing.T) {
 	t.Parallel()
 	t.Run("the scope", func(t *testing.T) {
 		t.Parallel()
-		w := withStatic(t, credentialPAT, deliveredTo("bi", nil))
+		w := withStatic(t, credential.PAT, deliveredTo("bi", nil))
 		w.gone("scopes/etl")
 		w.gone("static-roles/bi")
 		require.Empty(t, w.live())
@@ -463,7 +464,7 @@ func TestDeletingWhatIsHalfGone(t *testing.T) {
 	})
 	t.Run("the scope, before the delivery", func(t *testing.T) {
 		t.Parallel()
-		w := withStatic(t, credentialPAT, deliveredTo("bi", nil))
+		w := withStatic(t, credential.PAT, deliveredTo("bi", nil))
 		w.gone("scopes/etl")
 		resp := w.write("rotate-role/bi", nil)
 		require.Contains(t, strings.Join(resp.Warnings, "\n"), "write scopes/etl")
@@ -472,7 +473,7 @@ func TestDeletingWhatIsHalfGone(t *testing.T) {
 	})
 	t.Run("the service principal", func(t *testing.T) {
 		t.Parallel()
-		w := withStatic(t, credentialOAuthSecret, deliveredTo("bi", map[string]any{"rotation_period": "1h"}))
+		w := withStatic(t, credential.OAuthSecret, deliveredTo("bi", map[string]any{"rotation_period": "1h"}))
 		require.NoError(t, w.removeByHand(w.sp))
 		w.after(time.Hour)
 		require.Contains(t, w.state()["last_rotation_error"], "there is no service principal")
@@ -482,7 +483,7 @@ func TestDeletingWhatIsHalfGone(t *testing.T) {
 	})
 	t.Run("the credential", func(t *testing.T) {
 		t.Parallel()
-		w := withStatic(t, credentialPAT, map[string]any{"rotation_grace_period": "1h"})
+		w := withStatic(t, credential.PAT, map[string]any{"rotation_grace_period": "1h"})
 		w.rotated()
 		for _, id := range w.live() {
 			w.workspace.RevokeToken(id)
@@ -498,7 +499,7 @@ func TestDeletingWhatIsHalfGone(t *testing.T) {
 // TestAnotherCredential shows that a role which asks for another kind of credential is rotated at once, with the usual overlap.
 func TestAnotherCredential(t *testing.T) {
 	t.Parallel()
-	w := withStatic(t, credentialPAT, deliveredTo("bi", map[string]any{"rotation_period": "24h"}))
+	w := withStatic(t, credential.PAT, deliveredTo("bi", map[string]any{"rotation_period": "24h"}))
 	first := w.value()
 	w.clock.advance(time.Hour)
 	w.write("static-roles/bi", map[string]any{"scopes": "sql"})
@@ -543,7 +544,7 @@ func TestALongerSchedule(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := withStatic(t, credentialPAT, map[string]any{"rotation_period": "1h"})
+			w := withStatic(t, credential.PAT, map[string]any{"rotation_period": "1h"})
 			old := w.value()
 			w.write("static-roles/bi", change)
 			state := w.state()
@@ -565,7 +566,7 @@ func TestALongerSchedule(t *testing.T) {
 			require.Equal(t, last, w.value())
 		})
 	}
-	w := withStatic(t, credentialPAT, map[string]any{"rotation_period": "24h"})
+	w := withStatic(t, credential.PAT, map[string]any{"rotation_period": "24h"})
 	old := w.value()
 	w.write("static-roles/bi", map[string]any{"rotation_period": "12h", "rotation_grace_period": "2h"})
 	require.Equal(t, old, w.value(), "it lives long enough")
@@ -575,7 +576,7 @@ func TestALongerSchedule(t *testing.T) {
 func TestStaticTokensOfAnIdentityOfBefore(t *testing.T) {
 	t.Parallel()
 	for _, admin := range []bool{true, false} {
-		w := withStatic(t, credentialPAT, map[string]any{"rotation_period": "24h"})
+		w := withStatic(t, credential.PAT, map[string]any{"rotation_period": "24h"})
 		old := w.value()
 		user := w.workspace.AddUser("next@example.com", admin)
 		token, _ := w.workspace.AddToken(user, "the engine's own", 0)
@@ -601,7 +602,7 @@ func TestStaticTokensOfAnIdentityOfBefore(t *testing.T) {
 // TestStaticRolesAfterTheMountWasConnectedElsewhere shows that nothing is done in a workspace that it was not meant for.
 func TestStaticRolesAfterTheMountWasConnectedElsewhere(t *testing.T) {
 	t.Parallel()
-	w := withStatic(t, credentialPAT, deliveredTo("bi", map[string]any{"rotation_period": "24h", "rotation_grace_period": "1h"}))
+	w := withStatic(t, credential.PAT, deliveredTo("bi", map[string]any{"rotation_period": "24h", "rotation_grace_period": "1h"}))
 	old := w.value()
 	elsewhere := simulator.New(simulator.WithWorkspaceID("4242"), simulator.WithClock(w.clock.now))
 	t.Cleanup(elsewhere.Close)
@@ -635,7 +636,7 @@ func TestStaticRolesAfterTheMountWasConnectedElsewhere(t *testing.T) {
 // rotations alone.
 func TestStaticRolesOnAnotherNode(t *testing.T) {
 	t.Parallel()
-	w := withStatic(t, credentialPAT, map[string]any{"rotation_period": "1h"})
+	w := withStatic(t, credential.PAT, map[string]any{"rotation_period": "1h"})
 	system := *w.system
 	other := &mount{t: t, routes: w.routes, storage: w.storage, system: &system, events: w.events, log: w.log, workspace: w.workspace, token: w.token}
 	b, err := Factory(context.Background(), other.config())
@@ -672,7 +673,7 @@ func TestStaticRolesOnAnotherNode(t *testing.T) {
 // TestAnErrorNeverShowsTheCredential lets Databricks repeat what it was sent.
 func TestAnErrorNeverShowsTheCredential(t *testing.T) {
 	t.Parallel()
-	w := withStatic(t, credentialOAuthSecret, deliveredTo("bi", nil))
+	w := withStatic(t, credential.OAuthSecret, deliveredTo("bi", nil))
 	w.workspace.Inject(simulator.Fault{Path: secretPutPath, Status: 500, Times: 1})
 	value := w.rotated()
 	w.workspace.Inject(simulator.Fault{Path: secretPutPath, Status: 400, ErrorCode: "BAD_REQUEST", Message: "can't store " + value, Times: 1})
@@ -725,7 +726,7 @@ func TestDamagedStaticRoles(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := withStatic(t, credentialOAuthSecret, map[string]any{"rotation_period": "1h"})
+			w := withStatic(t, credential.OAuthSecret, map[string]any{"rotation_period": "1h"})
 			require.NoError(t, w.storage.Storage.Put(t.Context(), &logical.StorageEntry{Key: "static/aaa", Value: []byte(garbage)}))
 			require.Len(t, w.list("static-roles/"), 2)
 			w.restartAt(w.clock)
@@ -758,7 +759,7 @@ func TestDamagedStaticRoles(t *testing.T) {
 func TestASavedSecretIsNeverTakenForAStray(t *testing.T) {
 	t.Parallel()
 	for _, stray := range []bool{false, true} {
-		w := withStatic(t, credentialOAuthSecret, nil)
+		w := withStatic(t, credential.OAuthSecret, nil)
 		id := w.state()["credential_id"]
 		saved := w.workspace.OAuthSecrets(w.sp)[2]
 		e, err := readStatic(t.Context(), w.storage, "static/bi")
@@ -770,7 +771,7 @@ func TestASavedSecretIsNeverTakenForAStray(t *testing.T) {
 		for _, keeper := range []string{"static/bi", "static/other"} {
 			_, err = framework.PutWAL(t.Context(), w.storage, walKind, intent{
 				origin: e.State.Current.origin, Nonce: "lost " + keeper, Started: saved.Created, Expires: saved.Expires, Keeper: keeper,
-				Credential: &credentialIntent{Type: credentialOAuthSecret, ServicePrincipalID: w.sp.ID, Lifetime: int64(saved.Expires.Sub(saved.Created) / time.Second)},
+				Credential: &credentialIntent{Type: credential.OAuthSecret, ServicePrincipalID: w.sp.ID, Lifetime: int64(saved.Expires.Sub(saved.Created) / time.Second)},
 			})
 			require.NoError(t, err)
 		}
@@ -783,7 +784,7 @@ func TestASavedSecretIsNeverTakenForAStray(t *testing.T) {
 // TestAnUncertainSaveIsNotForgotten lets the storage have a rotation that it denied, when something else is due, too.
 func TestAnUncertainSaveIsNotForgotten(t *testing.T) {
 	t.Parallel()
-	w := withStatic(t, credentialPAT, map[string]any{"rotation_period": "1h", "rotation_grace_period": "1h"})
+	w := withStatic(t, credential.PAT, map[string]any{"rotation_period": "1h", "rotation_grace_period": "1h"})
 	w.after(time.Hour)
 	w.workspace.ResetCalls()
 	w.storage.afterEach(func(op, key string) error {
@@ -805,7 +806,7 @@ func TestAnUncertainSaveIsNotForgotten(t *testing.T) {
 // TestTwinsOfStaticCredentials lets the create be repeated, and be done twice.
 func TestTwinsOfStaticCredentials(t *testing.T) {
 	t.Parallel()
-	for kind, path := range map[string]string{credentialPAT: createPath, credentialOBO: oboPath, credentialOAuthSecret: secretsPath + "*"} {
+	for kind, path := range map[string]string{credential.PAT: createPath, credential.OBOToken: oboPath, credential.OAuthSecret: secretsPath + "*"} {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			w := newStaticWalk(t, kind, deliveredTo("bi", map[string]any{"rotation_period": "24h"}))
@@ -829,7 +830,7 @@ func TestTwinsOfStaticCredentials(t *testing.T) {
 // TestAStaticCredentialThatHasEnded shows that it is replaced as others are, but not removed.
 func TestAStaticCredentialThatHasEnded(t *testing.T) {
 	t.Parallel()
-	w := newStaticWalk(t, credentialPAT, map[string]any{"lifetime": "2h"})
+	w := newStaticWalk(t, credential.PAT, map[string]any{"lifetime": "2h"})
 	resp := w.write("static-roles/bi", w.role)
 	require.Contains(t, strings.Join(resp.Warnings, "\n"), "no schedule")
 	w.after(27 * time.Hour)
@@ -1035,7 +1036,7 @@ func TestTwoRolesAskForOnePlace(t *testing.T) {
 				m.storage.mu.Unlock()
 				go func() { second <- send(row.second) }()
 				// Until it waits, or has been answered too early, because nothing held it up.
-				for m.queue("place etl/same") < 2 && len(second) == 0 {
+				for m.backend.(*backend).placeLocks.Waiting("etl/same") < 2 && len(second) == 0 {
 					runtime.Gosched()
 				}
 				return nil

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
+	"vault-plugin-secrets-databricks/internal/credential"
 	"vault-plugin-secrets-databricks/internal/simulator"
 )
 
@@ -68,10 +69,10 @@ func newStaticWalk(t *testing.T, kind string, role map[string]any) *staticWalk {
 	m.workspace.PutSecret("etl", "theirs", []byte("the operator's"))
 	w.role = map[string]any{"credential_type": kind}
 	owner := m.admin
-	if kind != credentialPAT {
+	if kind != credential.PAT {
 		w.role["application_id"], owner = w.sp.ApplicationID, w.sp
 	}
-	if kind == credentialOAuthSecret {
+	if kind == credential.OAuthSecret {
 		for _, life := range []time.Duration{0, 700 * 24 * time.Hour} {
 			id, _ := m.workspace.AddOAuthSecret(w.sp, life)
 			w.foreign[id] = true
@@ -100,7 +101,7 @@ func (w *staticWalk) live() []string {
 			ours = append(ours, id)
 		}
 	}
-	if w.kind == credentialOAuthSecret {
+	if w.kind == credential.OAuthSecret {
 		for _, secret := range w.workspace.OAuthSecrets(w.sp) {
 			count(secret.ID)
 		}
@@ -123,7 +124,7 @@ func (w *staticWalk) secretOf(resp *logical.Response) string {
 	w.t.Helper()
 	require.NotNil(w.t, resp)
 	field := keyTokenValue
-	if w.kind == credentialOAuthSecret {
+	if w.kind == credential.OAuthSecret {
 		field = keyClientSecret
 	}
 	value, _ := resp.Data[field].(string)
@@ -135,7 +136,7 @@ func (w *staticWalk) secretOf(resp *logical.Response) string {
 // works tells whether Databricks takes the secret part.
 func (w *staticWalk) works(value string) bool {
 	w.t.Helper()
-	if w.kind == credentialOAuthSecret {
+	if w.kind == credential.OAuthSecret {
 		return w.login(grantPath, w.sp.ApplicationID, value) != ""
 	}
 	return w.workspace.Introspect(value).Live
@@ -355,10 +356,10 @@ func TestAYearOfStaticRotations(t *testing.T) {
 		grace time.Duration
 		role  map[string]any
 	}{
-		"pat, delivered":                       {credentialPAT, time.Hour, delivered(map[string]any{"rotation_period": "24h"})},
-		"pat, no grace":                        {credentialPAT, 0, delivered(map[string]any{"rotation_period": "24h", "rotation_grace_period": 0})},
-		"obo_token, by a cron schedule":        {credentialOBO, time.Hour, map[string]any{"rotation_schedule": "0 3 * * *"}},
-		"oauth_secret, delivered, overlapping": {credentialOAuthSecret, 22 * time.Hour, delivered(map[string]any{"rotation_period": "24h", "rotation_grace_period": "22h"})},
+		"pat, delivered":                       {credential.PAT, time.Hour, delivered(map[string]any{"rotation_period": "24h"})},
+		"pat, no grace":                        {credential.PAT, 0, delivered(map[string]any{"rotation_period": "24h", "rotation_grace_period": 0})},
+		"obo_token, by a cron schedule":        {credential.OBOToken, time.Hour, map[string]any{"rotation_schedule": "0 3 * * *"}},
+		"oauth_secret, delivered, overlapping": {credential.OAuthSecret, 22 * time.Hour, delivered(map[string]any{"rotation_period": "24h", "rotation_grace_period": "22h"})},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -396,7 +397,7 @@ func TestAYearOfStaticRotations(t *testing.T) {
 // the role is either as it was or as it was asked to be, and a repetition finishes the request.
 func TestStaticRequestsSurviveAnything(t *testing.T) {
 	t.Parallel()
-	for _, kind := range staticTypeNames() {
+	for _, kind := range credential.Names(credential.Static) {
 		for _, deliver := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, delivered %t", kind, deliver), func(t *testing.T) {
 				t.Parallel()

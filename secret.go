@@ -38,7 +38,7 @@ func placeOf(data *framework.FieldData) (secretPlace, error) {
 // secretUpdated answers when the secret was last written, the zero time when it or its scope does not exist.
 func secretUpdated(ctx context.Context, conn *connection, place secretPlace) (time.Time, error) {
 	secrets, err := conn.client.ListSecrets(ctx, place.Scope)
-	if isGone(err) {
+	if client.IsGone(err) {
 		return time.Time{}, nil
 	}
 	if err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/credential"
 )
 
 // staticStoragePrefix is seal-wrapped; the trailing slash makes it a prefix.
@@ -46,7 +47,7 @@ type staticRole struct {
 // mints is the role in the form in which credential types take it.
 func (r *staticRole) mints() *roleEntry {
 	comment := r.Comment
-	if comment == "" && credentialTypes[r.CredentialType] != nil && credentialTypes[r.CredentialType].traits().comment {
+	if comment == "" && credential.Lookup(r.CredentialType) != nil && credential.Lookup(r.CredentialType).Traits().Comment {
 		comment = defaultStaticComment
 	}
 	return &roleEntry{
@@ -176,13 +177,13 @@ func readStatic(ctx context.Context, s logical.Storage, key string) (*staticEntr
 		return nil, err
 	}
 	switch {
-	case !slices.Contains(staticTypeNames(), e.CredentialType):
+	case !slices.Contains(credential.Names(credential.Static), e.CredentialType):
 		err = fmt.Errorf("unknown credential_type %q", e.CredentialType)
 	case !e.State.Deleting && (e.State.Current.ID == "" || e.State.Answer == nil || e.State.Field == ""):
 		err = errors.New("it has no credential")
 	}
 	for _, k := range e.State.all() {
-		if credentialTypes[k.Type] == nil {
+		if credential.Lookup(k.Type) == nil {
 			err = errors.Join(err, fmt.Errorf("it has a credential of the unknown type %q", k.Type))
 		}
 	}
@@ -270,7 +271,7 @@ func (b *backend) mergeStatic(ctx context.Context, s logical.Storage, name strin
 		if err := b.checkPlaceFree(ctx, s, name, *place); err != nil {
 			return nil, err
 		}
-		if _, err := conn.client.ListSecrets(ctx, place.Scope); isGone(err) {
+		if _, err := conn.client.ListSecrets(ctx, place.Scope); client.IsGone(err) {
 			return nil, badField(keyDeliverScope, "there is no secret scope %q at %s; write scopes/%s first", place.Scope, conn.config.Host, place.Scope)
 		} else if err != nil {
 			return nil, explainSecrets(err, place.Scope, permissionRead)
@@ -302,12 +303,12 @@ func (b *backend) checkPlaceFree(ctx context.Context, s logical.Storage, name st
 
 // check refuses a role that could not be kept.
 func (r *staticRole) check(now time.Time) error {
-	if !slices.Contains(staticTypeNames(), r.CredentialType) {
+	if !slices.Contains(credential.Names(credential.Static), r.CredentialType) {
 		problem := fmt.Sprintf("%q can't be static", r.CredentialType)
 		if r.CredentialType == "" {
 			problem = "is missing"
 		}
-		return badField(keyCredentialType, "%s; use one of: %s", problem, strings.Join(staticTypeNames(), ", "))
+		return badField(keyCredentialType, "%s; use one of: %s", problem, strings.Join(credential.Names(credential.Static), ", "))
 	}
 	if err := r.schedule.check(now); err != nil {
 		return err
@@ -337,7 +338,7 @@ func (r *staticRole) check(now time.Time) error {
 	// A credential must live from one rotation to the next, and through its grace.
 	_, gap := r.spans(1, now)
 	least := int64(gap/time.Second) + r.Window + r.Grace
-	limit := credentialTypes[r.CredentialType].traits().limit
+	limit := credential.Lookup(r.CredentialType).Traits().Limit
 	room := maxLifetime
 	if limit > 0 {
 		room, _ = r.spans(limit-2, now) // one place is for the current credential, one for its successor

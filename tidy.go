@@ -92,8 +92,8 @@ type tidyRun struct {
 	done   chan struct{} // closed when that is also stored and told
 }
 
-// underway tells whether there is a run. The caller holds the mutex.
-func (t *tidying) underway() bool { return t.run != nil && !t.run.over }
+// inFlight tells whether there is a run. The caller holds the mutex.
+func (t *tidying) inFlight() bool { return t.run != nil && !t.run.over }
 
 // stop cancels the run and waits for its end, for tidyStopPatience at most.
 func (r *tidyRun) stop(why error) {
@@ -107,13 +107,13 @@ func (r *tidyRun) stop(why error) {
 }
 
 // tidyStatus answers how the latest run went, and whether it is under way on this node.
-func (b *backend) tidyStatus(ctx context.Context, s logical.Storage) (status tidyStatus, underway bool, err error) {
+func (b *backend) tidyStatus(ctx context.Context, s logical.Storage) (status tidyStatus, inFlight bool, err error) {
 	b.tidy.mu.Lock()
 	defer b.tidy.mu.Unlock()
 	if err := b.loadTidy(ctx, s); err != nil {
 		return tidyStatus{}, false, err
 	}
-	return *b.tidy.status, b.tidy.underway(), nil
+	return *b.tidy.status, b.tidy.inFlight(), nil
 }
 
 // loadTidy reads the stored status unless it is known. The caller holds the mutex.
@@ -144,7 +144,7 @@ func (b *backend) loadTidy(ctx context.Context, s logical.Storage) error {
 func (b *backend) forgetTidy() {
 	b.tidy.mu.Lock()
 	defer b.tidy.mu.Unlock()
-	if !b.tidy.underway() {
+	if !b.tidy.inFlight() {
 		b.tidy.status, b.tidy.unsaved = nil, false
 	}
 }
@@ -186,7 +186,7 @@ func (b *backend) beginTidy(ctx context.Context, run *tidyRun) (bool, error) {
 	running, cancel := context.WithCancelCause(context.Background())
 	run.cancel, run.done = cancel, make(chan struct{})
 	t.mu.Lock()
-	if err := b.loadTidy(ctx, run.storage); err != nil || t.underway() || t.closed {
+	if err := b.loadTidy(ctx, run.storage); err != nil || t.inFlight() || t.closed {
 		closed := t.closed
 		t.mu.Unlock()
 		cancel(nil)
@@ -224,9 +224,9 @@ func (b *backend) beginTidy(ctx context.Context, run *tidyRun) (bool, error) {
 // cancelTidy stops the run under way, and answers false when there is none.
 func (b *backend) cancelTidy() bool {
 	b.tidy.mu.Lock()
-	run, underway := b.tidy.run, b.tidy.underway()
+	run, inFlight := b.tidy.run, b.tidy.inFlight()
 	b.tidy.mu.Unlock()
-	if !underway {
+	if !inFlight {
 		return false
 	}
 	run.stop(errTidyCancelled)
@@ -250,8 +250,8 @@ func (b *backend) tidyTick(ctx context.Context, req *logical.Request) error {
 	if !b.WriteSafeReplicationState() || b.System().Tainted() || b.mountID == unnamedMount {
 		return nil
 	}
-	status, underway, err := b.tidyStatus(ctx, req.Storage)
-	if err != nil || underway {
+	status, inFlight, err := b.tidyStatus(ctx, req.Storage)
+	if err != nil || inFlight {
 		return err
 	}
 	b.tidy.mu.Lock()
@@ -313,7 +313,7 @@ func (b *backend) endTidy(ctx context.Context, run *tidyRun, err error) {
 	case !run.automatic:
 	case err == nil && run.more:
 		s.NextAutomatic = s.Finished // the next tick goes on
-	case err == nil && s.Failed == 0, isKind(err, client.PermissionDenied):
+	case err == nil && s.Failed == 0, client.IsKind(err, client.PermissionDenied):
 		s.NextAutomatic = s.Finished.Add(tidyPeriod)
 	}
 	ended := *s

@@ -191,7 +191,7 @@ func TestTidyByItselfWhereStorageIsReadOnly(t *testing.T) {
 		_ = m.tickErr()
 		m.storage.onEach(nil)
 		m.system.ReplicationStateVal = 0
-		require.False(t, m.backend.(*backend).tidy.underway())
+		require.False(t, m.backend.(*backend).tidy.inFlight())
 		require.Empty(t, m.workspace.Calls())
 	}
 

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/credential"
 	"vault-plugin-secrets-databricks/internal/marker"
 )
 
@@ -45,16 +46,16 @@ const (
 type tidyObject struct {
 	kind    string // tidyToken or tidyServicePrincipal
 	id      string
-	how     reach
+	how     credential.Access
 	mark    marker.Mark
 	created time.Time // zero for unknown
 }
 
 func (o *tidyObject) remove(ctx context.Context, conn *connection) error {
 	if o.kind == tidyServicePrincipal {
-		return removePrincipal(ctx, conn, o.id)
+		return credential.DeletePrincipal(ctx, conn, o.id)
 	}
-	return deletePAT(ctx, conn, o.how, o.id)
+	return credential.DeleteToken(ctx, conn, o.how, o.id)
 }
 
 // tidyUp finds garbage and removes it. An error ends the run; a delete that fails does not.
@@ -140,7 +141,7 @@ func (b *backend) listMarked(ctx context.Context, run *tidyRun) ([]tidyObject, e
 		}
 		principals = append(principals, named...)
 	}
-	if tokensToo && isKind(err, client.PermissionDenied) {
+	if tokensToo && client.IsKind(err, client.PermissionDenied) {
 		err = fmt.Errorf("service principals were left out: %w", err)
 		b.Logger().Warn("tidy may not see everything", "error", err)
 		b.changeTidy(func(s *tidyStatus) { s.LastError = err.Error() })
@@ -156,25 +157,25 @@ func (b *backend) listMarked(ctx context.Context, run *tidyRun) ([]tidyObject, e
 }
 
 // listTokensToTidy lists the tokens of everybody where the engine may, else those of its own identity.
-func listTokensToTidy(ctx context.Context, conn *connection) ([]client.TokenInfo, reach, error) {
+func listTokensToTidy(ctx context.Context, conn *connection) ([]client.TokenInfo, credential.Access, error) {
 	identity, err := conn.whoami(ctx)
 	if err != nil {
-		return nil, reachNone, err
+		return nil, credential.AccessNone, err
 	}
 	if identity.Admin {
 		tokens, err := conn.client.ListManagedTokens(ctx)
-		if !isKind(err, client.PermissionDenied) {
-			return tokens, reachAdmin, err
+		if !client.IsKind(err, client.PermissionDenied) {
+			return tokens, credential.AccessAdmin, err
 		}
 	}
 	tokens, err := conn.client.ListTokens(ctx)
-	return tokens, reachOwn, err
+	return tokens, credential.AccessOwn, err
 }
 
 // isGarbage tells whether nothing answers any more for what bears a mount's marker. For what this one keeps, owned may do so
 // however long it is past its end; what another one keeps, it alone knows.
 func (b *backend) isGarbage(o *tidyObject, owned map[string]bool) bool {
-	if _, busy := b.underway.Load(o.mark.Nonce); busy || o.mark.Stored && owned[o.mark.Nonce] {
+	if _, busy := b.inFlight.Load(o.mark.Nonce); busy || o.mark.Stored && owned[o.mark.Nonce] {
 		return false
 	}
 	now := b.now()

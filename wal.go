@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/credential"
 	"vault-plugin-secrets-databricks/internal/marker"
 )
 
@@ -130,7 +131,7 @@ func (b *backend) perform(ctx context.Context, s logical.Storage, in intent, do 
 	}
 	defer op.end(lasting)
 	if err := do(lasting, op); err != nil {
-		if op.undo == nil && hadNoEffect(err) {
+		if op.undo == nil && credential.NotApplied(err) {
 			op.discard(lasting)
 		}
 		return err
@@ -154,10 +155,10 @@ func (b *backend) perform(ctx context.Context, s logical.Storage, in intent, do 
 
 // begin writes the intent to the log.
 func (b *backend) begin(ctx context.Context, s logical.Storage, in intent) (*pendingOperation, error) {
-	b.underway.Store(in.Nonce, true)
+	b.inFlight.Store(in.Nonce, true)
 	id, err := framework.PutWAL(ctx, s, walKind, in)
 	if err != nil {
-		b.underway.Delete(in.Nonce)
+		b.inFlight.Delete(in.Nonce)
 		return nil, fmt.Errorf("write to the write-ahead log: %w", err)
 	}
 	return &pendingOperation{b: b, storage: s, id: id, intent: in}, nil
@@ -188,7 +189,7 @@ func (op *pendingOperation) discard(ctx context.Context) {
 
 // end undoes what is known to have been done, unless that was released. It must be deferred.
 func (op *pendingOperation) end(ctx context.Context) {
-	defer op.b.underway.Delete(op.intent.Nonce)
+	defer op.b.inFlight.Delete(op.intent.Nonce)
 	if op.released || op.undo == nil {
 		return
 	}
@@ -205,7 +206,7 @@ func (op *pendingOperation) end(ctx context.Context) {
 	}
 	// The entry may have been deleted, or changed to keep what nobody got.
 	if putErr := op.b.putIntent(ctx, op.storage, op.id, &left); putErr != nil {
-		op.b.complain(left, errors.Join(err, putErr))
+		op.b.reportOnce(left, errors.Join(err, putErr))
 		return
 	}
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/credential"
 
 	"github.com/hashicorp/vault/sdk/logical"
 )
@@ -53,40 +54,40 @@ func (b *backend) rollback(ctx context.Context, req *logical.Request, kind strin
 	var in intent
 	if err := decodeMap(data, &in); err != nil || kind != walKind {
 		err = errors.Join(err, fmt.Errorf("an entry of kind %q of the write-ahead log can't be read; was it written by another version of the plugin?", kind))
-		b.complain(in, err)
+		b.reportOnce(in, err)
 		return err
 	}
-	if _, busy := b.underway.Load(in.Nonce); busy {
+	if _, busy := b.inFlight.Load(in.Nonce); busy {
 		return errors.New("the request that wrote the entry is still under way")
 	}
 	now := b.now()
 	last := now.After(in.Expires)
 	if last && in.endsByItself() {
-		b.tried.Delete(in.Nonce)
+		b.lastAttempt.Delete(in.Nonce)
 		return nil
 	}
-	if tried, ok := b.tried.Load(in.Nonce); ok && !last && now.Sub(in.Started) > intentLife && now.Sub(tried.(time.Time)) < time.Hour && !b.System().Tainted() {
+	if tried, ok := b.lastAttempt.Load(in.Nonce); ok && !last && now.Sub(in.Started) > intentLife && now.Sub(tried.(time.Time)) < time.Hour && !b.System().Tainted() {
 		return errors.New("what was tried for a day is tried once an hour from then on")
 	}
-	b.tried.Store(in.Nonce, now)
+	b.lastAttempt.Store(in.Nonce, now)
 	err := b.rollbackIntent(ctx, req, passOf(ctx), &in)
 	if err == nil || last {
-		b.tried.Delete(in.Nonce)
+		b.lastAttempt.Delete(in.Nonce)
 	}
 	if last && err != nil {
-		b.complain(in, fmt.Errorf("it is given up now: %w", err))
+		b.reportOnce(in, fmt.Errorf("it is given up now: %w", err))
 		return nil
 	}
 	if err != nil {
 		// The framework gives errors of rollbacks to Vault in a form that is never logged.
-		b.complain(in, err)
+		b.reportOnce(in, err)
 	}
 	return err
 }
 
 // endsByItself tells whether what the intent leaves ends at Databricks without anybody's doing.
 func (in *intent) endsByItself() bool {
-	return in.Secret == nil && in.Grant == nil && (in.Credential == nil || credentialTypes[in.Credential.Type] == nil || !credentialTypes[in.Credential.Type].traits().lasting)
+	return in.Secret == nil && in.Grant == nil && (in.Credential == nil || credential.Lookup(in.Credential.Type) == nil || !credential.Lookup(in.Credential.Type).Traits().Lasting)
 }
 
 func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, p *pass, in *intent) error {
@@ -98,24 +99,24 @@ func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, p *p
 	if err != nil {
 		return err
 	}
-	if how == reachNone {
+	if how == credential.AccessNone {
 		return fmt.Errorf("it was done at %s, but the mount is now connected to another workspace, %s", in.Host, conn.config.Host)
 	}
 	if in.Credential != nil {
-		kind, ok := credentialTypes[in.Credential.Type]
-		if !ok {
+		kind := credential.Lookup(in.Credential.Type)
+		if kind == nil {
 			return fmt.Errorf("unknown credential type %q; was the entry written by a newer version of the plugin?", in.Credential.Type)
 		}
 		lost, err := p.lostBy(ctx, req.Storage, in)
 		if err != nil {
 			return err
 		}
-		removed, err := kind.undo(ctx, conn, how, p, lost)
+		removed, err := kind.Undo(ctx, conn, how, p, lost)
 		for _, id := range removed {
 			b.Logger().Warn("removed a credential whose creation was not completed", append(in.fields(), "id", id)...)
 			b.event(ctx, "creds-rollback", req.Path, "credential_type", in.Credential.Type, "id", id)
 		}
-		if errors.Is(err, errAmbiguous) {
+		if errors.Is(err, credential.ErrAmbiguous) {
 			if in.Keeper != "" {
 				return err // it lives for long, and leases that it can't be told from may end before
 			}
@@ -139,11 +140,12 @@ func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, p *p
 
 // lostBy returns the credential that the intent was to create. What a storage entry holds is to be kept, under the intent's owner key
 // as elsewhere: an OAuth secret can't bear the nonce that would tell it apart. While an entry can't be read, it fails.
-func (p *pass) lostBy(ctx context.Context, s logical.Storage, in *intent) (lostCredential, error) {
+func (p *pass) lostBy(ctx context.Context, s logical.Storage, in *intent) (credential.Lost, error) {
 	c := in.Credential
-	lost := lostCredential{
-		nonce: in.Nonce, keep: c.Keep, spared: make(map[string]bool),
-		servicePrincipalID: c.ServicePrincipalID, lifetime: seconds(c.Lifetime), started: in.Started, expires: in.Expires,
+	lost := credential.Lost{
+		Nonce: in.Nonce, Keep: c.Keep, Spared: make(map[string]bool), Expires: in.Expires,
+		ServicePrincipalID: c.ServicePrincipalID, Lifetime: seconds(c.Lifetime),
+		Earliest: in.Started.Add(-stampSlack), Latest: in.Started.Add(mintBudget + stampSlack),
 	}
 	var all []kept
 	var err error
@@ -160,18 +162,18 @@ func (p *pass) lostBy(ctx context.Context, s logical.Storage, in *intent) (lostC
 		all = append(slices.Clone(all), own...)
 	}
 	for _, k := range all {
-		lost.spared[k.ID] = true
+		lost.Spared[k.ID] = true
 		if k.Nonce == in.Nonce {
-			lost.keep = k.ID
+			lost.Keep = k.ID
 		}
 	}
 	return lost, nil
 }
 
-// complain says, loudly and once for each intent and reason, what could not be undone, so that it can be cleaned by hand if
+// reportOnce says, loudly and once for each intent and reason, what could not be undone, so that it can be cleaned by hand if
 // the reason stays.
-func (b *backend) complain(in intent, why error) {
-	if _, said := b.complaints.LoadOrStore(in.Nonce+" "+requestID.ReplaceAllString(why.Error(), ""), true); said {
+func (b *backend) reportOnce(in intent, why error) {
+	if _, said := b.reported.LoadOrStore(in.Nonce+" "+requestID.ReplaceAllString(why.Error(), ""), true); said {
 		return
 	}
 	b.Logger().Error("something may be left at Databricks that could not be undone yet: a credential bears the nonce in its comment, a secret or permission is named here; it is tried again until the time given, then remove it by hand",
@@ -181,7 +183,7 @@ func (b *backend) complain(in intent, why error) {
 // pass is one run of Vault's rollback over all entries of the write-ahead log. It lists Databricks' tokens once, and asks
 // once who the engine is, however many entries there are, so that a run after an outage stays within its time.
 type pass struct {
-	listings map[reach]func() ([]client.TokenInfo, error)
+	listings map[credential.Access]func() ([]client.TokenInfo, error)
 	unknown  error // why it is not known who the engine is
 	kept     []kept
 	keptRead bool
@@ -190,7 +192,7 @@ type pass struct {
 type passKey struct{}
 
 func newPass() *pass {
-	return &pass{listings: make(map[reach]func() ([]client.TokenInfo, error))}
+	return &pass{listings: make(map[credential.Access]func() ([]client.TokenInfo, error))}
 }
 
 // withPass marks the beginning of a rollback. The context is the only way through the framework, which calls back for each entry.
@@ -206,9 +208,9 @@ func passOf(ctx context.Context) *pass {
 	return newPass()
 }
 
-func (p *pass) reaches(ctx context.Context, conn *connection, made origin) (reach, error) {
+func (p *pass) reaches(ctx context.Context, conn *connection, made origin) (credential.Access, error) {
 	if p.unknown != nil {
-		return reachNone, p.unknown
+		return credential.AccessNone, p.unknown
 	}
 	how, err := conn.reaches(ctx, made)
 	p.unknown = err
@@ -229,14 +231,14 @@ func (p *pass) allKept(ctx context.Context, s logical.Storage) ([]kept, error) {
 	return p.kept, nil
 }
 
-// tokens lists what the connection can reach, as it was at the first call of the pass.
-func (p *pass) tokens(ctx context.Context, conn *connection, how reach) ([]client.TokenInfo, error) {
+// Tokens lists what the connection can reach, as it was at the first call of the pass.
+func (p *pass) Tokens(ctx context.Context, conn credential.Conn, how credential.Access) ([]client.TokenInfo, error) {
 	if p.listings[how] == nil {
 		p.listings[how] = sync.OnceValues(func() ([]client.TokenInfo, error) {
-			if how == reachAdmin {
-				return conn.client.ListManagedTokens(ctx)
+			if how == credential.AccessAdmin {
+				return conn.Client().ListManagedTokens(ctx)
 			}
-			return conn.client.ListTokens(ctx)
+			return conn.Client().ListTokens(ctx)
 		})
 	}
 	return p.listings[how]()

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"vault-plugin-secrets-databricks/internal/credential"
 	"vault-plugin-secrets-databricks/internal/marker"
 	"vault-plugin-secrets-databricks/internal/simulator"
 
@@ -155,7 +156,7 @@ func TestRollbackOfALeaseSparesWhatIsKept(t *testing.T) {
 		made := origin{Host: config.Host, WorkspaceID: config.Identity.WorkspaceID, OwnerID: config.Identity.ID}
 		_, err = framework.PutWAL(t.Context(), m.storage, walKind, intent{
 			origin: made, Nonce: nonce(7), Started: c.now(), Expires: c.now().Add(lifetime + mintBudget),
-			Credential: &credentialIntent{Type: credentialOAuthSecret, Role: "job", ServicePrincipalID: sp.ID, Lifetime: int64(lifetime / time.Second)},
+			Credential: &credentialIntent{Type: credential.OAuthSecret, Role: "job", ServicePrincipalID: sp.ID, Lifetime: int64(lifetime / time.Second)},
 		})
 		require.NoError(t, err)
 		m.rolledBack()
@@ -537,7 +538,7 @@ func TestRollbackOfOtherEntries(t *testing.T) {
 	here := origin{Host: m.workspace.URL(), WorkspaceID: m.workspace.ID(), OwnerID: m.admin.ID}
 
 	t.Run("past its expiry", func(t *testing.T) {
-		_, err := framework.PutWAL(t.Context(), m.storage, walKind, intent{Credential: &credentialIntent{Type: credentialPAT}, Nonce: "x", Expires: time.Now().Add(-time.Second)})
+		_, err := framework.PutWAL(t.Context(), m.storage, walKind, intent{Credential: &credentialIntent{Type: credential.PAT}, Nonce: "x", Expires: time.Now().Add(-time.Second)})
 		require.NoError(t, err)
 		m.workspace.ResetCalls()
 		resp, err := m.rollback()

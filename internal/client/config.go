@@ -76,6 +76,18 @@ func IsAccountHost(origin string) bool {
 	return strings.HasPrefix(origin, "https://accounts.") || strings.HasPrefix(origin, "https://accounts-dod.")
 }
 
+// IsAzureHost tells whether an origin is one of Azure Databricks, in all clouds, by their zone (Databricks SDK for Go, environments).
+func IsAzureHost(origin string) bool {
+	_, host, _ := strings.Cut(origin, "://")
+	host, _, _ = strings.Cut(host, ":")
+	for _, zone := range []string{".azuredatabricks.net", ".databricks.azure.us", ".databricks.azure.cn"} {
+		if strings.HasSuffix(host, zone) {
+			return true
+		}
+	}
+	return false
+}
+
 // isLoopback tells whether an origin is on this machine, as a simulated workspace is.
 func isLoopback(origin string) bool {
 	u, err := url.Parse(origin)

@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: MPL-2.0
+
+// Package credential has the types of Databricks credential that the engine mints: how each is created, found again and revoked.
+//
+// It takes values and returns values. It knows the Databricks client and the field schemas of Vault's SDK, and nothing of paths,
+// roles, leases, storage or the write-ahead log. A new type is a file here and a line in Types.
+package credential
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+
+	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/marker"
+)
+
+// Type is one kind of Databricks credential.
+type Type interface {
+	// Traits returns what the rest of the engine has to know of the type. It is shared and must not be changed.
+	Traits() *Traits
+
+	// Fits refuses what can't work over the connection, with a *FieldError.
+	Fits(conn Conn, spec Spec) error
+
+	// Mint creates one credential with one upstream create that carries the request's nonce. An error for which NotApplied is true
+	// says that nothing was left behind; after any other, there may be something with the nonce.
+	Mint(ctx context.Context, conn Conn, r Request) (*Credential, error)
+
+	// Undo removes every bearer of the nonce but the one to keep, and returns the ids of what it removed.
+	Undo(ctx context.Context, conn Conn, access Access, tokens Tokens, lost Lost) (removed []string, err error)
+
+	// Revoke ends the credential at Databricks. That it is gone already is success.
+	Revoke(ctx context.Context, conn Conn, access Access, ref Ref) error
+
+	// Warnings returns what the author of a role should know of its credentials. The identity may be nil, when it isn't known.
+	Warnings(identity *client.Identity, spec Spec) []string
+}
+
+// Types has every credential type, in the order in which help lists them. Whatever differs between types is said by the types
+// themselves, the values that the API allows and the fields of its answers included.
+var Types = []Type{
+	patCredential{described{&patTraits}},
+	oboCredential{described{&oboTraits}},
+	oauthSecretCredential{described{&oauthSecretTraits}},
+	oauthTokenCredential{described{&oauthTokenTraits}},
+	servicePrincipalCredential{described{&servicePrincipalTraits}},
+}
+
+// Lookup returns the type that roles name so, and nil for an unknown one.
+func Lookup(name string) Type {
+	i := slices.IndexFunc(Types, func(t Type) bool { return t.Traits().Name == name })
+	if i < 0 {
+		return nil
+	}
+	return Types[i]
+}
+
+// Names returns the names of the types for which where is true, of all where it is nil.
+func Names(where func(*Traits) bool) []string {
+	var names []string
+	for _, kind := range Types {
+		if t := kind.Traits(); where == nil || where(t) {
+			names = append(names, t.Name)
+		}
+	}
+	return names
+}
+
+// Static is true of the types that a static role can have.
+func Static(t *Traits) bool { return t.Static }
+
+// Conn is a connection to Databricks, as far as credential types need one.
+type Conn interface {
+	Client() *client.Client
+	Host() string     // origin of the workspace or the account console
+	AuthType() string // one of client.Auth…
+
+	// GroupIDs returns the ids of the groups with the display names. It may remember them, until ForgetGroups.
+	GroupIDs(ctx context.Context, names []string) ([]string, error)
+	ForgetGroups()
+}
+
+// Access is what the connection may do with something that was made over an earlier one.
+type Access int
+
+const (
+	// AccessOwn: it belongs to the engine's identity, in the connected workspace.
+	AccessOwn Access = iota
+	// AccessAdmin: it belongs to another identity of the connected workspace, so it takes a workspace admin.
+	AccessAdmin
+	// AccessNone: it is in another workspace.
+	AccessNone
+)
+
+// Tokens lists the personal access tokens that the connection can see with the access. It may do so once for many Undo calls.
+type Tokens interface {
+	Tokens(ctx context.Context, conn Conn, access Access) ([]client.TokenInfo, error)
+}
+
+// Need is whether a role must, may or can't name something.
+type Need int
+
+const (
+	Never Need = iota
+	Optional
+	Required
+)
+
+// Traits are what a role of a type may have, and what such a credential is like.
+type Traits struct {
+	Name    string // by which roles name the type
+	Summary string // what it is, for help
+
+	Principal   Need // service_principal_id and application_id
+	Comment     bool // it bears a comment
+	Groups      bool // and entitlements
+	DisplayName bool
+	Workspace   bool // can't be minted on an account mount
+	Static      bool // a static role can have it
+
+	EndsByItself bool // can neither be revoked nor renewed
+	Lasting      bool // has no expiry at Databricks
+
+	// Textless is set where it bears no text, so that one for a named service principal is told from others by its lifetime.
+	Textless bool
+
+	// Lifetime is how long what Mint creates is to live where the terms of the lease have no bearing on that; else 0.
+	Lifetime time.Duration
+
+	// Slots is how many mints for one service principal may be in flight at once, and Limit how many such credentials a service
+	// principal can have; 0 for any number.
+	Slots, Limit int
+
+	LeaseWarning string // what the author of a role should know of its leases; empty for nothing
+
+	answer map[string]*framework.FieldSchema // what answers show of it besides the fields of all types
+}
+
+// described gives a type its traits. Types names them, so that they are initialised before it.
+type described struct{ is *Traits }
+
+// Traits implements Type.
+func (d described) Traits() *Traits { return d.is }
+
+// Spec is what a role says of its credentials.
+type Spec struct {
+	ServicePrincipalID, ApplicationID string   // both or none
+	Scopes                            []string // API scopes; empty leaves them to Databricks
+	Groups, Entitlements              []string
+}
+
+// Named tells whether the credentials are those of a named service principal.
+func (s Spec) Named() bool { return s.ServicePrincipalID != "" || s.ApplicationID != "" }
+
+// Request is what to mint.
+type Request struct {
+	Spec
+	Mark     marker.Mark
+	Text     string        // what the comment or display name says before the mark
+	Lifetime time.Duration // at Databricks, whole seconds
+}
+
+// Credential is a new credential.
+type Credential struct {
+	ID                 string         // what Revoke goes by
+	ServicePrincipalID string         // whose it is, where Revoke needs that
+	Lifetime           time.Duration  // as granted by Databricks; 0 or less means that it never ends
+	Expires            time.Time      // by Databricks' clock; zero where that isn't told
+	Duplicate          bool           // something else with the nonce may exist, as after a repeated create
+	Keep               string         // the id that Undo must keep then; ID when empty
+	Data               map[string]any // the fields of the answer that are the type's own, secret included
+	Secret             string         // which field of Data is the secret
+}
+
+// SecretPart returns the field of Data that is the secret.
+func (c *Credential) SecretPart() client.Secret { return client.Secret(c.Data[c.Secret].(string)) }
+
+// Ref is what it takes to revoke a credential.
+type Ref struct {
+	ID                 string
+	ServicePrincipalID string // whose secret it is; empty for other types
+}
+
+// Lost is a credential whose creation may not have been completed.
+type Lost struct {
+	Nonce  string
+	Keep   string          // id of the bearer of the nonce that a lease or a storage entry holds; empty for none
+	Spared map[string]bool // ids that must not be touched, since storage entries hold them
+
+	// A credential that bears no nonce is found by its service principal, its lifetime (0 where others have the same, so that it can't
+	// be found), and the time of its creation.
+	ServicePrincipalID string
+	Lifetime           time.Duration
+	Earliest, Latest   time.Time
+
+	Expires time.Time // when it has ended by itself
+}
+
+// Field returns the schema of the field that names one of the types.
+func Field(names []string) *framework.FieldSchema {
+	field := &framework.FieldSchema{Type: framework.TypeString, Required: true}
+	var lines []string
+	for _, name := range names {
+		field.AllowedValues = append(field.AllowedValues, name)
+		lines = append(lines, fmt.Sprintf("%q, %s", name, Lookup(name).Traits().Summary))
+	}
+	field.Description = "The type of credential: " + strings.Join(lines, "; ") + "."
+	return field
+}
+
+// AnswerFields returns the schemas of Credential.Data for the types. They may be changed.
+func AnswerFields(names []string) map[string]*framework.FieldSchema {
+	fields, of := make(map[string]*framework.FieldSchema), make(map[string][]string)
+	for _, name := range names {
+		for field, schema := range Lookup(name).Traits().answer {
+			shown := *schema
+			fields[field], of[field] = &shown, append(of[field], name)
+		}
+	}
+	for field, types := range of {
+		if len(types) < len(names) {
+			fields[field].Description += " Of " + strings.Join(types, ", ") + "."
+		}
+	}
+	return fields
+}
+
+// fieldCredentialType is the field of a role that names the type.
+const fieldCredentialType = "credential_type"
+
+// The fields of Credential.Data. fieldScopes is also that of a role.
+const (
+	fieldTokenValue         = "token_value"
+	fieldTokenID            = "token_id"
+	fieldComment            = "comment"
+	fieldCreationTime       = "creation_time"
+	fieldExpiryTime         = "expiry_time"
+	fieldScopes             = "scopes"
+	fieldClientID           = "client_id"
+	fieldClientSecret       = "client_secret"
+	fieldSecretID           = "secret_id"
+	fieldAccessToken        = "access_token"
+	fieldTokenType          = "token_type"
+	fieldApplicationID      = "application_id"
+	fieldServicePrincipalID = "service_principal_id"
+	fieldDisplayName        = "display_name"
+)
+
+// scopesSchema is the schema of the scopes, which every type shows.
+var scopesSchema = &framework.FieldSchema{Type: framework.TypeStringSlice, Required: true, Description: "API scopes of the credential, as Databricks reports them."}
+
+// textField is the schema of a text in an answer, and secretField that of one that is a secret.
+func textField(description string) *framework.FieldSchema {
+	return &framework.FieldSchema{Type: framework.TypeString, Description: description}
+}
+
+func secretField(description string) *framework.FieldSchema {
+	return &framework.FieldSchema{Type: framework.TypeString, Description: description, DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}}
+}
+
+// Life returns how long a credential lives, by Databricks' clock where that is told; 0 for one that never ends.
+func Life(created, expires time.Time) time.Duration {
+	switch {
+	case expires.IsZero():
+		return 0
+	case created.IsZero():
+		return time.Until(expires)
+	default:
+		return expires.Sub(created)
+	}
+}
+
+// FieldError is a mistake in a request: it names the field of the role and says what would be right.
+type FieldError struct{ Field, Reason string }
+
+func (e *FieldError) Error() string { return e.Field + ": " + e.Reason }
+
+// partialError is the failure of a credential that takes several steps. Clean says that nothing is left of the steps before; what
+// the failed step had for an effect doesn't tell.
+type partialError struct {
+	error
+	clean bool
+}
+
+func (e *partialError) Unwrap() error { return e.error }
+
+// NotApplied tells whether a change that failed is known to have left nothing behind at Databricks.
+func NotApplied(err error) bool {
+	var partial *partialError
+	if errors.As(err, &partial) {
+		return partial.clean
+	}
+	var remote *client.Error
+	return errors.As(err, &remote) && remote.Unprocessed
+}
+
+// ExplainPrincipal adds to a refusal about a service principal what to do about it. The nil error stays nil.
+func ExplainPrincipal(err error, principalID string) error {
+	switch {
+	case client.IsGone(err):
+		return fmt.Errorf("there is no service principal %s where the mount is connected; add it there, or correct the role: %w", principalID, err)
+	case client.IsKind(err, client.PermissionDenied):
+		return fmt.Errorf("the engine's identity must be a workspace admin, or the manager of service principal %s (on an account mount: an account admin): %w", principalID, err)
+	default:
+		return err
+	}
+}
+
+// adminWarnings tells of what acts as the engine's own identity.
+func adminWarnings(identity *client.Identity) []string {
+	if identity == nil || !identity.Admin {
+		return nil
+	}
+	return []string{fmt.Sprintf("Credentials of this role have all the rights of %s, who is a workspace admin. Safer are %s, %s, %s of a named service principal, or %s; or connect the mount as an identity with only the rights that the role's users need.",
+		identity.UserName, OBOToken, OAuthSecret, OAuthToken, ServicePrincipal)}
+}
+
+func scopeWarnings(spec Spec) []string {
+	for _, scope := range spec.Scopes {
+		if scope == "authentication" {
+			return []string{`A credential with the scope "authentication" can create further ones with any scope, which outlive the lease.`}
+		}
+	}
+	return nil
+}

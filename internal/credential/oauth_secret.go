@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package credential
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+
+	"vault-plugin-secrets-databricks/internal/client"
+)
+
+// OAuthSecret is the name of the type of OAuth secrets of existing service principals.
+const OAuthSecret = "oauth_secret"
+
+// MaxOAuthSecrets is how many OAuth secrets a service principal can have (Databricks guide "Authorize service principal access with
+// OAuth").
+const MaxOAuthSecrets = 5
+
+// oauthSecretCredential is an OAuth secret of an existing service principal. It carries no text, so the second-exact
+// lifetime and the moment of its creation are its nonce: no two creates for one service principal that could be confused
+// ask for the same lifetime.
+type oauthSecretCredential struct{ described }
+
+var _ Type = oauthSecretCredential{}
+
+var oauthSecretTraits = Traits{
+	Name:      OAuthSecret,
+	Summary:   "an OAuth secret of a service principal",
+	Principal: Required, Static: true, Textless: true, Limit: MaxOAuthSecrets,
+	LeaseWarning: fmt.Sprintf("A service principal can have %d OAuth secrets, so at most %d leases of it can be alive at once. For more consumers use %s or %s.", MaxOAuthSecrets, MaxOAuthSecrets, OAuthToken, ServicePrincipal),
+	answer:       oauthSecretAnswer,
+}
+
+// oauthSecretAnswer is what answers show of an OAuth secret.
+var oauthSecretAnswer = map[string]*framework.FieldSchema{
+	fieldClientID:     textField("Client id, which is the application id."),
+	fieldClientSecret: secretField("The OAuth secret."),
+	fieldSecretID:     textField("Id of the secret."),
+	fieldScopes:       scopesSchema,
+}
+
+func (oauthSecretCredential) Fits(Conn, Spec) error { return nil }
+
+func (oauthSecretCredential) Mint(ctx context.Context, conn Conn, r Request) (*Credential, error) {
+	secret, err := conn.Client().CreateOAuthSecret(ctx, r.ServicePrincipalID, r.Lifetime, r.Scopes)
+	if err != nil {
+		return nil, explainSecretQuota(ctx, conn, r.ServicePrincipalID, err)
+	}
+	return mintedSecret(secret, r.ServicePrincipalID, r.ApplicationID, r.Scopes), nil
+}
+
+func (oauthSecretCredential) Undo(ctx context.Context, conn Conn, _ Access, _ Tokens, lost Lost) ([]string, error) {
+	return undoOAuthSecret(ctx, conn, lost)
+}
+
+func (oauthSecretCredential) Revoke(ctx context.Context, conn Conn, _ Access, ref Ref) error {
+	return deleteOAuthSecret(ctx, conn, ref.ServicePrincipalID, ref.ID)
+}
+
+func (oauthSecretCredential) Warnings(_ *client.Identity, spec Spec) []string {
+	return scopeWarnings(spec)
+}
+
+// mintedSecret is a new OAuth secret as an answer shows it.
+func mintedSecret(secret *client.OAuthSecret, principalID, applicationID string, scopes []string) *Credential {
+	m := &Credential{ID: secret.ID, ServicePrincipalID: principalID, Duplicate: secret.Retried, Secret: fieldClientSecret, Data: map[string]any{
+		fieldClientID:     applicationID,
+		fieldClientSecret: secret.Value.Reveal(),
+		fieldSecretID:     secret.ID,
+		fieldScopes:       append([]string{}, scopes...),
+	}}
+	m.Lifetime, m.Expires = Life(secret.CreateTime, secret.ExpireTime), secret.ExpireTime
+	return m
+}
+
+// deleteOAuthSecret succeeds when the secret, or its service principal, is gone already.
+func deleteOAuthSecret(ctx context.Context, conn Conn, principalID, id string) error {
+	if err := conn.Client().DeleteOAuthSecret(ctx, principalID, id); err != nil && !client.IsGone(err) {
+		return err
+	}
+	return nil
+}
+
+// ErrAmbiguous is that nothing tells what was left behind from what belongs to a lease. No repetition changes that.
+var ErrAmbiguous = errors.New("so none is touched")
+
+// undoOAuthSecret removes the secret whose creation was not completed, if exactly one fits. Where several fit, none is
+// touched: one may belong to a lease, and the short lifetime ends the other.
+func undoOAuthSecret(ctx context.Context, conn Conn, lost Lost) (removed []string, err error) {
+	if lost.Lifetime == 0 {
+		return nil, fmt.Errorf("more OAuth secrets of service principal %s were asked for at once than can be told apart, %w; if one was left, it ends by itself by %s", lost.ServicePrincipalID, ErrAmbiguous, rfc3339(lost.Expires))
+	}
+	secrets, err := conn.Client().ListOAuthSecrets(ctx, lost.ServicePrincipalID)
+	if client.IsGone(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var fitting []string
+	for _, secret := range secrets {
+		life := secret.ExpireTime.Sub(secret.CreateTime).Round(time.Second)
+		if secret.ID == lost.Keep || lost.Spared[secret.ID] || secret.ExpireTime.IsZero() || life != lost.Lifetime ||
+			secret.CreateTime.Before(lost.Earliest) || secret.CreateTime.After(lost.Latest) {
+			continue
+		}
+		fitting = append(fitting, secret.ID)
+	}
+	switch len(fitting) {
+	case 0:
+		return nil, nil
+	case 1:
+		return fitting, deleteOAuthSecret(ctx, conn, lost.ServicePrincipalID, fitting[0])
+	default:
+		return nil, fmt.Errorf("%d OAuth secrets of service principal %s could be the one whose creation was not completed, %w; it ends by itself by %s", len(fitting), lost.ServicePrincipalID, ErrAmbiguous, rfc3339(lost.Expires))
+	}
+}
+
+// explainSecretQuota adds to the refusal of a sixth secret what the limit is, how many there are, and the way out. The code
+// of that refusal isn't documented, so the count decides, unless Databricks wants to be left alone for now.
+func explainSecretQuota(ctx context.Context, conn Conn, principalID string, err error) error {
+	var remote *client.Error
+	if !errors.As(err, &remote) || remote.RetryAfter > 0 || remote.Kind != client.QuotaExceeded && remote.Kind != client.Refused && remote.Kind != client.Throttled {
+		return ExplainPrincipal(err, principalID)
+	}
+	secrets, listErr := conn.Client().ListOAuthSecrets(ctx, principalID)
+	if listErr != nil || len(secrets) < MaxOAuthSecrets {
+		return ExplainPrincipal(err, principalID)
+	}
+	return fmt.Errorf("a service principal can have %d OAuth secrets, and %s has %d; revoke a lease of it (vault lease revoke -prefix …), delete a secret made by hand, or use a role of credential_type %s or %s: %w",
+		MaxOAuthSecrets, principalID, len(secrets), OAuthToken, ServicePrincipal, err)
+}

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package credential
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+
+	"vault-plugin-secrets-databricks/internal/client"
+)
+
+// OAuthToken is the name of the type of OAuth access tokens.
+const OAuthToken = "oauth_token"
+
+const (
+	// stepSecretLife is how long the secret lives at most through which an access token of a named service principal is
+	// made. It is deleted at once; this is for when that fails.
+	stepSecretLife = 2 * time.Minute
+
+	// stepSecretBudget is how long its deletion may take.
+	stepSecretBudget = 15 * time.Second
+
+	// stepSecretSlots is how many of them a mount has at most for one service principal, which can have MaxOAuthSecrets in
+	// all: who asks for more waits.
+	stepSecretSlots = 2
+)
+
+// oauthTokenCredential is an OAuth access token, of the engine's own identity or of a named service principal. Databricks
+// can't revoke one: it ends by itself after an hour.
+type oauthTokenCredential struct{ described }
+
+var _ Type = oauthTokenCredential{}
+
+var oauthTokenTraits = Traits{
+	Name:      OAuthToken,
+	Summary:   "an OAuth access token of the engine's identity or of a service principal",
+	Principal: Optional, EndsByItself: true, Textless: true, Lifetime: stepSecretLife, Slots: stepSecretSlots,
+	answer: map[string]*framework.FieldSchema{
+		fieldAccessToken: secretField("The access token."),
+		fieldTokenType:   textField("Bearer."),
+		fieldScopes:      scopesSchema,
+	},
+}
+
+func (oauthTokenCredential) Fits(conn Conn, spec Spec) error {
+	switch {
+	case spec.Named():
+	case conn.AuthType() == client.AuthPAT:
+		return &FieldError{fieldCredentialType, "the mount is connected with a personal access token, which can't be exchanged for an access token of the engine's identity; name a service principal, or connect the mount with OAuth"}
+	case conn.AuthType() == client.AuthAzureClientSecret && len(spec.Scopes) > 0:
+		return &FieldError{fieldScopes, "access tokens of Entra ID, which the mount is connected with, can't be narrowed; leave the scopes out, or name a service principal"}
+	}
+	return nil
+}
+
+func (oauthTokenCredential) Mint(ctx context.Context, conn Conn, r Request) (*Credential, error) {
+	if r.ServicePrincipalID == "" {
+		token, err := conn.Client().OwnAccessToken(ctx, r.Scopes)
+		if err != nil {
+			return nil, err
+		}
+		return mintedAccessToken(token, false), nil
+	}
+
+	secret, err := conn.Client().CreateOAuthSecret(ctx, r.ServicePrincipalID, r.Lifetime, r.Scopes)
+	if err != nil {
+		return nil, explainSecretQuota(ctx, conn, r.ServicePrincipalID, err)
+	}
+	token, err := conn.Client().AccessTokenFor(ctx, r.ApplicationID, secret.Value, r.Scopes)
+	// Whatever came of it, the secret goes, even if there is no time left for anything else.
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), stepSecretBudget)
+	defer cancel()
+	deleteErr := deleteOAuthSecret(last, conn, r.ServicePrincipalID, secret.ID)
+	// A secret that is still there, or a duplicate of it, is the rollback's.
+	left := deleteErr != nil || secret.Retried
+	if err != nil {
+		err = fmt.Errorf("make an access token of service principal %s: %w", r.ApplicationID, err)
+		return nil, &partialError{errors.Join(err, deleteErr), !left}
+	}
+	return mintedAccessToken(token, left), nil
+}
+
+// mintedAccessToken is a new access token. No rollback has one to keep.
+func mintedAccessToken(token *client.AccessToken, duplicate bool) *Credential {
+	return &Credential{
+		ID: "none", Lifetime: token.Lifetime, Duplicate: duplicate, Secret: fieldAccessToken,
+		Data: map[string]any{
+			fieldAccessToken: token.Value.Reveal(),
+			fieldTokenType:   token.Type,
+			fieldScopes:      append([]string{}, token.Scopes...),
+		},
+	}
+}
+
+func (oauthTokenCredential) Undo(ctx context.Context, conn Conn, _ Access, _ Tokens, lost Lost) ([]string, error) {
+	if lost.ServicePrincipalID == "" {
+		return nil, nil
+	}
+	return undoOAuthSecret(ctx, conn, lost)
+}
+
+// Revoke does nothing: Databricks has no way to end an access token.
+func (oauthTokenCredential) Revoke(context.Context, Conn, Access, Ref) error { return nil }
+
+func (oauthTokenCredential) Warnings(identity *client.Identity, spec Spec) []string {
+	all := []string{"Databricks can't revoke access tokens: one lives for its hour, whatever becomes of its lease, which can't be renewed either."}
+	if !spec.Named() {
+		all = append(all, adminWarnings(identity)...)
+	}
+	return append(all, scopeWarnings(spec)...)
+}

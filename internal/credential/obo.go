@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package credential
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"vault-plugin-secrets-databricks/internal/client"
+)
+
+// OBOToken is the name of the type of personal access tokens on behalf of a service principal.
+const OBOToken = "obo_token"
+
+// oboCredential is a personal access token that the engine, as a workspace admin, makes on behalf of a service principal
+// (Databricks REST reference, Token management API; AWS and GCP only). Its nonce is in its comment.
+type oboCredential struct{ described }
+
+var _ Type = oboCredential{}
+
+var oboTraits = Traits{
+	Name:      OBOToken,
+	Summary:   "a personal access token on behalf of a service principal",
+	Principal: Required, Comment: true, Workspace: true, Static: true,
+	answer: tokenAnswer,
+}
+
+func (oboCredential) Fits(conn Conn, _ Spec) error {
+	if client.IsAzureHost(conn.Host()) {
+		return &FieldError{fieldCredentialType, fmt.Sprintf("Azure Databricks makes no tokens on behalf of service principals; use %s or %s", OAuthToken, OAuthSecret)}
+	}
+	return nil
+}
+
+func (oboCredential) Mint(ctx context.Context, conn Conn, r Request) (*Credential, error) {
+	created, err := conn.Client().CreateOBOToken(ctx, client.CreateOBOTokenRequest{
+		ApplicationID: r.ApplicationID,
+		Comment:       r.Mark.Comment(r.Text),
+		Lifetime:      r.Lifetime,
+		Scopes:        r.Scopes,
+	})
+	if err != nil {
+		return nil, explainOBO(ctx, conn, r, err)
+	}
+	return mintedToken(created), nil
+}
+
+func (oboCredential) Undo(ctx context.Context, conn Conn, _ Access, tokens Tokens, lost Lost) ([]string, error) {
+	return undoTokens(ctx, conn, AccessAdmin, tokens, lost)
+}
+
+func (oboCredential) Revoke(ctx context.Context, conn Conn, _ Access, ref Ref) error {
+	return DeleteToken(ctx, conn, AccessAdmin, ref.ID)
+}
+
+func (oboCredential) Warnings(_ *client.Identity, spec Spec) []string {
+	return scopeWarnings(spec)
+}
+
+// explainOBO says which precondition of an on-behalf-of token is missing, and what to do about it.
+func explainOBO(ctx context.Context, conn Conn, r Request, err error) error {
+	text := strings.ToLower(err.Error())
+	switch {
+	case client.IsKind(err, client.QuotaExceeded):
+		count := "how many it has could not be counted"
+		if tokens, listErr := conn.Client().ListManagedTokens(ctx); listErr == nil {
+			tokens = slices.DeleteFunc(tokens, func(t client.TokenInfo) bool { return strconv.FormatInt(t.OwnerID, 10) != r.ServicePrincipalID })
+			count = "it has " + countTokens(tokens, r.Mark.MountID)
+		}
+		return tokenQuota("service principal "+r.ApplicationID, count, err)
+	case strings.Contains(text, "not enabled for this workspace"):
+		return fmt.Errorf("this workspace makes no tokens on behalf of service principals (Azure never does); use %s or %s: %w", OAuthToken, OAuthSecret, err)
+	case strings.Contains(text, "application id of the service principal"):
+		return fmt.Errorf("application_id %s is no service principal of this workspace; add it to the workspace, or correct the role: %w", r.ApplicationID, err)
+	case client.IsKind(err, client.PermissionDenied):
+		return fmt.Errorf("to make a token on behalf of a service principal, the engine's identity must be a workspace admin, and the service principal needs CAN_USE on tokens (Settings, Advanced, Personal access tokens): %w", err)
+	default:
+		return err
+	}
+}
