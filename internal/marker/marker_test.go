@@ -75,4 +75,3 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
-
