@@ -3,10 +3,10 @@
 // Package databricks is a secrets engine for HashiCorp Vault. A mount of it stands for one Databricks workspace: it mints
 // short-lived Databricks credentials as Vault leases and revokes them when the lease ends.
 //
-// Data flows one way: Vault calls a path (path_*.go, which know Vault and no HTTP), a path uses a credential type
-// (credential*.go, which know both sides' nouns and no paths), and a credential type uses internal/client (which knows
-// Databricks and no Vault). What must survive a crash between the two sides is written down first, in wal.go; how long
-// things live is decided in lease.go and nowhere else.
+// Data flows one way: Vault calls a path (path_*.go, which know Vault and no HTTP), a path leases or rotates (lease_*.go,
+// rotation*.go), that uses a credential type (internal/credential, which knows both sides' nouns and no paths), and a credential
+// type uses internal/client (which knows Databricks and no Vault). What must survive a crash between the two sides is written
+// down first, in wal.go; how long things live is decided in lease_ttl.go and nowhere else.
 package databricks
 
 import (

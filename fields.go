@@ -72,7 +72,8 @@ func (b *backend) writeOperation(callback framework.OperationFunc, summary strin
 // sensitiveFields returns the types of the fields that carry secrets, by their names: those that the schema of any path marks as
 // sensitive.
 func sensitiveFields(paths []*framework.Path) map[string]framework.FieldType {
-	found := make(map[string]framework.FieldType)
+	// The name of a policy is no secret, but a value that was sent in its place is.
+	found := map[string]framework.FieldType{keyPasswordPolicy: framework.TypeString}
 	for _, path := range paths {
 		for name, schema := range path.Fields {
 			if schema.DisplayAttrs != nil && schema.DisplayAttrs.Sensitive {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/helper/errutil"
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
@@ -45,4 +46,30 @@ func TestAnEmptyTTLIsNotForGood(t *testing.T) {
 	}
 	require.Empty(t, m.acl("users"))
 	require.Empty(t, m.minted())
+}
+
+// TestNoFieldShowsASecretOfTheWrongType sends a secret in a form that its field doesn't have, on every path with such a field: the
+// framework's own error would repeat it.
+func TestNoFieldShowsASecretOfTheWrongType(t *testing.T) {
+	t.Parallel()
+	m := ready(t)
+	b := m.backend.(*backend)
+	require.Contains(t, b.sensitive, keyPasswordPolicy, "a value that was sent in its place is a secret, too")
+	require.Contains(t, b.sensitive, keyToken)
+	require.Contains(t, b.sensitive, keySecrets)
+	for field, kind := range b.sensitive {
+		path, found := map[string]string{
+			keyToken: "config", keyClientSecret: "config", keyAzureClientSecret: "config",
+			keyStringValue: "secrets/etl/k", keyBytesValue: "secrets/etl/k", keyPasswordPolicy: "secrets/etl/k",
+			keySecrets: "secrets/etl", keyBytes: "secrets/etl",
+		}[field]
+		require.True(t, found, "on which path is %s?", field)
+		var wrong any = map[string]any{"a": "hunter2hunter2"}
+		if kind == framework.TypeMap {
+			wrong = "hunter2hunter2"
+		}
+		resp, err := m.do(logical.UpdateOperation, path, map[string]any{field: wrong})
+		m.refused(resp, err, field+": is not a ")
+		require.NotContains(t, resp.Error().Error(), "hunter2hunter2", field)
+	}
 }

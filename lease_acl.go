@@ -242,8 +242,10 @@ func (b *backend) leaseGrant(ctx context.Context, req *logical.Request, conn *co
 			return err
 		}
 		if err := setPermission(lasting, conn, place, permission); err != nil {
-			// Where it may take effect only now, taking it back is left to the rollback.
-			if !credential.NotApplied(err) || before.save(lasting, req.Storage, key) == nil {
+			switch {
+			case !credential.NotApplied(err):
+				op.uncertain = true // it may take effect only now
+			case before.save(lasting, req.Storage, key) == nil:
 				op.undo = nil
 			}
 			return err
@@ -251,6 +253,7 @@ func (b *backend) leaseGrant(ctx context.Context, req *logical.Request, conn *co
 		if wait {
 			awaitPermission(ctx, conn, place, permission, resp)
 		}
+		b.event(lasting, "acl-write", req.Path, "scope", place.Scope, "principal", place.Principal, "permission", permission)
 		return nil
 	})
 	if err != nil {

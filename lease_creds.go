@@ -179,8 +179,9 @@ func (b *backend) lockMint(ctx context.Context, p *mintPlan) (unlock func(), err
 			u()
 		}
 	}
+	locked := false
 	defer func() {
-		if err != nil {
+		if !locked { // after a panic, too
 			release()
 		}
 	}()
@@ -193,6 +194,7 @@ func (b *backend) lockMint(ctx context.Context, p *mintPlan) (unlock func(), err
 	}
 	deliver := p.intent.Secret
 	if deliver == nil {
+		locked = true
 		return release, nil
 	}
 	u, err := b.secretLocks.Lock(ctx, deliver.folded())
@@ -203,6 +205,7 @@ func (b *backend) lockMint(ctx context.Context, p *mintPlan) (unlock func(), err
 	if deliver.Before, err = secretUpdated(ctx, p.conn, deliver.secretPlace); err != nil {
 		return nil, explainSecrets(err, deliver.Scope, permissionRead)
 	}
+	locked = true
 	return release, nil
 }
 

@@ -311,3 +311,18 @@ func TestDeliveryCrash(t *testing.T) {
 		})
 	}
 }
+
+// TestAPanicBeforeADeliveryHoldsNoLock shows that the locks which a mint has taken are released even when it breaks.
+func TestAPanicBeforeADeliveryHoldsNoLock(t *testing.T) {
+	t.Parallel()
+	m := withScope(t)
+	conn, err := m.backend.(*backend).connection(t.Context(), m.storage)
+	require.NoError(t, err)
+	whole := conn.client
+	conn.client = nil // the list of the scope's secrets, under the lock, is the first to use it
+	_, err = m.do(logical.UpdateOperation, "creds/etl", delivered)
+	require.ErrorContains(t, err, "the stack is in Vault's log")
+	require.Zero(t, m.backend.(*backend).secretLocks.Len())
+	conn.client = whole
+	m.deliver()
+}

@@ -129,12 +129,13 @@ func (m *orderedMutex) Unlock() {
 
 // rankLocks gives the locks their ranks.
 func (b *backend) rankLocks() {
-	for rank, locks := range map[int]*orderedLocks{
-		rankRotation: &b.rotationLocks, rankPlace: &b.placeLocks, rankSlot: &b.stepSecretLocks, rankSecret: &b.secretLocks, rankACL: &b.aclLocks,
-	} {
-		locks.rank = rank
-	}
-	b.roleWrite.rank, b.configWrite.rank = rankRole, rankConfig
+	b.rotationLocks.rank = rankRotation
+	b.placeLocks.rank = rankPlace
+	b.stepSecretLocks.rank = rankSlot
+	b.secretLocks.rank = rankSecret
+	b.aclLocks.rank = rankACL
+	b.roleWrite.rank = rankRole
+	b.configWrite.rank = rankConfig
 }
 
 func (b *backend) recoverPanic(where string, resp **logical.Response, err *error) {

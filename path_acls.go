@@ -200,7 +200,9 @@ func (b *backend) writeACL(ctx context.Context, req *logical.Request, data *fram
 	if err != nil {
 		return nil, err
 	}
-	b.event(ctx, "acl-write", req.Path, "scope", place.Scope, "principal", place.Principal, "permission", permission)
+	if resp.Secret == nil {
+		b.event(ctx, "acl-write", req.Path, "scope", place.Scope, "principal", place.Principal, "permission", permission)
+	}
 	resp.Data = map[string]any{keyPrincipal: place.Principal, keyPermission: permission}
 	if resp.Secret == nil && data.Get(keyWait).(bool) {
 		awaitPermission(ctx, conn, place, permission, resp)

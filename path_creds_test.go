@@ -356,8 +356,8 @@ func TestMintUncertainStorage(t *testing.T) {
 	})
 }
 
-// TestMintBetweenSettlingAndAnswering lets the caller go, or the engine break, in the last moments.
-func TestMintBetweenSettlingAndAnswering(t *testing.T) {
+// TestMintBetweenCreatingAndAnswering lets the caller go, or the engine break, in the last moments.
+func TestMintBetweenCreatingAndAnswering(t *testing.T) {
 	t.Parallel()
 	for name, undone := range map[string]bool{"undone at once": true, "undone later": false} {
 		for what := range map[string]bool{"cancel": true, "panic": true} {

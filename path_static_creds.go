@@ -51,7 +51,7 @@ var staticCredsFields = func() map[string]*framework.FieldSchema {
 	fields[keyTTL] = &framework.FieldSchema{Type: framework.TypeInt64, Required: true, Description: "Seconds until it is to be replaced, or, without a schedule, until it ends."}
 	fields[keyRotationPeriod] = &framework.FieldSchema{Type: framework.TypeInt64, Required: true, Description: "Seconds from one rotation to the next; 0 for none."}
 	fields[keyRotationSchedule] = &framework.FieldSchema{Type: framework.TypeString, Description: "Cron schedule in UTC, where set."}
-	fields[keyLastRotation] = &framework.FieldSchema{Type: framework.TypeString, Required: true, Description: "When it was created, RFC 3339."}
+	fields[keyLastRotation] = &framework.FieldSchema{Type: framework.TypeString, Required: true, Description: "When the credential was last replaced, RFC 3339."}
 	return fields
 }()
 

@@ -115,7 +115,7 @@ func (b *backend) makeStored(ctx context.Context, s logical.Storage, conn *conne
 		err = save(ctx, k, token)
 		var maybe *uncertain
 		if errors.As(err, &maybe) {
-			op.undo = nil
+			op.uncertain = true
 			return fmt.Errorf("the new credential could not be saved for certain; within minutes the rollback finds out and removes it if it was not: %w", maybe.error)
 		}
 		return err

@@ -25,7 +25,7 @@ const (
 	// within about 4 minutes.
 	walMinAge = 2 * time.Minute
 
-	// mintBudget is how long an operation goes on at most, even after its caller is gone. With undoBudget it is less than walMinAge.
+	// mintBudget is how long an operation takes at most to do what it does, even after its caller is gone.
 	mintBudget = client.CallBudget + 10*time.Second
 
 	// undoBudget is how long the end of an operation may take: its commit, or undoing at once what it did.
@@ -34,6 +34,9 @@ const (
 	// intentLife is how long a rollback tries to undo what has no end of its own.
 	intentLife = 24 * time.Hour
 )
+
+// An operation, its commit and its undoing end before a rollback on another node would undo it.
+const _ = uint(walMinAge - mintBudget - 2*undoBudget)
 
 // intent is what is written to the write-ahead log before something is done at Databricks that a lease or a storage entry is to
 // hold, and all that undoing it takes. It holds no secret.
@@ -96,8 +99,11 @@ type pendingOperation struct {
 	id      string // of the entry
 	intent  intent // as a rollback is to find it if the operation fails
 
-	// undo is set as soon as it is known what was done, and cleared when it isn't known any more. It is called at most once.
+	// undo is set as soon as it is known what was done. It is called at most once.
 	undo func(ctx context.Context) error
+
+	// uncertain is set when it isn't known what was done, or may be done yet, so that only the rollback can tell, later.
+	uncertain bool
 
 	// duplicate is set where there may be more with the nonce than undo knows, which is the rollback's to remove, and keep is the id
 	// that it must keep then.
@@ -131,7 +137,7 @@ func (b *backend) perform(ctx context.Context, s logical.Storage, in intent, do 
 	}
 	defer op.end(lasting)
 	if err := do(lasting, op); err != nil {
-		if op.undo == nil && credential.NotApplied(err) {
+		if !op.uncertain && op.undo == nil && credential.NotApplied(err) {
 			op.discard(lasting)
 		}
 		return err
@@ -174,9 +180,9 @@ func (op *pendingOperation) commit(ctx context.Context) error {
 		return deleteIntent(ctx, op.storage, op.id)
 	}
 	kept := op.intent
-	credential := *kept.Credential
-	credential.Keep = op.keep
-	kept.Credential, kept.Secret = &credential, nil
+	created := *kept.Credential
+	created.Keep = op.keep
+	kept.Credential, kept.Secret = &created, nil
 	return op.b.putIntent(ctx, op.storage, op.id, &kept)
 }
 
@@ -190,7 +196,7 @@ func (op *pendingOperation) discard(ctx context.Context) {
 // end undoes what is known to have been done, unless that was released. It must be deferred.
 func (op *pendingOperation) end(ctx context.Context) {
 	defer op.b.inFlight.Delete(op.intent.Nonce)
-	if op.released || op.undo == nil {
+	if op.released || op.uncertain || op.undo == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)

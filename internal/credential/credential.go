@@ -225,7 +225,7 @@ func AnswerFields(names []string) map[string]*framework.FieldSchema {
 	}
 	for field, types := range of {
 		if len(types) < len(names) {
-			fields[field].Description += " Of " + strings.Join(types, ", ") + "."
+			fields[field].Description += " Of " + strings.Join(types, " and ") + "."
 		}
 	}
 	return fields
