@@ -11,7 +11,9 @@ import (
 	"reflect"
 	"strings"
 	"time"
+
 	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/schedule"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -75,7 +77,7 @@ type configEntry struct {
 	IdentityTokenAudience string `json:"identity_token_audience"`
 	IdentityTokenTTL      int64  `json:"identity_token_ttl"`
 
-	schedule
+	schedule.Schedule
 	DisableRotation bool         `json:"disable_automated_rotation"`
 	Rotation        rootRotation `json:"rotation"`
 
@@ -215,11 +217,11 @@ func unproved(config *configEntry, err error) error {
 }
 
 // effectiveSchedule is the schedule that the engine itself keeps.
-func (c *configEntry) effectiveSchedule() schedule {
+func (c *configEntry) effectiveSchedule() schedule.Schedule {
 	if c.DisableRotation {
-		return schedule{}
+		return schedule.Schedule{}
 	}
-	return c.schedule
+	return c.Schedule
 }
 
 // sameCredential tells whether both configs connect to the same place as the same one.

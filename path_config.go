@@ -233,7 +233,7 @@ func (c *configEntry) response() *logical.Response {
 		keyVerifyConnection: c.VerifyConnection,
 		keyDisableRotation:  c.DisableRotation,
 	}
-	c.schedule.addTo(data)
+	addSchedule(data, c.Schedule)
 	c.Rotation.progress.addTo(data, c.Rotation.next())
 	c.Rotation.addTrouble(data)
 	data[keyCredentialID] = c.Rotation.Credential.ID
@@ -305,7 +305,7 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 
 	var given kept
 	unknownEnd := ""
-	if config.effectiveSchedule().automatic() && config.VerifyConnection && (config.Rotation.Credential.ID == "" || config.replaces(old)) {
+	if config.effectiveSchedule().Automatic() && config.VerifyConnection && (config.Rotation.Credential.ID == "" || config.replaces(old)) {
 		probe := *config
 		probe.Rotation = rootRotation{}
 		given, unknownEnd = b.handMadeEnd(ctx, req, &connection{config: &probe, client: conn.client, account: conn.account, identity: config.Identity})

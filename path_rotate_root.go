@@ -103,7 +103,7 @@ func addRootWarnings(resp *logical.Response, mountPoint string, config *configEn
 		}
 		resp.AddWarning(fmt.Sprintf("Credential %s was made by hand and still works, although Vault has replaced it. If nobody else uses it, delete it: %s", id, how))
 	}
-	if soon := r.Credential.Expires.Before(now.Add(expirySoon)); r.Credential.ID != "" && (rotated || soon) && !config.effectiveSchedule().automatic() {
+	if soon := r.Credential.Expires.Before(now.Add(expirySoon)); r.Credential.ID != "" && (rotated || soon) && !config.effectiveSchedule().Automatic() {
 		resp.AddWarning(fmt.Sprintf("The engine's credential ends at %s, and nothing replaces it before; set rotation_period or rotation_schedule in config, or rotate again in time.", rfc3339(r.Credential.Expires)))
 	}
 }

@@ -146,7 +146,7 @@ func (b *backend) staticResponse(e *staticEntry) *logical.Response {
 	if !e.State.Again.IsZero() {
 		data[keyPendingAttempt] = rfc3339(e.State.Again)
 	}
-	e.schedule.addTo(data)
+	addSchedule(data, e.Schedule)
 	e.State.progress.addTo(data, e.next())
 	resp := &logical.Response{Data: data}
 	e.addEndWarning(resp, b.now())
@@ -239,8 +239,8 @@ func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *f
 	default:
 		e = old.clone()
 		e.staticRole = *role
-		if role.schedule != old.schedule {
-			e.State.reschedule(role.schedule, b.now())
+		if role.Schedule != old.Schedule {
+			e.State.reschedule(role.Schedule, b.now())
 		}
 		err = b.saveStatic(ctx, req.Storage, name, e)
 	}
@@ -265,7 +265,7 @@ func (b *backend) addStaticWarnings(resp *logical.Response, conn *connection, e 
 	for _, warning := range credential.Lookup(e.CredentialType).Warnings(conn.knownIdentity(), e.mints().spec()) {
 		resp.AddWarning(warning)
 	}
-	if !e.automatic() {
+	if !e.Automatic() {
 		resp.AddWarning(fmt.Sprintf("The role has no schedule, so its credential ends at %s unless rotate-role is written before.", rfc3339(e.State.Current.Expires)))
 	}
 }

@@ -114,7 +114,7 @@ func (b *backend) readStatus(ctx context.Context, req *logical.Request, _ *frame
 // rotatedBy is who keeps the schedule.
 func (c *configEntry) rotatedBy() string {
 	switch {
-	case !c.effectiveSchedule().automatic():
+	case !c.effectiveSchedule().Automatic():
 		return "nobody"
 	case c.Rotation.Managed:
 		return "vault"

@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"vault-plugin-secrets-databricks/internal/schedule"
 )
 
 // earliest is the first of the times that isn't zero.
@@ -54,12 +56,12 @@ func (p *progress) at(k *kept, margin time.Duration) time.Time {
 }
 
 // corrected takes back what was decided while the clock was ahead, and tells whether there was such a thing.
-func (p *progress) corrected(s schedule, now time.Time) bool {
+func (p *progress) corrected(s schedule.Schedule, now time.Time) bool {
 	before := *p
-	if next := s.after(now); !next.IsZero() && p.Next.After(next) {
+	if next := s.After(now); !next.IsZero() && p.Next.After(next) {
 		p.Next = next
 	}
-	if p.Retry.After(now.Add(longestRetry)) {
+	if p.Retry.After(now.Add(schedule.LongestRetry)) {
 		p.Retry = time.Time{}
 	}
 	if p.Last.After(now) {
@@ -69,37 +71,33 @@ func (p *progress) corrected(s schedule, now time.Time) bool {
 }
 
 // missed tells whether the time to rotate has passed by more than the window.
-func (p *progress) missed(s schedule, now time.Time) bool {
+func (p *progress) missed(s schedule.Schedule, now time.Time) bool {
 	return s.Cron != "" && s.Window > 0 && !p.Next.IsZero() && now.After(p.Next.Add(seconds(s.Window)))
 }
 
 // succeeded begins the wait for the next time.
-func (p *progress) succeeded(s schedule, now time.Time) {
-	*p = progress{Last: now.UTC().Truncate(time.Second), Next: s.after(now)}
+func (p *progress) succeeded(s schedule.Schedule, now time.Time) {
+	*p = progress{Last: now.UTC().Truncate(time.Second), Next: s.After(now)}
 }
 
 // failed begins the wait before another attempt.
 func (p *progress) failed(now time.Time, why error) {
-	wait := longestRetry
-	if p.Failures < 10 {
-		wait = min(firstRetry<<p.Failures, longestRetry)
-	}
 	p.Failures++
-	p.Error, p.Retry = why.Error(), now.UTC().Add(wait).Truncate(time.Second)
+	p.Error, p.Retry = why.Error(), now.UTC().Add(schedule.Backoff(p.Failures)).Truncate(time.Second)
 }
 
 // skip leaves the time that was missed out. What failed before stays to be seen.
-func (p *progress) skip(s schedule, now time.Time) {
-	p.Next, p.Retry = s.after(now), time.Time{}
+func (p *progress) skip(s schedule.Schedule, now time.Time) {
+	p.Next, p.Retry = s.After(now), time.Time{}
 }
 
 // restart begins to wait anew, as if the credential had been made now.
-func (p *progress) restart(s schedule, now time.Time) {
-	*p = progress{Last: p.Last, Next: s.after(now)}
+func (p *progress) restart(s schedule.Schedule, now time.Time) {
+	*p = progress{Last: p.Last, Next: s.After(now)}
 }
 
 // reschedule takes note of another schedule. A period counts from the last rotation, or from now when there was none.
-func (p *progress) reschedule(s schedule, now time.Time) {
+func (p *progress) reschedule(s schedule.Schedule, now time.Time) {
 	from := now
 	if s.Period > 0 && !p.Last.IsZero() {
 		from = p.Last
@@ -107,14 +105,44 @@ func (p *progress) reschedule(s schedule, now time.Time) {
 	p.restart(s, from)
 }
 
-// addTo shows the progress in an answer; next is when the credential is due.
-func (p *progress) addTo(data map[string]any, next time.Time) {
-	for field, at := range map[string]time.Time{keyLastRotation: p.Last, keyNextRotation: next, keyRotationRetry: p.Retry} {
-		data[field] = nil
-		if !at.IsZero() {
-			data[field] = rfc3339(at)
-		}
+// latest is when a successor must be there, by Vault's clock: a quarter of the credential's life before its end, a week at most, but
+// the margin at least. The zero time is for a credential that is not known to end.
+func (k *kept) latest(margin time.Duration) time.Time {
+	life := seconds(k.Lifetime)
+	if life <= 0 {
+		return time.Time{}
 	}
-	data[keyRotationFailures] = p.Failures
-	data[keyRotationError] = p.Error
+	lead := min(max(min(life/4, schedule.LongestLead), margin), life/2)
+	return k.Created.Add(life - lead).UTC().Truncate(time.Second)
+}
+
+// retired is a credential that has a successor, and lives on for those who still have it.
+type retired struct {
+	kept
+	Until time.Time `json:"until"`
+	Grace int64     `json:"grace"` // seconds that it was to live on at first
+}
+
+// retire ends the grace of a credential in due course.
+func (k kept) retire(now time.Time, grace time.Duration) retired {
+	return retired{kept: k, Until: now.UTC().Add(grace).Truncate(time.Second), Grace: int64(grace / time.Second)}
+}
+
+// corrected takes back a date of a credential that was made while the clock was ahead, and tells whether there was one.
+func (k *kept) corrected(now time.Time) bool {
+	if !k.Created.After(now) {
+		return false
+	}
+	k.Created = now.UTC()
+	return true
+}
+
+// corrected takes back a date that was set while the clock was ahead, and tells whether there was one.
+func (r *retired) corrected(now time.Time) bool {
+	latest := now.UTC().Add(seconds(r.Grace) + schedule.LongestRetry).Truncate(time.Second)
+	if !r.Until.After(latest) {
+		return false
+	}
+	r.Until = latest
+	return true
 }

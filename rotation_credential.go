@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"time"
+
 	"vault-plugin-secrets-databricks/internal/client"
 	"vault-plugin-secrets-databricks/internal/credential"
 
@@ -26,48 +27,6 @@ type kept struct {
 	Created            time.Time `json:"created"`  // by Vault's clock
 	Lifetime           int64     `json:"lifetime"` // seconds, as granted
 	Expires            time.Time `json:"expires"`  // by Databricks' clock
-}
-
-// latest is when a successor must be there, by Vault's clock: a quarter of the credential's life before its end, a week at most, but
-// the margin at least. The zero time is for a credential that is not known to end.
-func (k *kept) latest(margin time.Duration) time.Time {
-	life := seconds(k.Lifetime)
-	if life <= 0 {
-		return time.Time{}
-	}
-	lead := min(max(min(life/4, longestLead), margin), life/2)
-	return k.Created.Add(life - lead).UTC().Truncate(time.Second)
-}
-
-// retired is a credential that has a successor, and lives on for those who still have it.
-type retired struct {
-	kept
-	Until time.Time `json:"until"`
-	Grace int64     `json:"grace"` // seconds that it was to live on at first
-}
-
-// retire ends the grace of a credential in due course.
-func (k kept) retire(now time.Time, grace time.Duration) retired {
-	return retired{kept: k, Until: now.UTC().Add(grace).Truncate(time.Second), Grace: int64(grace / time.Second)}
-}
-
-// corrected takes back a date of a credential that was made while the clock was ahead, and tells whether there was one.
-func (k *kept) corrected(now time.Time) bool {
-	if !k.Created.After(now) {
-		return false
-	}
-	k.Created = now.UTC()
-	return true
-}
-
-// corrected takes back a date that was set while the clock was ahead, and tells whether there was one.
-func (r *retired) corrected(now time.Time) bool {
-	latest := now.UTC().Add(seconds(r.Grace) + longestRetry).Truncate(time.Second)
-	if !r.Until.After(latest) {
-		return false
-	}
-	r.Until = latest
-	return true
 }
 
 // uncertain is the failure of a write to the storage which may have been done all the same, or be done yet.

@@ -25,9 +25,9 @@ const (
 func (b *backend) arrangeRotation(ctx context.Context, mountPoint string, old, config *configEntry) (managed bool, next time.Time, err error) {
 	job := config.effectiveSchedule()
 	switch {
-	case !job.automatic() && !old.Rotation.Managed:
+	case !job.Automatic() && !old.Rotation.Managed:
 		return false, time.Time{}, nil
-	case !job.automatic():
+	case !job.Automatic():
 		return false, time.Time{}, b.endArrangement(ctx, mountPoint)
 	}
 	request := &rotation.RotationJobConfigureRequest{
@@ -130,7 +130,7 @@ func (b *backend) rotateManaged(ctx context.Context, req *logical.Request) error
 	var before *configEntry
 	_, unrecognised, err := b.rotateRoot(ctx, req, func(c *configEntry) bool {
 		before = c
-		return c.effectiveSchedule().automatic() // else the manager has not heard of the config that is stored
+		return c.effectiveSchedule().Automatic() // else the manager has not heard of the config that is stored
 	})
 	if unrecognised != "" {
 		b.Logger().Warn(unrecognised)

@@ -18,6 +18,7 @@ import (
 	"github.com/hashicorp/vault/sdk/rotation"
 	"github.com/stretchr/testify/require"
 
+	"vault-plugin-secrets-databricks/internal/schedule"
 	"vault-plugin-secrets-databricks/internal/simulator"
 )
 
@@ -563,7 +564,7 @@ func TestATakeoverThatFailsIsTriedAgain(t *testing.T) {
 	for _, path := range []string{"config", "status"} {
 		state := m.read(path).Data
 		require.Equal(t, 1, state["rotation_failures"], path)
-		require.WithinDuration(t, c.now().Add(firstRetry), m.moment(state["next_rotation_attempt"]), 2*time.Second, path)
+		require.WithinDuration(t, c.now().Add(schedule.FirstRetry), m.moment(state["next_rotation_attempt"]), 2*time.Second, path)
 	}
 	m.goOn(c, 2*time.Minute, time.Minute)
 	require.Len(t, m.told("root-rotate-fail"), 1)
@@ -823,7 +824,7 @@ func TestATakeoverFromAForgetfulManagerIsTriedAgain(t *testing.T) {
 	}
 	state := m.read("config").Data
 	require.Equal(t, 1, state["rotation_failures"])
-	require.WithinDuration(t, c.now().Add(firstRetry), m.moment(state["next_rotation_attempt"]), 2*time.Second)
+	require.WithinDuration(t, c.now().Add(schedule.FirstRetry), m.moment(state["next_rotation_attempt"]), 2*time.Second)
 	begin := c.now()
 	for range 26 * 60 {
 		m.goOn(c, time.Minute, time.Minute)

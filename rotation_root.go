@@ -15,6 +15,7 @@ import (
 
 	"vault-plugin-secrets-databricks/internal/client"
 	"vault-plugin-secrets-databricks/internal/credential"
+	"vault-plugin-secrets-databricks/internal/schedule"
 )
 
 const (
@@ -76,7 +77,7 @@ const managedPatience = time.Hour
 func (r *rootRotation) next() time.Time { return r.due(&r.Credential, rootMargin) }
 
 // rotateAt is when the engine's next attempt is made to replace it.
-func (r *rootRotation) rotateAt(s schedule) time.Time {
+func (r *rootRotation) rotateAt(s schedule.Schedule) time.Time {
 	if !r.Managed || r.Next.IsZero() {
 		return r.progress.at(&r.Credential, rootMargin)
 	}
@@ -88,7 +89,7 @@ func (r *rootRotation) rotateAt(s schedule) time.Time {
 }
 
 // at is when there is something to do; zero for never.
-func (r *rootRotation) at(s schedule) time.Time {
+func (r *rootRotation) at(s schedule.Schedule) time.Time {
 	at := r.rotateAt(s)
 	for _, old := range r.Retired {
 		until := old.Until
@@ -101,13 +102,13 @@ func (r *rootRotation) at(s schedule) time.Time {
 }
 
 // correct takes back what was decided while the clock was ahead, and tells whether there was such a thing.
-func (r *rootRotation) correct(s schedule, now time.Time) bool {
+func (r *rootRotation) correct(s schedule.Schedule, now time.Time) bool {
 	changed := !r.Managed && r.progress.corrected(s, now)
 	changed = r.Credential.corrected(now) || changed
 	for i := range r.Retired {
 		changed = r.Retired[i].corrected(now) || changed
 	}
-	if r.Again.After(now.Add(longestRetry)) {
+	if r.Again.After(now.Add(schedule.LongestRetry)) {
 		r.Again, changed = time.Time{}, true
 	}
 	return changed
@@ -122,9 +123,9 @@ func (c *configEntry) cloneRotation() *rootRotation {
 // retire puts the present credential, which a rotation made, among those to be removed.
 func (r *rootRotation) retire(config *configEntry, now time.Time) {
 	grace := rootGrace
-	if config.automatic() {
+	if config.Automatic() {
 		// An OAuth secret in its grace takes one of few places.
-		shortest, _ := config.spans(1, now)
+		shortest, _ := config.Spans(1, now)
 		grace = min(grace, shortest/2)
 	}
 	r.Retired = append(r.Retired, r.Credential.retire(now, grace))
@@ -228,8 +229,8 @@ func (b *backend) makeRoot(ctx context.Context, req *logical.Request, conn *conn
 func rootLifetimes(config *configEntry, granted time.Duration, now time.Time) []time.Duration {
 	longest := maxLifetime - maxLifetimeOffset*time.Second
 	lives := []time.Duration{rootLife, expirySoon}
-	if s := config.effectiveSchedule(); s.automatic() {
-		need := min(s.need(now)+rootGrace, longest)
+	if s := config.effectiveSchedule(); s.Automatic() {
+		need := min(s.Need(now)+rootGrace, longest)
 		lives = append(lives, max(need, rootLife), need)
 		for _, shorter := range []time.Duration{14 * 24 * time.Hour, 7 * 24 * time.Hour, 24 * time.Hour} {
 			if shorter > need {
@@ -344,10 +345,10 @@ func (c *configEntry) carryRotation(stored *configEntry, given kept, now, manage
 
 // checkRotation refuses a schedule that can't be kept.
 func (c *configEntry) checkRotation(now time.Time) error {
-	if err := c.schedule.check(now); err != nil {
+	if err := checkSchedule(c.Schedule, now); err != nil {
 		return err
 	}
-	if !c.automatic() {
+	if !c.Automatic() {
 		return nil
 	}
 	field := keyRotationPeriod
@@ -357,7 +358,7 @@ func (c *configEntry) checkRotation(now time.Time) error {
 	if !rotates(c.AuthType) {
 		return notRotated(field, c.AuthType)
 	}
-	if next := c.after(now); next.Sub(now) > maxLifetime/2 || c.after(next).Sub(next) > maxLifetime/2 {
+	if next := c.After(now); next.Sub(now) > maxLifetime/2 || c.After(next).Sub(next) > maxLifetime/2 {
 		return badField(field, "has more than 365 days from one rotation to the next; a credential lives for 730 days at most, so one that is late must still be possible")
 	}
 	return nil
@@ -524,12 +525,12 @@ func (b *backend) tendRetiredRoot(ctx context.Context, req *logical.Request) err
 	}
 	if _, said := b.reported.LoadOrStore("retired "+requestID.ReplaceAllString(fmt.Sprint(why), ""), true); why != nil && !said {
 		b.Logger().Error("a credential of the engine that was replaced could not be removed; it is tried again every hour", "error", why)
-		b.event(ctx, "root-rotate-fail", "config/rotate-root", "next_attempt", rfc3339(now.Add(longestRetry)))
+		b.event(ctx, "root-rotate-fail", "config/rotate-root", "next_attempt", rfc3339(now.Add(schedule.LongestRetry)))
 	}
 	return b.changeRotation(context.WithoutCancel(ctx), req.Storage, func(c *configEntry) {
 		c.Rotation.Trouble, c.Rotation.Again = "", time.Time{}
 		if why != nil {
-			c.Rotation.Trouble, c.Rotation.Again = why.Error(), b.now().UTC().Add(longestRetry).Truncate(time.Second)
+			c.Rotation.Trouble, c.Rotation.Again = why.Error(), b.now().UTC().Add(schedule.LongestRetry).Truncate(time.Second)
 		}
 	})
 }

@@ -14,6 +14,7 @@ import (
 
 	"vault-plugin-secrets-databricks/internal/client"
 	"vault-plugin-secrets-databricks/internal/credential"
+	"vault-plugin-secrets-databricks/internal/schedule"
 )
 
 // rotateStatic makes a new credential for the role, as it shall be, and saves both. The one before goes on for the role's grace
@@ -46,7 +47,7 @@ func (b *backend) rotateStatic(ctx context.Context, req *logical.Request, conn *
 		e.State.Secret, e.State.Field = token.SecretPart(), token.Secret
 		e.State.Answer = maps.Clone(token.Data)
 		delete(e.State.Answer, token.Secret)
-		e.State.succeeded(role.schedule, now)
+		e.State.succeeded(role.Schedule, now)
 		e.State.troubled(now, nil)
 		if err := b.saveStatic(ctx, req.Storage, name, e); err != nil {
 			return &uncertain{err}
@@ -202,11 +203,11 @@ func (b *backend) tendStatic(ctx context.Context, req *logical.Request, name str
 	p, scheduled := &e.State.progress, e.rotateAt()
 	switch {
 	case e.State.Deleting || scheduled.IsZero() || scheduled.After(now):
-	case p.missed(e.schedule, now):
+	case p.missed(e.Schedule, now):
 		b.Logger().Warn("a rotation of a static role was left out, because its window has passed", "name", name, "scheduled", rfc3339(p.Next))
 		b.event(ctx, "static-rotate-fail", "rotate-role/"+name, "name", name, "missed", rfc3339(p.Next))
 		e = e.clone()
-		e.State.skip(e.schedule, now)
+		e.State.skip(e.Schedule, now)
 		err = b.saveStatic(ctx, req.Storage, name, e)
 	default:
 		// What has had its grace makes room for the new one. What fails here is tried again below.
@@ -267,7 +268,7 @@ func (e *staticEntry) ttl(now time.Time) int64 {
 	if next.IsZero() {
 		next = e.State.Current.Expires
 		if !now.Before(next) {
-			return int64(minRotationPeriod / time.Second)
+			return int64(schedule.MinPeriod / time.Second)
 		}
 	}
 	return max(1, int64(next.Sub(now)/time.Second))
@@ -354,12 +355,12 @@ func (e *staticEntry) at() time.Time {
 
 // correct takes back what was decided while the clock was ahead, and tells whether there was such a thing.
 func (e *staticEntry) correct(now time.Time) bool {
-	changed := e.State.progress.corrected(e.schedule, now)
+	changed := e.State.progress.corrected(e.Schedule, now)
 	changed = e.State.Current.corrected(now) || changed
 	for i := range e.State.Retired {
 		changed = e.State.Retired[i].corrected(now) || changed
 	}
-	if e.State.Again.After(now.Add(longestRetry)) {
+	if e.State.Again.After(now.Add(schedule.LongestRetry)) {
 		e.State.Again, changed = time.Time{}, true
 	}
 	return changed

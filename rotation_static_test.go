@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"vault-plugin-secrets-databricks/internal/credential"
+	"vault-plugin-secrets-databricks/internal/schedule"
 	"vault-plugin-secrets-databricks/internal/simulator"
 )
 
@@ -114,16 +115,16 @@ func TestStaticTTL(t *testing.T) {
 	require.EqualValues(t, 1, ttl(), "overdue, so soon, but not at once")
 	w.workspace.Inject(simulator.Fault{Path: createPath, Status: 403})
 	for range 12 {
-		w.after(longestRetry)
+		w.after(schedule.LongestRetry)
 	}
 	state := w.state()
 	require.Equal(t, 12, state["rotation_failures"])
 	require.Contains(t, state["last_rotation_error"], "403")
 	retry := w.moment(state["next_rotation_attempt"])
-	require.WithinDuration(t, w.clock.now().Add(longestRetry), retry, 2*time.Second)
-	require.InDelta(t, longestRetry.Seconds(), ttl(), 2, "until the next attempt")
+	require.WithinDuration(t, w.clock.now().Add(schedule.LongestRetry), retry, 2*time.Second)
+	require.InDelta(t, schedule.LongestRetry.Seconds(), ttl(), 2, "until the next attempt")
 	w.workspace.ClearFaults()
-	w.after(longestRetry)
+	w.after(schedule.LongestRetry)
 	w.after(time.Hour)
 	require.Zero(t, w.state()["rotation_failures"])
 	require.Equal(t, 12, strings.Count(w.log.String(), "[ERROR] a rotation failed; it is tried again"))

@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
+	"vault-plugin-secrets-databricks/internal/schedule"
 	"vault-plugin-secrets-databricks/internal/simulator"
 )
 
@@ -37,34 +38,30 @@ func TestRotationsGoByTheClock(t *testing.T) {
 	require.LessOrEqual(t, len(m.workspace.OAuthSecrets(sp)), 2)
 }
 
-// FuzzSchedule shows that a schedule which is accepted goes on for ever, and that no credential ends before its successor is due.
-func FuzzSchedule(f *testing.F) {
+// FuzzDue shows that a credential which lives as long as its schedule needs is replaced at the time of the schedule at the
+// latest, but not before it was made.
+func FuzzDue(f *testing.F) {
 	f.Add(int64(60), "", int64(0), int64(1772366400))
 	f.Add(int64(0), "0 3 * * SAT", int64(3600), int64(1772366400))
 	f.Add(int64(0), "*/7 1-5 29 2 *", int64(0), int64(1709164800))
 	f.Add(int64(0), "CRON_TZ=Asia/Tokyo 0 0 * * *", int64(0), int64(0))
 	f.Fuzz(func(t *testing.T, period int64, cron string, window, unix int64) {
 		now := time.Unix(unix%4_000_000_000, 0).UTC()
-		s := schedule{Period: period, Cron: cron, Window: window}
-		if s.check(now) != nil {
+		s := schedule.Schedule{Period: period, Cron: cron, Window: window}
+		if s.Check(now) != nil || !s.Automatic() {
 			return
 		}
-		if !s.automatic() {
-			require.True(t, s.after(now).IsZero())
-			return
-		}
-		next := s.after(now)
-		require.True(t, next.After(now), "%+v at %s: %s", s, now, next)
-		require.True(t, s.after(next).After(next), "%+v at %s: %s", s, now, next)
-		shortest, longest := s.spans(1, now)
-		require.Positive(t, shortest)
-		require.LessOrEqual(t, shortest, longest)
-		life := s.need(now)
-		require.Greater(t, life, next.Sub(now))
+		next := s.After(now)
 		p := progress{Next: next}
-		due := p.due(&kept{Created: now, Lifetime: int64(life / time.Second)}, 0)
+		due := p.due(&kept{Created: now, Lifetime: int64(s.Need(now) / time.Second)}, 0)
 		require.True(t, due.After(now) && !due.After(next), "%+v at %s: %s", s, now, due)
 	})
+}
+
+// TestLongestSchedule shows that the limit of schedules is that of credentials.
+func TestLongestSchedule(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, maxLifetime, schedule.Longest)
 }
 
 // byHand is a token for the engine that somebody made by hand, to live for so long; 0 for ever.

@@ -16,6 +16,7 @@ import (
 
 	"vault-plugin-secrets-databricks/internal/client"
 	"vault-plugin-secrets-databricks/internal/credential"
+	"vault-plugin-secrets-databricks/internal/schedule"
 )
 
 // staticStoragePrefix is seal-wrapped; the trailing slash makes it a prefix.
@@ -37,7 +38,7 @@ type staticRole struct {
 	ApplicationID      string   `json:"application_id"`
 	Scopes             []string `json:"scopes"`
 	Comment            string   `json:"comment"`
-	schedule
+	schedule.Schedule
 	Grace        int64  `json:"rotation_grace_period"`
 	Lifetime     int64  `json:"lifetime"` // at Databricks; 0 for what the schedule needs
 	DeliverScope string `json:"deliver_scope"`
@@ -76,10 +77,10 @@ func (r *staticRole) lifetimeFrom(now time.Time) time.Duration {
 	switch {
 	case r.Lifetime > 0:
 		return min(seconds(r.Lifetime), longest)
-	case !r.automatic():
+	case !r.Automatic():
 		return longest
 	default:
-		return min(r.need(now)+seconds(r.Grace), longest)
+		return min(r.Need(now)+seconds(r.Grace), longest)
 	}
 }
 
@@ -246,13 +247,13 @@ func (b *backend) mergeStatic(ctx context.Context, s logical.Storage, name strin
 	ids := &roleEntry{ServicePrincipalID: role.ServicePrincipalID, ApplicationID: role.ApplicationID}
 	ids.forgetOtherID(data)
 	role.ServicePrincipalID, role.ApplicationID = ids.ServicePrincipalID, ids.ApplicationID
-	if err := role.schedule.check(b.now()); err != nil {
+	if err := checkSchedule(role.Schedule, b.now()); err != nil {
 		return nil, err
 	}
 	if sent, ok := data.Raw[keyGrace]; (!ok || sent == nil) && (old == nil || ok) {
 		role.Grace = int64(defaultGrace / time.Second)
-		if role.automatic() {
-			shortest, _ := role.spans(1, b.now())
+		if role.Automatic() {
+			shortest, _ := role.Spans(1, b.now())
 			role.Grace = min(role.Grace, int64(shortest/time.Second))
 		}
 	}
@@ -310,7 +311,7 @@ func (r *staticRole) check(now time.Time) error {
 		}
 		return badField(keyCredentialType, "%s; use one of: %s", problem, strings.Join(credential.Names(credential.Static), ", "))
 	}
-	if err := r.schedule.check(now); err != nil {
+	if err := checkSchedule(r.Schedule, now); err != nil {
 		return err
 	}
 	longest := int64(maxLifetime/time.Second) - maxLifetimeOffset
@@ -319,7 +320,7 @@ func (r *staticRole) check(now time.Time) error {
 		return badField(keyGrace, "%ds is out of range; send 0 to %d seconds", r.Grace, longest)
 	case r.Lifetime < 0 || r.Lifetime > longest:
 		return badField(keyLifetime, "%ds is out of range; send 0 (as long as the schedule needs) to %d seconds", r.Lifetime, longest)
-	case r.Lifetime > 0 && r.Lifetime < int64(minRotationPeriod/time.Second):
+	case r.Lifetime > 0 && r.Lifetime < int64(schedule.MinPeriod/time.Second):
 		return badField(keyLifetime, "%ds is too short; send at least 60 seconds", r.Lifetime)
 	case (r.DeliverScope == "") != (r.DeliverKey == ""):
 		return badField(keyDeliverScope, "and %s belong together; send both or neither", keyDeliverKey)
@@ -332,18 +333,18 @@ func (r *staticRole) check(now time.Time) error {
 			return err
 		}
 	}
-	if !r.automatic() {
+	if !r.Automatic() {
 		return nil
 	}
 	// A credential must live from one rotation to the next, and through its grace.
-	_, gap := r.spans(1, now)
+	_, gap := r.Spans(1, now)
 	least := int64(gap/time.Second) + r.Window + r.Grace
 	limit := credential.Lookup(r.CredentialType).Traits().Limit
 	room := maxLifetime
 	if limit > 0 {
-		room, _ = r.spans(limit-2, now) // one place is for the current credential, one for its successor
+		room, _ = r.Spans(limit-2, now) // one place is for the current credential, one for its successor
 	}
-	crowd, _ := r.spans(maxInGrace, now)
+	crowd, _ := r.Spans(maxInGrace, now)
 	switch {
 	case r.Lifetime > 0 && r.Lifetime < least:
 		return badField(keyLifetime, "%ds is too short; between two rotations and with %s and %s, a credential must live for %d seconds", r.Lifetime, keyRotationWindow, keyGrace, least)

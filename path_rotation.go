@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"errors"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+
+	"vault-plugin-secrets-databricks/internal/schedule"
+)
+
+// Fields that config and static roles share.
+const (
+	keyRotationPeriod   = schedule.FieldPeriod
+	keyRotationSchedule = schedule.FieldCron
+	keyRotationWindow   = schedule.FieldWindow
+	keyLastRotation     = "last_vault_rotation"
+	keyNextRotation     = "next_vault_rotation"
+
+	keyRotationFailures = "rotation_failures"
+	keyRotationError    = "last_rotation_error"
+	keyRotationRetry    = "next_rotation_attempt"
+)
+
+// scheduleFields are the fields of a schedule in a request.
+func scheduleFields() map[string]*framework.FieldSchema {
+	return map[string]*framework.FieldSchema{
+		keyRotationPeriod: {
+			Type:        framework.TypeDurationSecond,
+			Description: "Rotate by itself this long after the last rotation, a minute at least. 0 means not.",
+		},
+		keyRotationSchedule: {
+			Type:        framework.TypeString,
+			Description: "Rotate by itself at these times: a cron schedule of five fields, in UTC, for example \"0 3 * * SAT\". Instead of rotation_period.",
+		},
+		keyRotationWindow: {
+			Type:        framework.TypeDurationSecond,
+			Description: "How long after a time of rotation_schedule the rotation may still begin, an hour at least; a time that was missed by more is left out. 0 means that it is made up for.",
+		},
+	}
+}
+
+// checkSchedule is schedule.Check, with the error that names the field to the user.
+func checkSchedule(s schedule.Schedule, now time.Time) error {
+	err := s.Check(now)
+	var bad *schedule.FieldError
+	if errors.As(err, &bad) {
+		return badField(bad.Field, "%s", bad.Reason)
+	}
+	return err
+}
+
+// addSchedule shows a schedule in an answer.
+func addSchedule(data map[string]any, s schedule.Schedule) {
+	data[keyRotationPeriod] = s.Period
+	data[keyRotationSchedule] = s.Cron
+	data[keyRotationWindow] = s.Window
+}
+
+// withRotation adds to the fields of an answer those of a schedule and of how it goes.
+func withRotation(fields map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
+	for name, field := range map[string]*framework.FieldSchema{
+		keyRotationPeriod:   {Type: framework.TypeInt64, Required: true, Description: "Seconds from one rotation to the next; 0 for none."},
+		keyRotationSchedule: {Type: framework.TypeString, Required: true, Description: "Cron schedule in UTC; empty for none."},
+		keyRotationWindow:   {Type: framework.TypeInt64, Required: true, Description: "Seconds that a rotation may be late; 0 for any."},
+		keyLastRotation:     {Type: framework.TypeString, Required: true, Description: "When Vault last replaced the credential, RFC 3339; null for never."},
+		keyNextRotation:     {Type: framework.TypeString, Required: true, Description: "When Vault will next replace it, RFC 3339; null for never."},
+		keyRotationFailures: {Type: framework.TypeInt, Required: true, Description: "Attempts that failed since then, one after the other."},
+		keyRotationError:    {Type: framework.TypeString, Required: true, Description: "Why the last of them failed; empty when none did."},
+		keyRotationRetry:    {Type: framework.TypeString, Required: true, Description: "When the next attempt is made after a failure, RFC 3339; null for none."},
+	} {
+		fields[name] = field
+	}
+	return fields
+}
+
+// addTo shows the progress in an answer; next is when the credential is due.
+func (p *progress) addTo(data map[string]any, next time.Time) {
+	for field, at := range map[string]time.Time{keyLastRotation: p.Last, keyNextRotation: next, keyRotationRetry: p.Retry} {
+		data[field] = nil
+		if !at.IsZero() {
+			data[field] = rfc3339(at)
+		}
+	}
+	data[keyRotationFailures] = p.Failures
+	data[keyRotationError] = p.Error
+}
