@@ -79,6 +79,7 @@ type configEntry struct {
 
 	schedule.Schedule
 	DisableRotation bool         `json:"disable_automated_rotation"`
+	RotationPolicy  string       `json:"rotation_policy,omitempty"` // for Vault's rotation manager
 	Rotation        rootRotation `json:"rotation"`
 
 	// Identity is who the credential belongs to, as Databricks said at Verified; nil when it was never asked.

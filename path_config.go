@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/helper/pluginidentityutil"
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-databricks/internal/client"
@@ -42,14 +43,12 @@ const (
 
 func (b *backend) pathConfig() []*framework.Path {
 	write := []framework.Response{{Description: "The config as stored, without secrets.", Fields: configResponseFields}}
-	fields := configFields()
-	maps.Copy(fields, scheduleFields())
 	return []*framework.Path{{
 		Pattern: "config",
 		DisplayAttrs: &framework.DisplayAttributes{
 			OperationPrefix: "databricks",
 		},
-		Fields: fields,
+		Fields: configFields(),
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: b.writeOperation(b.writeConfig, "Connect the mount to a workspace.", write,
 				framework.RequestExample{
@@ -76,7 +75,7 @@ func (b *backend) pathConfig() []*framework.Path {
 }
 
 func configFields() map[string]*framework.FieldSchema {
-	return map[string]*framework.FieldSchema{
+	fields := map[string]*framework.FieldSchema{
 		keyHost: {
 			Type:        framework.TypeString,
 			Description: "URL of the workspace, for example https://dbc-a1b2c3d4-e5f6.cloud.databricks.com. Only the origin: no path, query or user part. https only, except for loopback addresses. Changing it requires the secret to be sent again.",
@@ -117,14 +116,6 @@ func configFields() map[string]*framework.FieldSchema {
 		keyAzureWorkspaceResourceID: {
 			Type:        framework.TypeString,
 			Description: "Azure resource id of the workspace, where the Entra application has rights on the resource but isn't in the workspace yet.",
-		},
-		keyIdentityTokenAudience: {
-			Type:        framework.TypeString,
-			Description: "Audience of the token that is exchanged, for auth_type oidc, as in the federation policy.",
-		},
-		keyIdentityTokenTTL: {
-			Type:        framework.TypeDurationSecond,
-			Description: "Life of the token that is exchanged, where Vault makes it. 0 means an hour.",
 		},
 		keyAccountID: {
 			Type:        framework.TypeString,
@@ -169,19 +160,21 @@ func configFields() map[string]*framework.FieldSchema {
 			Description: "Prove the connection before it is stored, by asking Databricks who the credential belongs to. Set false to write the config while Databricks is out of reach.",
 			Default:     true,
 		},
-		keyDisableRotation: {
-			Type:        framework.TypeBool,
-			Description: "Don't rotate the engine's own credential by itself, whatever the schedule says.",
-		},
 		keyForce: {
 			Type:        framework.TypeBool,
 			Description: "On a delete: even if there are static roles, which need the connection.",
 			Query:       true,
 		},
 	}
+	pluginidentityutil.AddPluginIdentityTokenFieldsWithGroup(fields, "Workload identity federation")
+	fields[keyIdentityTokenAudience].Description = "Audience of the token that is exchanged, for auth_type oidc, as in the federation policy."
+	fields[keyIdentityTokenTTL].Description = "Life of the token that is exchanged, where Vault makes it. 0 means an hour."
+	fields[keyIdentityTokenTTL].Default = nil // what is stored is 0, which means an hour
+	maps.Copy(fields, rotationFields())
+	return fields
 }
 
-var configResponseFields = withRotation(map[string]*framework.FieldSchema{
+var configResponseFields = withRootRotation(map[string]*framework.FieldSchema{
 	keyHost:        {Type: framework.TypeString, Required: true, Description: "Origin of the workspace."},
 	keyAuthType:    {Type: framework.TypeString, Required: true, Description: "How the engine authenticates."},
 	keyClientID:    {Type: framework.TypeString, Required: true, Description: "Application id of the engine's service principal."},
@@ -201,13 +194,6 @@ var configResponseFields = withRotation(map[string]*framework.FieldSchema{
 	keyMaxRetries:       {Type: framework.TypeInt, Required: true, Description: "Repetitions of a request at most."},
 	keyRateLimit:        {Type: framework.TypeFloat, Required: true, Description: "Requests per second at most."},
 	keyVerifyConnection: {Type: framework.TypeBool, Required: true, Description: "Whether writes prove the connection first."},
-	keyDisableRotation:  {Type: framework.TypeBool, Required: true, Description: "Whether the schedule is switched off."},
-	keyPendingError:     {Type: framework.TypeString, Required: true, Description: "Why a credential that was replaced could not be removed yet; empty for nothing."},
-	keyPendingAttempt:   {Type: framework.TypeString, Required: true, Description: "When that is tried again, RFC 3339; null for never."},
-	keyCredentialID:     {Type: framework.TypeString, Required: true, Description: "Id of the credential, if a rotation made it."},
-	keyExpiryTime:       {Type: framework.TypeString, Required: true, Description: "When that ends at Databricks if it is not replaced, RFC 3339; empty where it isn't known."},
-	keyRetiredIDs:       {Type: framework.TypeStringSlice, Required: true, Description: "Ids of credentials that were replaced and are about to be removed."},
-	keyHandMade:         {Type: framework.TypeStringSlice, Required: true, Description: "Ids of credentials that were made by hand and have been replaced, to be deleted by hand."},
 })
 
 func (c *configEntry) response() *logical.Response {
@@ -231,15 +217,8 @@ func (c *configEntry) response() *logical.Response {
 		keyMaxRetries:       c.MaxRetries,
 		keyRateLimit:        c.RateLimit,
 		keyVerifyConnection: c.VerifyConnection,
-		keyDisableRotation:  c.DisableRotation,
 	}
-	addSchedule(data, c.Schedule)
-	c.Rotation.progress.addTo(data, c.Rotation.next())
-	c.Rotation.addTrouble(data)
-	data[keyCredentialID] = c.Rotation.Credential.ID
-	data[keyExpiryTime] = rfc3339(c.Rotation.Credential.Expires)
-	data[keyRetiredIDs] = c.Rotation.retiredIDs()
-	data[keyHandMade] = append([]string{}, c.Rotation.HandMade...)
+	c.addRotation(data)
 	return &logical.Response{Data: data}
 }
 
@@ -303,13 +282,7 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 		config.Identity, config.Verified = identity, b.now().UTC()
 	}
 
-	var given kept
-	unknownEnd := ""
-	if config.effectiveSchedule().Automatic() && config.VerifyConnection && (config.Rotation.Credential.ID == "" || config.replaces(old)) {
-		probe := *config
-		probe.Rotation = rootRotation{}
-		given, unknownEnd = b.handMadeEnd(ctx, req, &connection{config: &probe, client: conn.client, account: conn.account, identity: config.Identity})
-	}
+	given, unknownEnd := b.handMadeEnd(ctx, req, conn, old)
 	managed, next, err := b.arrangeRotation(ctx, req.MountPoint, old, config)
 	if err != nil {
 		conn.client.Close()

@@ -31,7 +31,7 @@ func TestConfig(t *testing.T) {
 		"host": m.workspace.URL(), "auth_type": "pat", "client_id": "", "workspace_id": "", "ca_cert": "", "ttl": int64(900), "max_ttl": int64(7200),
 		"request_timeout": int64(20), "max_retries": 4, "rate_limit": 0.0, "verify_connection": true, "last_vault_rotation": nil, "next_vault_rotation": nil,
 		"account_id": "", "azure_tenant_id": "", "azure_client_id": "", "azure_workspace_resource_id": "", "identity_token_audience": "", "identity_token_ttl": int64(0),
-		"rotation_period": int64(0), "rotation_schedule": "", "rotation_window": int64(0), "disable_automated_rotation": false, "rotation_failures": 0,
+		"rotation_period": int64(0), "rotation_policy": "", "rotation_schedule": "", "rotation_window": int64(0), "disable_automated_rotation": false, "rotation_failures": 0,
 		"last_rotation_error": "", "next_rotation_attempt": nil, "credential_id": "", "expiry_time": "", "pending_error": "", "next_pending_attempt": nil, "retired_ids": []string{}, "hand_made_credentials": []string{},
 	}
 	require.Equal(t, want, written.Data)

@@ -15,10 +15,9 @@ import (
 )
 
 const (
-	keyDisableRotation = "disable_automated_rotation"
-	keyHandMade        = "hand_made_credentials"
-	keyCredentialID    = "credential_id"
-	keyRetiredIDs      = "retired_ids"
+	keyHandMade     = "hand_made_credentials"
+	keyCredentialID = "credential_id"
+	keyRetiredIDs   = "retired_ids"
 )
 
 func (b *backend) pathRotateRoot() []*framework.Path {
@@ -73,6 +72,36 @@ func (b *backend) handleRotateRoot(ctx context.Context, req *logical.Request, _ 
 	return resp, nil
 }
 
+// withRootRotation adds to the fields of the config's answer those of its rotation.
+func withRootRotation(fields map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
+	for name, field := range map[string]*framework.FieldSchema{
+		keyDisableRotation: {Type: framework.TypeBool, Required: true, Description: "Whether automatic rotation is suspended."},
+		keyRotationPolicy:  {Type: framework.TypeString, Required: true, Description: "Rotation policy that Vault's rotation manager is given; empty for none."},
+		keyPendingError:    {Type: framework.TypeString, Required: true, Description: "Why a credential that was replaced could not be removed yet; empty for nothing."},
+		keyPendingAttempt:  {Type: framework.TypeString, Required: true, Description: "When that is tried again, RFC 3339; null for never."},
+		keyCredentialID:    {Type: framework.TypeString, Required: true, Description: "Id of the credential, if a rotation made it."},
+		keyExpiryTime:      {Type: framework.TypeString, Required: true, Description: "When that ends at Databricks if it is not replaced, RFC 3339; empty where it isn't known."},
+		keyRetiredIDs:      {Type: framework.TypeStringSlice, Required: true, Description: "Ids of credentials that were replaced and are about to be removed."},
+		keyHandMade:        {Type: framework.TypeStringSlice, Required: true, Description: "Ids of credentials that were made by hand and have been replaced, to be deleted by hand."},
+	} {
+		fields[name] = field
+	}
+	return withRotation(fields)
+}
+
+// addRotation shows the rotation of the config's credential in an answer.
+func (c *configEntry) addRotation(data map[string]any) {
+	addSchedule(data, c.Schedule)
+	data[keyDisableRotation] = c.DisableRotation
+	data[keyRotationPolicy] = c.RotationPolicy
+	c.Rotation.progress.addTo(data, c.Rotation.next())
+	c.Rotation.addTrouble(data)
+	data[keyCredentialID] = c.Rotation.Credential.ID
+	data[keyExpiryTime] = rfc3339(c.Rotation.Credential.Expires)
+	data[keyRetiredIDs] = c.Rotation.retiredIDs()
+	data[keyHandMade] = append([]string{}, c.Rotation.HandMade...)
+}
+
 // addTrouble shows in an answer what could not be removed.
 func (r *rootRotation) addTrouble(data map[string]any) {
 	data[keyPendingError], data[keyPendingAttempt] = r.Trouble, nil
@@ -85,6 +114,9 @@ func (r *rootRotation) addTrouble(data map[string]any) {
 // else only what is known to be so, or to be soon, is told.
 func addRootWarnings(resp *logical.Response, mountPoint string, config *configEntry, now time.Time, rotated bool) {
 	r := config.Rotation
+	if config.RotationPolicy != "" && !r.Managed && !rotated {
+		resp.AddWarning(fmt.Sprintf("rotation_policy %q has no effect: no rotation manager of Vault follows the schedule of this config. After a failure the engine itself tries again after a minute, and then ever later, up to an hour.", config.RotationPolicy))
+	}
 	for _, id := range r.HandMade {
 		if config.AuthType == client.AuthOAuthM2M && !rotated {
 			continue // that it was deleted is not seen before the next rotation

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/helper/automatedrotationutil"
 
 	"vault-plugin-secrets-databricks/internal/schedule"
 )
@@ -16,6 +17,8 @@ const (
 	keyRotationPeriod   = schedule.FieldPeriod
 	keyRotationSchedule = schedule.FieldCron
 	keyRotationWindow   = schedule.FieldWindow
+	keyRotationPolicy   = "rotation_policy"
+	keyDisableRotation  = "disable_automated_rotation"
 	keyLastRotation     = "last_vault_rotation"
 	keyNextRotation     = "next_vault_rotation"
 
@@ -24,22 +27,28 @@ const (
 	keyRotationRetry    = "next_rotation_attempt"
 )
 
-// scheduleFields are the fields of a schedule in a request.
-func scheduleFields() map[string]*framework.FieldSchema {
-	return map[string]*framework.FieldSchema{
-		keyRotationPeriod: {
-			Type:        framework.TypeDurationSecond,
-			Description: "Rotate by itself this long after the last rotation, a minute at least. 0 means not.",
-		},
-		keyRotationSchedule: {
-			Type:        framework.TypeString,
-			Description: "Rotate by itself at these times: a cron schedule of five fields, in UTC, for example \"0 3 * * SAT\". Instead of rotation_period.",
-		},
-		keyRotationWindow: {
-			Type:        framework.TypeDurationSecond,
-			Description: "How long after a time of rotation_schedule the rotation may still begin, an hour at least; a time that was missed by more is left out. 0 means that it is made up for.",
-		},
+// rotationFields are the fields of a request by which Vault's plugins are told when to rotate a credential automatically.
+func rotationFields() map[string]*framework.FieldSchema {
+	fields := make(map[string]*framework.FieldSchema)
+	automatedrotationutil.AddAutomatedRotationFieldsWithGroup(fields, "Automated rotation")
+	for field, description := range map[string]string{
+		keyRotationPeriod:   "Rotate automatically this long after the last rotation, a minute at least. 0 means not.",
+		keyRotationSchedule: "Rotate automatically at these times: a cron schedule of five fields, in UTC, for example \"0 3 * * SAT\". Instead of rotation_period.",
+		keyRotationWindow:   "How long after a time of rotation_schedule the rotation may still begin, an hour at least. A rotation later than this is skipped. 0: a missed rotation runs as soon as possible.",
+		keyRotationPolicy:   "Name of a rotation policy of Vault Enterprise, by which its rotation manager tries again after a failure. Has no effect where the engine itself rotates.",
+		keyDisableRotation:  "Suspends automatic rotation of the engine's own credential; the schedule stays.",
+	} {
+		fields[field].Description = description
 	}
+	return fields
+}
+
+// scheduleFields are those of rotationFields that are for a schedule which the engine itself follows.
+func scheduleFields() map[string]*framework.FieldSchema {
+	fields := rotationFields()
+	delete(fields, keyRotationPolicy)
+	delete(fields, keyDisableRotation)
+	return fields
 }
 
 // checkSchedule is schedule.Check, with the error that names the field to the user.

@@ -33,6 +33,7 @@ func (b *backend) arrangeRotation(ctx context.Context, mountPoint string, old, c
 	request := &rotation.RotationJobConfigureRequest{
 		Name: rotationJobName, MountPoint: mountPoint, ReqPath: rotationJobPath,
 		RotationSchedule: job.Cron, RotationWindow: seconds(job.Window), RotationPeriod: seconds(job.Period),
+		RotationPolicy: config.RotationPolicy,
 	}
 	if old.effectiveSchedule() == job {
 		next := old.Rotation.Next

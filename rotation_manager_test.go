@@ -209,6 +209,34 @@ func TestRotationManagerKeepsTheSchedule(t *testing.T) {
 	require.Empty(t, r.made())
 }
 
+// TestRotationPolicy shows that the policy is handed to the rotation manager, and that nobody is left to believe that the engine
+// follows it.
+func TestRotationPolicy(t *testing.T) {
+	t.Parallel()
+	r, host := newManagedMount(t)
+	r.connectManaged(map[string]any{"rotation_period": "24h"})
+	require.Empty(t, r.read("config").Data["rotation_policy"])
+	entry, err := r.storage.Get(t.Context(), configStorageKey)
+	require.NoError(t, err)
+	require.NotContains(t, string(entry.Value), "rotation_policy", "as v0.1.0 stores it")
+	resp := r.write("config", map[string]any{"rotation_policy": "careful"})
+	require.Equal(t, "careful", resp.Data["rotation_policy"])
+	require.Equal(t, "careful", host.job().RotationPolicy)
+	require.NotContains(t, warnings(resp), "rotation_policy")
+	r.write("config", map[string]any{"ttl": "10m"})
+	require.Equal(t, "careful", host.job().RotationPolicy)
+	resp, err = r.do(logical.PatchOperation, "config", map[string]any{"rotation_policy": nil})
+	r.requireOK(resp, err)
+	require.Empty(t, resp.Data["rotation_policy"])
+	require.Empty(t, host.job().RotationPolicy)
+
+	host.set(automatedrotationutil.ErrRotationManagerUnsupported)
+	resp = r.write("config", map[string]any{"rotation_policy": "careful"})
+	require.Contains(t, warnings(resp), `rotation_policy "careful" has no effect`)
+	require.Contains(t, warnings(r.read("config")), `rotation_policy "careful" has no effect`)
+	require.NotContains(t, r.write("static-roles/x", map[string]any{"credential_type": "pat"}).Data, "rotation_policy", "only the engine itself rotates it")
+}
+
 // TestRotationManagerAbsent shows that the engine keeps the schedule where the host has no rotation manager, in whatever words it
 // says so, and that another failure is one.
 func TestRotationManagerAbsent(t *testing.T) {

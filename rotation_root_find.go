@@ -25,9 +25,17 @@ type rootFound struct {
 	unrecognised string          // what to tell the operator when id is empty
 }
 
-// handMadeEnd finds out when a credential ends that was made by hand, so that it is replaced before. What it can't find out it
-// says in a warning.
-func (b *backend) handMadeEnd(ctx context.Context, req *logical.Request, conn *connection) (given kept, warning string) {
+// handMadeEnd finds out when the credential of a config that is about to replace old ends, so that it is rotated before. It
+// asks only for one that an operator created and that is rotated automatically, over a connection that was verified. A kept
+// without ID holds the answer, the zero value for no end; the warning says what could not be found out.
+func (b *backend) handMadeEnd(ctx context.Context, req *logical.Request, conn *connection, old *configEntry) (given kept, warning string) {
+	config := conn.config
+	if !config.effectiveSchedule().Automatic() || !config.VerifyConnection || config.Rotation.Credential.ID != "" && !config.replaces(old) {
+		return kept{}, ""
+	}
+	probe := *config
+	probe.Rotation = rootRotation{}
+	conn = &connection{config: &probe, client: conn.client, account: conn.account, identity: config.Identity}
 	identity, err := conn.whoami(ctx)
 	var found *rootFound
 	if err == nil && conn.config.AuthType == client.AuthPAT {
