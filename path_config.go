@@ -283,7 +283,7 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 	}
 
 	given, unknownEnd := b.handMadeEnd(ctx, req, conn, old)
-	managed, next, err := b.arrangeRotation(ctx, req.MountPoint, old, config)
+	managed, next, err := b.registerRotationJob(ctx, req.MountPoint, old, config)
 	if err != nil {
 		conn.client.Close()
 		return nil, err
@@ -291,12 +291,17 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 	config.Rotation.Managed = managed
 	if err := b.swapConfig(ctx, req.Storage, before, conn, given, next); err != nil {
 		conn.client.Close()
-		b.rearrange(ctx, req.Storage, req.MountPoint, old, config)
+		if managed {
+			b.Logger().Warn("Vault's rotation manager may have a schedule that was not stored; write the config again", "error", err)
+		}
 		return nil, err
 	}
 	b.event(ctx, "config-write", req.Path, "host", config.Host, "auth_type", config.AuthType)
 
 	resp := config.response()
+	if old.Rotation.Managed && !managed {
+		b.deregisterRotationJob(ctx, resp, req.MountPoint)
+	}
 	if unknownEnd != "" {
 		resp.AddWarning(unknownEnd)
 	}
@@ -356,9 +361,7 @@ func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, data *
 		return resp, nil
 	}
 	if config.Rotation.Managed {
-		if err := b.endArrangement(ctx, req.MountPoint); err != nil {
-			resp.AddWarning(fmt.Sprintf("The config is gone, but Vault's rotation manager may go on trying to rotate: %s", err))
-		}
+		b.deregisterRotationJob(ctx, resp, req.MountPoint)
 	}
 	if len(config.Rotation.all()) > 0 {
 		b.removeRoot(context.WithoutCancel(ctx), resp, config)

@@ -19,23 +19,27 @@ const (
 	rotationJobPath = "config"
 )
 
-// arrangeRotation has Vault's rotation manager keep the config's schedule, where the host has one, and answers whether it does,
-// and when it first will. Elsewhere the engine's own tick does. The config has not been saved yet. A schedule that stays is handed
-// over again, in case the manager has lost it, with the time that it had.
-func (b *backend) arrangeRotation(ctx context.Context, mountPoint string, old, config *configEntry) (managed bool, next time.Time, err error) {
+// registerRotationJob gives the schedule of a config that is about to be saved to Vault's rotation manager. It returns whether the
+// manager follows it, and when it will first rotate; the zero time where it doesn't tell. Without a schedule, or on a host without
+// a rotation manager, it returns false and no error, and the engine follows the schedule itself.
+//
+// A schedule that stays is registered again, since the manager may have lost it, with the time of its next rotation.
+//
+// The order is: register, save, deregister. So nothing is stored that nobody follows. When the save fails, the manager has a
+// schedule that isn't stored, but it can't do harm: rotateManaged goes by what is stored, and the engine replaces the credential
+// before it ends in any case. The next write that has a schedule registers that one in its place.
+func (b *backend) registerRotationJob(ctx context.Context, mountPoint string, old, config *configEntry) (managed bool, next time.Time, err error) {
 	job := config.effectiveSchedule()
-	switch {
-	case !job.Automatic() && !old.Rotation.Managed:
+	if !job.Automatic() {
 		return false, time.Time{}, nil
-	case !job.Automatic():
-		return false, time.Time{}, b.endArrangement(ctx, mountPoint)
 	}
 	request := &rotation.RotationJobConfigureRequest{
 		Name: rotationJobName, MountPoint: mountPoint, ReqPath: rotationJobPath,
 		RotationSchedule: job.Cron, RotationWindow: seconds(job.Window), RotationPeriod: seconds(job.Period),
 		RotationPolicy: config.RotationPolicy,
 	}
-	if old.effectiveSchedule() == job {
+	same := old.effectiveSchedule() == job
+	if same {
 		next := old.Rotation.Next
 		if told := b.managedNext(ctx); old.Rotation.Managed && !told.IsZero() {
 			next = told
@@ -48,73 +52,25 @@ func (b *backend) arrangeRotation(ctx context.Context, mountPoint string, old, c
 	switch {
 	case withoutRotationManager(err):
 		return false, time.Time{}, nil
-	case err != nil && old.Rotation.Managed && old.effectiveSchedule() == job:
+	case err != nil && old.Rotation.Managed && same && old.RotationPolicy == config.RotationPolicy:
 		b.Logger().Warn("Vault's rotation manager did not confirm the schedule, which it should have from before", "error", err)
 		return true, old.Rotation.Next, nil
 	case err != nil:
 		return false, time.Time{}, fmt.Errorf("hand the schedule to Vault's rotation manager: %w", err)
 	}
 	if info.NextVaultRotation.Unix() <= 0 {
-		return true, time.Time{}, nil // it doesn't tell
+		return true, time.Time{}, nil
 	}
 	return true, info.NextVaultRotation.UTC(), nil
 }
 
-// endArrangement tells the rotation manager to let go of the config.
-func (b *backend) endArrangement(ctx context.Context, mountPoint string) error {
+// deregisterRotationJob ends the rotation manager's job, of a config that no longer has one or is gone. A warning says
+// when that failed; what the manager then calls rotates nothing.
+func (b *backend) deregisterRotationJob(ctx context.Context, resp *logical.Response, mountPoint string) {
 	err := b.System().DeregisterRotationJob(ctx, &rotation.RotationJobDeregisterRequest{MountPoint: mountPoint, ReqPath: rotationJobPath})
 	if err != nil && !withoutRotationManager(err) {
-		return fmt.Errorf("take the schedule back from Vault's rotation manager: %w", err)
+		resp.AddWarning(fmt.Sprintf("Vault's rotation manager may go on trying to rotate: %s", err))
 	}
-	return nil
-}
-
-// rearrange makes the rotation manager keep the stored schedule again, after the config that it was told of was not
-// saved; where it can't be read, that of old.
-func (b *backend) rearrange(ctx context.Context, s logical.Storage, mountPoint string, old, refused *configEntry) {
-	ctx = context.WithoutCancel(ctx)
-	stored, err := readConfig(ctx, s)
-	switch {
-	case err != nil:
-		stored, err = old, nil
-	case stored == nil:
-		stored = newConfig()
-	}
-	switch {
-	case !refused.Rotation.Managed && !stored.Rotation.Managed:
-	case !stored.Rotation.Managed:
-		err = b.endArrangement(ctx, mountPoint)
-	default:
-		before := *stored
-		before.Rotation.Managed = false // the manager has another schedule now
-		_, _, err = b.arrangeRotation(ctx, mountPoint, &before, stored)
-	}
-	if err != nil {
-		b.Logger().Warn("Vault's rotation manager may keep a schedule that was not stored; write the config again", "error", err)
-	}
-}
-
-// askManagerAgain hands the schedule over once more, after the engine had to rotate in the manager's place. Where there is no manager
-// any more, the engine keeps the schedule from now on.
-func (b *backend) askManagerAgain(ctx context.Context, req *logical.Request) error {
-	config, err := readConfig(ctx, req.Storage)
-	if err != nil || config == nil || !config.Rotation.Managed {
-		return err
-	}
-	managed, next, err := b.arrangeRotation(ctx, req.MountPoint, config, config)
-	if err != nil {
-		b.Logger().Warn("Vault's rotation manager does not answer", "error", err)
-		return nil
-	}
-	if !managed {
-		b.Logger().Warn("there is no rotation manager any more, so the engine keeps the schedule from now on")
-	}
-	return b.changeRotation(ctx, req.Storage, func(c *configEntry) {
-		c.Rotation.Managed = managed
-		if managed && !next.IsZero() {
-			c.Rotation.Next = next
-		}
-	})
 }
 
 // managedNext asks the rotation manager when it will rotate next; the zero time when it doesn't tell.
@@ -126,12 +82,13 @@ func (b *backend) managedNext(ctx context.Context) time.Time {
 	return info.NextVaultRotation.UTC()
 }
 
-// rotateManaged is what Vault's rotation manager calls.
+// rotateManaged is what Vault's rotation manager calls. It rotates only where the stored config leaves that to the manager, which
+// may have a job of a config that could not be saved.
 func (b *backend) rotateManaged(ctx context.Context, req *logical.Request) error {
 	var before *configEntry
 	_, unrecognised, err := b.rotateRoot(ctx, req, func(c *configEntry) bool {
 		before = c
-		return c.effectiveSchedule().Automatic() // else the manager has not heard of the config that is stored
+		return c.effectiveSchedule().Automatic() && c.Rotation.Managed
 	})
 	if unrecognised != "" {
 		b.Logger().Warn(unrecognised)

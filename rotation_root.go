@@ -69,28 +69,25 @@ func (r *rootRotation) all() []kept {
 // rootMargin is how much of the credential's life must be left when it is replaced.
 const rootMargin = time.Hour
 
-// managedPatience is how late Vault's rotation manager may be. Then the engine takes over: the manager may have lost the schedule, as
-// when the storage was restored elsewhere.
-const managedPatience = time.Hour
-
 // next is when the credential is due.
 func (r *rootRotation) next() time.Time { return r.due(&r.Credential, rootMargin) }
 
-// rotateAt is when the engine's next attempt is made to replace it.
-func (r *rootRotation) rotateAt(s schedule.Schedule) time.Time {
+// rotateAt is when the engine's next attempt is made to replace it. Where Vault's rotation manager follows the schedule, that is
+// in time before the credential ends, if that is known.
+func (r *rootRotation) rotateAt() time.Time {
 	if !r.Managed || r.Next.IsZero() {
 		return r.progress.at(&r.Credential, rootMargin)
 	}
-	at := earliest(r.Next.Add(managedPatience+seconds(s.Window)), r.Credential.latest(rootMargin))
-	if r.Retry.After(at) {
+	at := r.Credential.latest(rootMargin)
+	if !at.IsZero() && r.Retry.After(at) {
 		return r.Retry
 	}
 	return at
 }
 
 // at is when there is something to do; zero for never.
-func (r *rootRotation) at(s schedule.Schedule) time.Time {
-	at := r.rotateAt(s)
+func (r *rootRotation) at() time.Time {
+	at := r.rotateAt()
 	for _, old := range r.Retired {
 		until := old.Until
 		if r.Again.After(until) {
@@ -425,21 +422,17 @@ func (b *backend) tendRoot(ctx context.Context, req *logical.Request) (time.Time
 		}
 	}
 	s, r := config.effectiveSchedule(), &config.Rotation
-	if at := r.at(s); at.IsZero() || at.After(now) {
+	if at := r.at(); at.IsZero() || at.After(now) {
 		return at, nil
 	}
-	switch scheduled := r.rotateAt(s); {
+	switch scheduled := r.rotateAt(); {
 	case scheduled.IsZero() || scheduled.After(now):
 	case !r.Managed && r.missed(s, now):
 		b.Logger().Warn("a rotation of the engine's own credential was left out, because its window has passed", "scheduled", rfc3339(r.Next))
 		b.event(ctx, "root-rotate-fail", "config/rotate-root", "missed", rfc3339(r.Next))
 		err = b.changeRotation(ctx, req.Storage, func(c *configEntry) { c.Rotation.skip(c.effectiveSchedule(), now) })
 	default:
-		var rotated bool
-		rotated, err = b.rotateRootInTime(ctx, req)
-		if rotated && r.Managed {
-			err = b.askManagerAgain(ctx, req)
-		}
+		err = b.rotateRootInTime(ctx, req)
 	}
 	if err == nil {
 		err = b.tendRetiredRoot(ctx, req)
@@ -450,25 +443,25 @@ func (b *backend) tendRoot(ctx context.Context, req *logical.Request) (time.Time
 	if config, err = readConfig(ctx, req.Storage); err != nil || config == nil {
 		return time.Time{}, err
 	}
-	return config.Rotation.at(config.effectiveSchedule()), nil
+	return config.Rotation.at(), nil
 }
 
 // rotateRootInTime rotates, or records why that failed.
-func (b *backend) rotateRootInTime(ctx context.Context, req *logical.Request) (rotated bool, err error) {
+func (b *backend) rotateRootInTime(ctx context.Context, req *logical.Request) error {
 	var before *configEntry
 	_, unrecognised, err := b.rotateRoot(ctx, req, func(c *configEntry) bool {
 		before = c
-		at := c.Rotation.rotateAt(c.effectiveSchedule())
+		at := c.Rotation.rotateAt()
 		return !at.IsZero() && !at.After(b.now())
 	})
 	if unrecognised != "" {
 		b.Logger().Warn(unrecognised)
 	}
 	if err == nil {
-		return true, nil
+		return nil
 	}
 	_, err = b.recordRootFailure(ctx, req.Storage, before, err, true)
-	return false, err
+	return err
 }
 
 // recordRootFailure records why the credential of before could not be replaced, even if there is no time left for anything else. It
