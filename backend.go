@@ -69,7 +69,7 @@ func newBackend(mountID string) *backend {
 		Secrets:           []*framework.Secret{b.credentialSecret(), b.secretSecret(), b.grantSecret()},
 		Invalidate:        b.invalidate,
 		Clean:             b.clean,
-		PeriodicFunc:      b.tick,
+		PeriodicFunc:      b.periodic,
 		RotateCredential:  b.rotateManaged,
 		WALRollback:       b.rollback,
 		WALRollbackMinAge: walMinAge,

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -152,7 +153,7 @@ func (b *backend) swapConfig(ctx context.Context, s logical.Storage, before *log
 		return logical.CodedError(http.StatusConflict, "the config was changed by somebody else while this write was being verified; nothing was stored, read it and write again")
 	}
 	conn.config.carryRotation(stored, given, b.now(), managedNext)
-	defer b.agenda.touch() // when it is stored: a tick that looks before would find the old schedule
+	defer b.nextRun.touch() // when it is stored: a tick that looks before would find the old schedule
 	if err := putConfig(ctx, s, conn.config); err != nil {
 		b.dropConnection() // it may have been stored all the same
 		return err
@@ -223,6 +224,55 @@ func (c *configEntry) effectiveSchedule() schedule.Schedule {
 		return schedule.Schedule{}
 	}
 	return c.Schedule
+}
+
+// carryRotation takes the state of the rotation over from the stored config, which this one is to replace.
+func (c *configEntry) carryRotation(stored *configEntry, given kept, now, managedNext time.Time) {
+	managed := c.Rotation.Managed
+	c.Rotation = stored.Rotation
+	r := &c.Rotation
+	r.Retired, r.HandMade = slices.Clone(r.Retired), slices.Clone(r.HandMade)
+	replaced := c.replaces(stored)
+	if replaced {
+		// By hand: what a rotation made is no longer needed.
+		if r.Credential.ID != "" {
+			r.retire(stored, now)
+		}
+		r.HandMade = nil
+	}
+	if r.Credential.ID == "" && (replaced || given.Lifetime > 0) {
+		r.Credential = given
+	}
+	switch s := c.effectiveSchedule(); {
+	case replaced:
+		r.restart(s, now)
+	case s != stored.effectiveSchedule():
+		r.reschedule(s, now)
+	}
+	if r.Managed = managed; managed && !managedNext.IsZero() {
+		r.Next = managedNext
+	}
+}
+
+// checkRotation refuses a schedule that can't be kept.
+func (c *configEntry) checkRotation(now time.Time) error {
+	if err := checkSchedule(c.Schedule, now); err != nil {
+		return err
+	}
+	if !c.Automatic() {
+		return nil
+	}
+	field := keyRotationPeriod
+	if c.Cron != "" {
+		field = keyRotationSchedule
+	}
+	if !rotates(c.AuthType) {
+		return notRotated(field, c.AuthType)
+	}
+	if next := c.After(now); next.Sub(now) > maxLifetime/2 || c.After(next).Sub(next) > maxLifetime/2 {
+		return badField(field, "has more than 365 days from one rotation to the next; a credential lives for 730 days at most, so one that is late must still be possible")
+	}
+	return nil
 }
 
 // sameCredential tells whether both configs connect to the same place as the same one.

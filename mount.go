@@ -58,11 +58,11 @@ type backend struct {
 	aclLocks        orderedLocks // a permission, by the key of its record: one change at a time
 	roleWrite       orderedMutex // the stored roles
 	configWrite     orderedMutex // the stored config, and the connection that is made from it
-	// Below them are the mutexes inside agenda, lifetimes, tidy, the caches and connections: while one is held, no other lock is taken.
+	// Below them are the mutexes inside nextRun, lifetimes, tidy, the caches and connections: while one is held, no other lock is taken.
 	// Only tidy has two, of which saving comes first.
 
-	// agenda says when the next rotation is due.
-	agenda agenda
+	// nextRun says when the next rotation is due.
+	nextRun nextRun
 
 	// lifetimes outlive the client, too: they tell secrets apart whichever connection made them.
 	lifetimes lifetimes
@@ -160,12 +160,12 @@ func (b *backend) invalidate(_ context.Context, key string) {
 	switch {
 	case key == configStorageKey:
 		b.dropConnection()
-		b.agenda.touch()
+		b.nextRun.touch()
 	case strings.HasPrefix(key, roleStoragePrefix):
 		b.roles.drop(key)
 	case strings.HasPrefix(key, staticStoragePrefix):
 		b.statics.drop(key)
-		b.agenda.touch()
+		b.nextRun.touch()
 	case key == tidyStorageKey:
 		b.forgetTidy()
 	}

@@ -56,7 +56,7 @@ func (b *backend) pathConfig() []*framework.Path {
 					Data:        map[string]any{keyHost: "https://dbc-a1b2c3d4-e5f6.cloud.databricks.com", keyToken: "dapi…"},
 				}),
 			logical.UpdateOperation: b.writeOperation(b.writeConfig, "Change the connection; fields that are not named keep their values.", write),
-			logical.PatchOperation:  b.writeOperation(b.patchConfig, "Change the connection; null resets a field.", write),
+			logical.PatchOperation:  b.writeOperation(b.writeConfig, "Change the connection; null resets a field.", write),
 			logical.DeleteOperation: b.writeOperation(b.deleteConfig, "Remove the connection. Leases can't be revoked until there is one again.",
 				[]framework.Response{{Description: "Removed.", Fields: map[string]*framework.FieldSchema{}}}),
 			logical.ReadOperation: &framework.PathOperation{
@@ -233,23 +233,15 @@ func (b *backend) handleReadConfig(ctx context.Context, req *logical.Request, _ 
 	return resp, nil
 }
 
-func (b *backend) patchConfig(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	entry, err := req.Storage.Get(ctx, configStorageKey)
-	if err != nil {
-		return nil, err
-	}
-	if entry == nil {
-		return nil, logical.CodedError(http.StatusNotFound, errNotConfigured.Error())
-	}
-	return b.writeConfig(ctx, req, data)
-}
-
 // writeConfig validates, proves the connection, saves and swaps, in this order: what is refused changes nothing, neither
 // in storage nor in memory.
 func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	before, err := req.Storage.Get(ctx, configStorageKey)
 	if err != nil {
 		return nil, err
+	}
+	if before == nil && req.Operation == logical.PatchOperation {
+		return nil, logical.CodedError(http.StatusNotFound, errNotConfigured.Error())
 	}
 	old := newConfig()
 	if before != nil {
@@ -344,7 +336,7 @@ func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, data *
 	b.configWrite.Lock()
 	err = req.Storage.Delete(ctx, configStorageKey)
 	b.dropConnection() // even after an error it may be gone
-	b.agenda.touch()
+	b.nextRun.touch()
 	b.configWrite.Unlock()
 	if err != nil {
 		if entry, againErr := req.Storage.Get(ctx, configStorageKey); againErr != nil || entry != nil {

@@ -48,10 +48,24 @@ var rootResponseFields = map[string]*framework.FieldSchema{
 }
 
 func (b *backend) handleRotateRoot(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	config, unrecognised, err := b.rotateRoot(ctx, req, nil)
+	unlock, err := b.rotationLocks.Lock(ctx, configStorageKey)
 	if err != nil {
 		return nil, err
 	}
+	defer unlock()
+	root := &rootItem{b: b, req: req}
+	found, err := root.load(ctx)
+	if err == nil && !found {
+		err = errNotConfigured
+	}
+	if err != nil {
+		return nil, err
+	}
+	unidentified, err := root.replace(ctx)
+	if err != nil {
+		return nil, err
+	}
+	config := root.config
 	r := config.Rotation
 	resp := &logical.Response{Data: map[string]any{
 		keyAuthType:     config.AuthType,
@@ -59,14 +73,14 @@ func (b *backend) handleRotateRoot(ctx context.Context, req *logical.Request, _ 
 		keyExpiryTime:   rfc3339(r.Credential.Expires),
 		keyLastRotation: rfc3339(r.Last),
 		keyNextRotation: nil,
-		keyRetiredIDs:   r.retiredIDs(),
+		keyRetiredIDs:   retiredIDs(r.Retired),
 		keyHandMade:     append([]string{}, r.HandMade...),
 	}}
-	if next := r.next(); !next.IsZero() {
+	if next := root.view().due(); !next.IsZero() {
 		resp.Data[keyNextRotation] = rfc3339(next)
 	}
-	if unrecognised != "" {
-		resp.AddWarning(unrecognised)
+	if unidentified != "" {
+		resp.AddWarning(unidentified)
 	}
 	addRootWarnings(resp, req.MountPoint, config, b.now(), true)
 	return resp, nil
@@ -94,20 +108,11 @@ func (c *configEntry) addRotation(data map[string]any) {
 	addSchedule(data, c.Schedule)
 	data[keyDisableRotation] = c.DisableRotation
 	data[keyRotationPolicy] = c.RotationPolicy
-	c.Rotation.progress.addTo(data, c.Rotation.next())
-	c.Rotation.addTrouble(data)
+	c.rotationView().addTo(data)
 	data[keyCredentialID] = c.Rotation.Credential.ID
 	data[keyExpiryTime] = rfc3339(c.Rotation.Credential.Expires)
-	data[keyRetiredIDs] = c.Rotation.retiredIDs()
+	data[keyRetiredIDs] = retiredIDs(c.Rotation.Retired)
 	data[keyHandMade] = append([]string{}, c.Rotation.HandMade...)
-}
-
-// addTrouble shows in an answer what could not be removed.
-func (r *rootRotation) addTrouble(data map[string]any) {
-	data[keyPendingError], data[keyPendingAttempt] = r.Trouble, nil
-	if !r.Again.IsZero() {
-		data[keyPendingAttempt] = rfc3339(r.Again)
-	}
 }
 
 // addRootWarnings tells what an operator has to do about the engine's own credential. Rotated says that it was replaced just now;

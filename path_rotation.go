@@ -85,14 +85,24 @@ func withRotation(fields map[string]*framework.FieldSchema) map[string]*framewor
 	return fields
 }
 
-// addTo shows the progress in an answer; next is when the credential is due.
-func (p *progress) addTo(data map[string]any, next time.Time) {
-	for field, at := range map[string]time.Time{keyLastRotation: p.Last, keyNextRotation: next, keyRotationRetry: p.Retry} {
+// addTo shows in an answer how the rotations go.
+func (v rotationView) addTo(data map[string]any) {
+	for field, at := range map[string]time.Time{keyLastRotation: v.Last, keyNextRotation: v.due(), keyRotationRetry: v.NextRetry, keyPendingAttempt: v.PendingRetry} {
 		data[field] = nil
 		if !at.IsZero() {
 			data[field] = rfc3339(at)
 		}
 	}
-	data[keyRotationFailures] = p.Failures
-	data[keyRotationError] = p.Error
+	data[keyRotationFailures] = v.Failures
+	data[keyRotationError] = v.LastError
+	data[keyPendingError] = v.PendingError
+}
+
+// retiredIDs returns the ids of the credentials, in a list that is never nil.
+func retiredIDs(all []retired) []string {
+	ids := []string{}
+	for _, old := range all {
+		ids = append(ids, old.ID)
+	}
+	return ids
 }

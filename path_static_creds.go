@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"strings"
+
 	"vault-plugin-secrets-databricks/internal/credential"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -62,11 +63,8 @@ func (b *backend) readStaticCreds(ctx context.Context, req *logical.Request, dat
 	if err != nil {
 		return nil, err
 	}
-	if e == nil {
-		return nil, badField(keyName, "there is no static role %q; list them at static-roles/", name)
-	}
-	if e.State.Deleting {
-		return nil, badField(keyName, "static role %q is being deleted", name)
+	if err := e.usable(name); err != nil {
+		return nil, err
 	}
 	answer := maps.Clone(e.State.Answer)
 	answer[e.State.Field] = e.State.Secret.Reveal()
@@ -83,38 +81,27 @@ func (b *backend) readStaticCreds(ctx context.Context, req *logical.Request, dat
 
 func (b *backend) handleRotateRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name := data.Get(keyName).(string)
-	unlock, err := b.rotationLocks.Lock(ctx, staticStoragePrefix+name)
-	if err != nil {
-		return nil, err
-	}
+	e, unlock, err := b.lockStatic(ctx, req.Storage, name)
 	defer unlock()
-	old, err := readStatic(ctx, req.Storage, staticStoragePrefix+name)
+	if err == nil {
+		err = e.usable(name)
+	}
 	if err != nil {
 		return nil, err
-	}
-	switch {
-	case old == nil:
-		return nil, badField(keyName, "there is no static role %q; list them at static-roles/", name)
-	case old.State.Deleting:
-		return nil, badField(keyName, "static role %q is being deleted", name)
 	}
 	conn, err := b.connection(ctx, req.Storage)
 	if err != nil {
 		return nil, err
 	}
-	// What has had its grace makes room for the new one.
-	if old, err = b.settleStatic(ctx, req.Storage, conn, name, old); err != nil {
-		b.Logger().Warn("what a static role had to do before a rotation could not be done", "name", name, "error", err)
-	}
-	e, err := b.rotateStatic(ctx, req, conn, name, old, &old.staticRole)
-	if err != nil {
+	it := &staticItem{b: b, req: req, name: name, conn: conn, e: e}
+	if err := it.rotate(ctx); err != nil {
 		return nil, err
 	}
-	settled, trouble := b.settleStatic(context.WithoutCancel(ctx), req.Storage, conn, name, e)
-	resp := b.staticResponse(settled)
-	if trouble != nil {
-		resp.AddWarning(fmt.Sprintf("The credential was replaced, but something is left to do, which is tried again at %s: %s", rfc3339(settled.State.Again), trouble))
+	pending := it.followUp(context.WithoutCancel(ctx))
+	resp := b.staticResponse(it.e)
+	if pending != nil {
+		resp.AddWarning(fmt.Sprintf("The credential was replaced, but something is left to do, which is tried again at %s: %s", rfc3339(it.e.State.PendingRetry), pending))
 	}
-	b.addStaticWarnings(resp, conn, settled)
+	b.addStaticWarnings(resp, conn, it.e)
 	return resp, nil
 }

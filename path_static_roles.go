@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
 	"vault-plugin-secrets-databricks/internal/credential"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -133,8 +134,6 @@ func (b *backend) staticResponse(e *staticEntry) *logical.Response {
 		keyCredentialID:       e.State.Current.ID,
 		keyExpiryTime:         rfc3339(e.State.Current.Expires),
 		keyDelivered:          e.place() != nil && !e.undelivered(),
-		keyPendingError:       e.State.Trouble,
-		keyPendingAttempt:     nil,
 	}
 	ids := []string{}
 	for _, old := range e.State.Retired {
@@ -143,11 +142,8 @@ func (b *backend) staticResponse(e *staticEntry) *logical.Response {
 		}
 	}
 	data[keyRetiredIDs] = ids
-	if !e.State.Again.IsZero() {
-		data[keyPendingAttempt] = rfc3339(e.State.Again)
-	}
 	addSchedule(data, e.Schedule)
-	e.State.progress.addTo(data, e.next())
+	e.rotationView().addTo(data)
 	resp := &logical.Response{Data: data}
 	e.addEndWarning(resp, b.now())
 	if e.State.Deleting {
@@ -200,12 +196,8 @@ removes its credentials at Databricks. A restart of Vault rotates nothing.
 // once.
 func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name := data.Get(keyName).(string)
-	unlock, err := b.rotationLocks.Lock(ctx, staticStoragePrefix+name)
-	if err != nil {
-		return nil, err
-	}
+	old, unlock, err := b.lockStatic(ctx, req.Storage, name)
 	defer unlock()
-	old, err := readStatic(ctx, req.Storage, staticStoragePrefix+name)
 	if err != nil {
 		return nil, err
 	}
@@ -247,7 +239,7 @@ func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
-	settled, trouble := b.settleStatic(context.WithoutCancel(ctx), req.Storage, conn, name, e)
+	settled, trouble := b.followUpStatic(context.WithoutCancel(ctx), req.Storage, conn, name, e)
 	if trouble != nil && old == nil {
 		return nil, b.abandonStatic(context.WithoutCancel(ctx), req.Storage, conn, name, settled, trouble)
 	}
@@ -255,7 +247,7 @@ func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *f
 
 	resp := b.staticResponse(settled)
 	if trouble != nil {
-		resp.AddWarning(fmt.Sprintf("The static role was stored, but something is left to do, which is tried again at %s: %s", rfc3339(settled.State.Again), trouble))
+		resp.AddWarning(fmt.Sprintf("The static role was stored, but something is left to do, which is tried again at %s: %s", rfc3339(settled.State.PendingRetry), trouble))
 	}
 	b.addStaticWarnings(resp, conn, settled)
 	return resp, nil
@@ -274,12 +266,8 @@ func (b *backend) addStaticWarnings(resp *logical.Response, conn *connection, e 
 func (b *backend) deleteStatic(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name := data.Get(keyName).(string)
 	force := data.Get(keyForce).(bool)
-	unlock, err := b.rotationLocks.Lock(ctx, staticStoragePrefix+name)
-	if err != nil {
-		return nil, err
-	}
+	e, unlock, err := b.lockStatic(ctx, req.Storage, name)
 	defer unlock()
-	e, err := readStatic(ctx, req.Storage, staticStoragePrefix+name)
 	if force && isUnreadable(err) {
 		resp := &logical.Response{}
 		resp.AddWarning("The static role could not be read, so what it made may be left at Databricks; tidy finds tokens of it.")
@@ -305,7 +293,7 @@ func (b *backend) deleteStatic(ctx context.Context, req *logical.Request, data *
 	left := e
 	why := unconnected
 	if conn != nil {
-		left, why = b.settleStatic(lasting, req.Storage, conn, name, e)
+		left, why = b.followUpStatic(lasting, req.Storage, conn, name, e)
 	}
 	if left != nil && !force {
 		return nil, fmt.Errorf("static role %q is marked as deleted, but what it made is not all removed yet; that goes on by itself until it is done, and force=true forgets it: %w", name, why)

@@ -104,8 +104,7 @@ func (b *backend) readStatus(ctx context.Context, req *logical.Request, _ *frame
 	}
 	if config != nil {
 		b.askManager(ctx, config)
-		config.Rotation.progress.addTo(status, config.Rotation.next())
-		config.Rotation.addTrouble(status)
+		config.rotationView().addTo(status)
 		status[keyRotatedBy] = config.rotatedBy()
 	}
 	return &logical.Response{Data: status}, nil

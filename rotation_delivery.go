@@ -7,11 +7,50 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
+
 	"vault-plugin-secrets-databricks/internal/client"
 	"vault-plugin-secrets-databricks/internal/credential"
 
 	"github.com/hashicorp/vault/sdk/logical"
 )
+
+// keptCopy is a copy of a credential in a secret scope. It is written down before it is put.
+type keptCopy struct {
+	secretIntent
+	Nonce   string    `json:"nonce"` // of the credential
+	Started time.Time `json:"started"`
+	Updated time.Time `json:"updated,omitzero"` // as Databricks says; zero while it isn't certain that it was put
+}
+
+// deliveredAt tells whether the copy is, or may be, where the role delivers to.
+func (e *staticEntry) deliveredAt(c *keptCopy) bool {
+	place := e.place()
+	return place != nil && place.folded() == c.folded()
+}
+
+// undelivered tells whether the current credential is still to be put where the role says.
+func (e *staticEntry) undelivered() bool {
+	return e.place() != nil && !slices.ContainsFunc(e.State.Copies, func(c keptCopy) bool {
+		return e.deliveredAt(&c) && c.Nonce == e.State.Current.Nonce && !c.Updated.IsZero()
+	})
+}
+
+// leftCopies tells whether there are copies at places that the role has left.
+func (e *staticEntry) leftCopies() bool {
+	return slices.ContainsFunc(e.State.Copies, func(c keptCopy) bool { return !e.deliveredAt(&c) })
+}
+
+// pinned tells whether a replaced credential must stay, because it is what is delivered: its consumers could not have taken up the
+// new one.
+func (e *staticEntry) pinned(old *retired) bool {
+	return e.undelivered() && slices.ContainsFunc(e.State.Copies, func(c keptCopy) bool { return c.Nonce == old.Nonce })
+}
+
+// alive tells whether the role still has the credential with the nonce, and it has not ended.
+func (e *staticEntry) alive(nonce string, now time.Time) bool {
+	return slices.ContainsFunc(e.State.all(), func(k kept) bool { return k.Nonce == nonce && now.Before(k.Expires) })
+}
 
 // deliverStatic puts the current secret part where the role says, over whatever is there. What is put is written down before.
 func (b *backend) deliverStatic(ctx context.Context, s logical.Storage, conn *connection, name string, e *staticEntry) error {

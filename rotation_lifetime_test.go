@@ -49,7 +49,7 @@ func (m *mount) requireRoot() {
 	m.t.Helper()
 	config, err := readConfig(m.t.Context(), m.storage)
 	require.NoError(m.t, err)
-	require.Empty(m.t, config.Rotation.Error)
+	require.Empty(m.t, config.Rotation.LastError)
 	require.Zero(m.t, config.Rotation.Failures)
 	require.Equal(m.t, http.StatusOK, m.whoami(config.Token.Reveal()))
 }
@@ -195,9 +195,9 @@ func TestAClockThatWasAhead(t *testing.T) {
 	m.tick()
 	ahead := m.read("config").Data["credential_id"]
 	c.runAhead(0)
-	b.agenda.mu.Lock()
-	b.agenda.looked = time.Now().Add(-2 * agendaPause) // an hour later by a clock that nobody sets
-	b.agenda.mu.Unlock()
+	b.nextRun.mu.Lock()
+	b.nextRun.checked = time.Now().Add(-2 * nextRunLife) // an hour later by a clock that nobody sets
+	b.nextRun.mu.Unlock()
 	m.tick()
 	for path, limit := range map[string]time.Duration{"config": day, "static-roles/x": 6 * time.Hour} {
 		next := m.moment(m.read(path).Data["next_vault_rotation"])
@@ -477,7 +477,7 @@ func TestALongerPeriodAfterTheClockWasAhead(t *testing.T) {
 	m.tick()
 	m.tick()
 	c.runAhead(0)
-	b.agenda.touch()
+	b.nextRun.touch()
 	m.tick()
 	for _, path := range []string{"config", "static-roles/x"} {
 		m.write(path, map[string]any{"rotation_period": "4320h"})
@@ -499,7 +499,7 @@ func TestWhatWasRetiredBeforeTheClockWasAheadIsRemoved(t *testing.T) {
 	m.tick()
 	m.tick()
 	c.runAhead(0)
-	b.agenda.touch()
+	b.nextRun.touch()
 	m.goOn(c, 20*time.Hour, 10*time.Minute)
 	require.Len(t, m.minted(), 1)
 }

@@ -85,22 +85,29 @@ func (b *backend) managedNext(ctx context.Context) time.Time {
 // rotateManaged is what Vault's rotation manager calls. It rotates only where the stored config leaves that to the manager, which
 // may have a job of a config that could not be saved.
 func (b *backend) rotateManaged(ctx context.Context, req *logical.Request) error {
-	var before *configEntry
-	_, unrecognised, err := b.rotateRoot(ctx, req, func(c *configEntry) bool {
-		before = c
-		return c.effectiveSchedule().Automatic() && c.Rotation.Managed
-	})
-	if unrecognised != "" {
-		b.Logger().Warn(unrecognised)
+	unlock, err := b.rotationLocks.Lock(ctx, configStorageKey)
+	if err != nil {
+		return err
 	}
-	if err == nil {
+	defer unlock()
+	root := &rootItem{b: b, req: req}
+	found, err := root.load(ctx)
+	switch {
+	case err != nil:
+		return err
+	case !found:
+		// As the answer to a user's mistake, which this is, it would look like a success to the manager.
+		return errors.New(errNotConfigured.Error())
+	case !root.config.Rotation.Managed || !root.config.effectiveSchedule().Automatic():
 		return nil
 	}
-	replaced, saveErr := b.recordRootFailure(ctx, req.Storage, before, err, false)
-	if replaced {
-		return saveErr
+	if err = root.rotate(ctx); err == nil {
+		return nil
 	}
-	// As an answer to the user it would look like a success to the manager.
+	recorded, saveErr := b.recordFailure(ctx, root, err, false)
+	if !recorded && saveErr == nil {
+		return nil
+	}
 	return errors.New(errors.Join(err, saveErr).Error())
 }
 

@@ -12,47 +12,48 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// tickBudget is how long a tick goes on beginning new work: Vault gives one 90 seconds, and the rollback has to have its share.
-const tickBudget = 30 * time.Second
+// rotationBudget is how long one call of periodic goes on beginning rotations: Vault gives it 90 seconds, and the rollback has to
+// have its share.
+const rotationBudget = 30 * time.Second
 
-// agenda is when the mount's rotations have something to do next, so that a tick with nothing due costs nothing.
-type agenda struct {
+// nextRunLife is how long a nextRun is relied on: the clock that it goes by may be set back.
+const nextRunLife = time.Hour
+
+// nextRun is when the mount's rotations have something to do next, so that a periodic call with nothing due costs nothing.
+type nextRun struct {
 	mu      sync.Mutex
 	at      time.Time // zero for never
-	looked  time.Time // by a clock that nobody can set
+	checked time.Time // by the real clock, which is monotonic
 	known   bool
 	changes uint64
 }
 
-// agendaPause is how long an agenda is believed: the clock that it goes by may be set back.
-const agendaPause = time.Hour
-
-// begin answers whether it is time to look, and what finish must be told.
-func (a *agenda) begin(now time.Time) (due bool, changes uint64) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return !a.known || !a.at.IsZero() && !now.Before(a.at) || time.Since(a.looked) > agendaPause, a.changes
+// begin reports whether it is time to look, and returns what finish must be given.
+func (n *nextRun) begin(now time.Time) (due bool, changes uint64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return !n.known || !n.at.IsZero() && !now.Before(n.at) || time.Since(n.checked) > nextRunLife, n.changes
 }
 
-// finish takes note of the next time, unless something was changed since begin.
-func (a *agenda) finish(at time.Time, changes uint64) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.changes == changes {
-		a.at, a.known, a.looked = at, true, time.Now()
+// finish sets the next time, unless something was changed since begin.
+func (n *nextRun) finish(at time.Time, changes uint64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.changes == changes {
+		n.at, n.known, n.checked = at, true, time.Now()
 	}
 }
 
-// touch makes the next tick look.
-func (a *agenda) touch() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.known = false
-	a.changes++
+// touch makes the next periodic call look.
+func (n *nextRun) touch() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.known = false
+	n.changes++
 }
 
-// tick is what Vault calls about once a minute. What fails in one part doesn't hold up the others.
-func (b *backend) tick(ctx context.Context, req *logical.Request) error {
+// periodic is what Vault calls about once a minute. What fails in one part doesn't hold up the others.
+func (b *backend) periodic(ctx context.Context, req *logical.Request) error {
 	errs := []error{b.sweepGrants(ctx, req)}
 	if b.WriteSafeReplicationState() && !b.System().Tainted() {
 		errs = append(errs, b.rotateDue(ctx, req), b.tidyTick(ctx, req))
@@ -60,69 +61,71 @@ func (b *backend) tick(ctx context.Context, req *logical.Request) error {
 	return errors.Join(errs...)
 }
 
-// rotateDue does what is due of the root credential and of static roles. A failure of one of them is recorded with it, and
-// only what can't be recorded is an error of the tick.
+// rotateDue does what is due of the engine's own credential and of static roles. A failure of one of them is recorded with it, and
+// only what can't be recorded is an error.
 func (b *backend) rotateDue(ctx context.Context, req *logical.Request) error {
 	start := time.Now()
-	due, changes := b.agenda.begin(b.now())
-	if !due {
+	look, changes := b.nextRun.begin(b.now())
+	if !look {
 		return nil
 	}
 	names, err := req.Storage.List(ctx, staticStoragePrefix)
 	if err != nil {
 		return err
 	}
-	var at time.Time
-	err = b.safely("rotation of the engine's own credential", func() (err error) {
-		at, err = b.tendRoot(ctx, req)
-		return err
-	})
-	times, errs := []time.Time{at}, []error{err}
 	type work struct {
-		name string
-		at   time.Time
+		it    rotationItem
+		since time.Time
 	}
 	var works []work
-	for _, name := range names {
-		e, err := b.static(ctx, req.Storage, name)
-		if isUnreadable(err) {
-			// It will be as unreadable in a minute.
-			if _, said := b.reported.LoadOrStore(err.Error(), true); !said {
-				b.Logger().Error("a static role is not rotated", "error", err)
-			}
-			continue
-		}
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		if e == nil {
-			continue
-		}
-		if at := e.at(); (at.IsZero() || at.After(b.now())) && !e.clone().correct(b.now()) {
-			times = append(times, at)
+	var times []time.Time
+	var errs []error
+	consider := func(it rotationItem, v rotationView) {
+		next := v.next()
+		if v.ready(b.now()) || v.correct(b.now()) {
+			works = append(works, work{it, next})
 		} else {
-			works = append(works, work{name, at})
+			times = append(times, next)
 		}
 	}
-	// Who has waited longest comes first, so that nobody waits for ever.
-	slices.SortFunc(works, func(a, b work) int { return a.at.Compare(b.at) })
+	config, err := readConfig(ctx, req.Storage)
+	if config != nil {
+		consider(&rootItem{b: b, req: req}, config.rotationView())
+	}
+	errs = append(errs, err)
+	own := len(works) // the engine's own credential comes before all others
+	for _, name := range names {
+		e, err := b.static(ctx, req.Storage, name)
+		switch {
+		case isUnreadable(err):
+			// It will be as unreadable in a minute.
+			if _, reported := b.reported.LoadOrStore(err.Error(), true); !reported {
+				b.Logger().Error("a static role is not rotated", "error", err)
+			}
+		case err != nil:
+			errs = append(errs, err)
+		case e != nil:
+			consider(&staticItem{b: b, req: req, name: name}, e.clone().rotationView())
+		}
+	}
+	// What has waited longest comes first, so that nothing waits for ever.
+	slices.SortFunc(works[own:], func(a, b work) int { return a.since.Compare(b.since) })
 	for i, w := range works {
-		if time.Since(start) > tickBudget {
+		if time.Since(start) > rotationBudget {
 			b.Logger().Info("not all static roles could be rotated within one tick; the next one goes on", "left", len(works)-i)
-			times = append(times, w.at)
+			times = append(times, w.since)
 			break
 		}
-		var at time.Time
-		err := b.safely("rotation of a static role", func() (err error) {
-			at, err = b.tendStatic(ctx, req, w.name)
+		err := b.safely("rotation of "+w.it.labels().kind, func() error {
+			next, err := b.reconcile(ctx, w.it)
+			times = append(times, next)
 			return err
 		})
-		times, errs = append(times, at), append(errs, err)
+		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	b.agenda.finish(earliest(times...), changes)
+	b.nextRun.finish(earliest(times...), changes)
 	return nil
 }

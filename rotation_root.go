@@ -34,90 +34,28 @@ const (
 	rootLife = 90 * 24 * time.Hour
 )
 
-// rootRotation is what is stored with the config about the rotation of its credential.
-type rootRotation struct {
-	progress
-
-	// Credential is the config's, if a rotation made it. ID is empty when it was made by hand.
-	Credential kept      `json:"credential,omitzero"`
-	Retired    []retired `json:"retired,omitempty"`
-
-	// HandMade are ids of credentials that were made by hand and have been replaced since. The engine leaves them alone: only
-	// the operator knows who else uses them.
-	HandMade []string `json:"hand_made,omitempty"`
-
-	// Trouble is why a credential that was replaced could not be removed yet, and Again when that is tried again.
-	Trouble string    `json:"trouble,omitempty"`
-	Again   time.Time `json:"again,omitzero"`
-
-	// Managed is set where Vault's own rotation manager keeps the schedule.
-	Managed bool `json:"managed,omitempty"`
-}
-
-// all are the credentials that the config answers for.
-func (r *rootRotation) all() []kept {
-	var all []kept
-	if r.Credential.ID != "" {
-		all = append(all, r.Credential)
-	}
-	for _, old := range r.Retired {
-		all = append(all, old.kept)
-	}
-	return all
-}
-
 // rootMargin is how much of the credential's life must be left when it is replaced.
 const rootMargin = time.Hour
 
-// next is when the credential is due.
-func (r *rootRotation) next() time.Time { return r.due(&r.Credential, rootMargin) }
+// rootRotation is what is stored with the config about the rotation of its credential.
+type rootRotation struct {
+	rotationState
 
-// rotateAt is when the engine's next attempt is made to replace it. Where Vault's rotation manager follows the schedule, that is
-// in time before the credential ends, if that is known.
-func (r *rootRotation) rotateAt() time.Time {
-	if !r.Managed || r.Next.IsZero() {
-		return r.progress.at(&r.Credential, rootMargin)
-	}
-	at := r.Credential.latest(rootMargin)
-	if !at.IsZero() && r.Retry.After(at) {
-		return r.Retry
-	}
-	return at
+	// Credential is the config's, if a rotation made it. ID is empty when an operator created it.
+	Credential kept `json:"credential,omitzero"`
+
+	// HandMade are ids of credentials that an operator created and that have been replaced since. The engine leaves them alone:
+	// only the operator knows who else uses them.
+	HandMade []string `json:"hand_made,omitempty"`
+
+	// Managed is set where Vault's own rotation manager follows the schedule.
+	Managed bool `json:"managed,omitempty"`
 }
 
-// at is when there is something to do; zero for never.
-func (r *rootRotation) at() time.Time {
-	at := r.rotateAt()
-	for _, old := range r.Retired {
-		until := old.Until
-		if r.Again.After(until) {
-			until = r.Again
-		}
-		at = earliest(at, until)
-	}
-	return at
-}
+// all returns the credentials that the config holds.
+func (r *rootRotation) all() []kept { return r.rotationState.all(&r.Credential) }
 
-// correct takes back what was decided while the clock was ahead, and tells whether there was such a thing.
-func (r *rootRotation) correct(s schedule.Schedule, now time.Time) bool {
-	changed := !r.Managed && r.progress.corrected(s, now)
-	changed = r.Credential.corrected(now) || changed
-	for i := range r.Retired {
-		changed = r.Retired[i].corrected(now) || changed
-	}
-	if r.Again.After(now.Add(schedule.LongestRetry)) {
-		r.Again, changed = time.Time{}, true
-	}
-	return changed
-}
-
-// cloneRotation makes the rotation the config's alone, and answers it.
-func (c *configEntry) cloneRotation() *rootRotation {
-	c.Rotation.Retired, c.Rotation.HandMade = slices.Clone(c.Rotation.Retired), slices.Clone(c.Rotation.HandMade)
-	return &c.Rotation
-}
-
-// retire puts the present credential, which a rotation made, among those to be removed.
+// retire puts the current credential, which a rotation made, among those to be removed.
 func (r *rootRotation) retire(config *configEntry, now time.Time) {
 	grace := rootGrace
 	if config.Automatic() {
@@ -129,45 +67,113 @@ func (r *rootRotation) retire(config *configEntry, now time.Time) {
 	r.Credential = kept{}
 }
 
-// rotateRoot replaces the engine's own credential: it makes a new one, proves it by use, saves it, and only then uses it. What it
-// replaces is removed after rootGrace if a rotation made it. Until the new one is saved, the old one is as good as ever. A
-// wanted that answers false, once it is our turn, ends it without an error.
-func (b *backend) rotateRoot(ctx context.Context, req *logical.Request, wanted func(*configEntry) bool) (now *configEntry, unrecognised string, err error) {
-	unlock, err := b.rotationLocks.Lock(ctx, configStorageKey)
-	if err != nil {
-		return nil, "", err
+func (c *configEntry) rotationView() rotationView {
+	r := &c.Rotation
+	return rotationView{rotationState: &r.rotationState, current: &r.Credential, schedule: c.effectiveSchedule(), margin: rootMargin, managed: r.Managed}
+}
+
+// rootItem is the engine's own credential as one that is rotated.
+type rootItem struct {
+	b      *backend
+	req    *logical.Request
+	config *configEntry
+}
+
+func (r *rootItem) labels() rotationLabels {
+	return rotationLabels{
+		key: configStorageKey, kind: "the engine's own credential", what: "the engine's own credential",
+		event: "root-rotate", path: "config/rotate-root",
+		pending: "a credential of the engine that was replaced could not be removed; it is tried again every hour",
 	}
-	defer unlock()
-	config, err := readConfig(ctx, req.Storage)
-	if err != nil {
-		return nil, "", err
+}
+
+func (r *rootItem) load(ctx context.Context) (found bool, err error) {
+	r.config, err = readConfig(ctx, r.req.Storage)
+	return r.config != nil, err
+}
+
+func (r *rootItem) view() rotationView { return r.config.rotationView() }
+
+// change goes by the credential that the config has, which an operator may replace at any time.
+func (r *rootItem) change(ctx context.Context, change func(rotationView)) (done bool, err error) {
+	config := r.config
+	err = r.b.changeRotation(ctx, r.req.Storage, func(stored *configEntry) {
+		if done = stored.sameCredential(r.config); done {
+			change(stored.rotationView())
+			config = stored
+		}
+	})
+	if err == nil {
+		r.config = config
 	}
-	switch {
-	case config == nil:
-		return nil, "", errNotConfigured
-	case wanted != nil && !wanted(config):
-		return config, "", nil
-	case !rotates(config.AuthType):
-		return nil, "", notRotated(keyAuthType, config.AuthType)
+	return done, err
+}
+
+func (r *rootItem) rotate(ctx context.Context) error {
+	unidentified, err := r.replace(ctx)
+	if unidentified != "" {
+		r.b.Logger().Warn(unidentified)
 	}
-	conn, done, err := b.connectionOf(ctx, req.Storage, config)
+	return err
+}
+
+// followUp removes what has had its grace. What can't be removed now is tried again in an hour.
+func (r *rootItem) followUp(ctx context.Context) error {
+	pending := r.view().nextPending()
+	if pending.IsZero() || pending.After(r.b.now()) {
+		return nil
+	}
+	conn, done, err := r.b.connectionOf(ctx, r.req.Storage, r.config)
 	if err != nil {
-		return nil, "", err
+		return r.recordPending(ctx, nil, err)
+	}
+	defer done()
+	return r.removeRetired(ctx, conn)
+}
+
+func (r *rootItem) removeRetired(ctx context.Context, conn *connection) error {
+	now := r.b.now()
+	gone, why := r.b.removeRetired(ctx, conn, r.config.Rotation.Retired, func(old *retired) bool { return !now.Before(old.Until) })
+	return r.recordPending(ctx, gone, why)
+}
+
+// recordPending records which retired credentials are gone, and why others are not.
+func (r *rootItem) recordPending(ctx context.Context, gone []string, why error) error {
+	hourly := func(int) time.Duration { return schedule.LongestRetry }
+	_, err := r.change(context.WithoutCancel(ctx), func(v rotationView) {
+		v.forget(gone)
+		v.pending(r.b.now(), why, hourly)
+	})
+	return errors.Join(why, err)
+}
+
+// replace replaces the engine's own credential: it creates a new one, verifies it by use, saves it, and only then uses it. What it
+// replaces is removed after rootGrace if a rotation made it. Until the new one is saved, the old one is as good as ever. Where that
+// can't be told from others at Databricks, unidentified says what to tell the operator.
+func (r *rootItem) replace(ctx context.Context) (unidentified string, err error) {
+	b, config := r.b, r.config
+	if !rotates(config.AuthType) {
+		return "", notRotated(keyAuthType, config.AuthType)
+	}
+	conn, done, err := b.connectionOf(ctx, r.req.Storage, config)
+	if err != nil {
+		return "", err
 	}
 	defer done()
 	prepared, cancel := context.WithTimeout(ctx, prepareBudget)
 	defer cancel()
 	identity, err := conn.whoami(prepared)
 	if err != nil {
-		return nil, "", fmt.Errorf("ask who the present credential belongs to: %w", err)
+		return "", fmt.Errorf("ask who the present credential belongs to: %w", err)
 	}
-	old, err := b.recogniseRoot(prepared, req, conn, identity)
+	old, err := r.find(prepared, conn, identity)
 	if err != nil {
-		return nil, "", err
+		return "", err
 	}
 
 	var k *kept
-	err = b.makeRoot(ctx, req, conn, identity, old, func(ctx context.Context, made *kept, token *credential.Credential) error {
+	var now *configEntry
+	err = b.makeRoot(ctx, r.req, conn, identity, old, func(ctx context.Context, made *kept, token *credential.Credential) error {
 		k = made
 		renewed := *config
 		if config.AuthType == client.AuthPAT {
@@ -175,19 +181,20 @@ func (b *backend) rotateRoot(ctx context.Context, req *logical.Request, wanted f
 		} else {
 			renewed.ClientSecret = token.SecretPart()
 		}
-		if err := b.proveRoot(ctx, &renewed, identity); err != nil {
+		if err := b.verifyRoot(ctx, &renewed, identity); err != nil {
 			return err
 		}
 		renewed.Identity, renewed.Verified = identity, b.now().UTC()
-		now, err = b.saveRoot(ctx, req.Storage, config, &renewed, k, old)
+		now, err = b.saveRoot(ctx, r.req.Storage, config, &renewed, k, old)
 		return err
 	})
 	if err != nil {
-		return nil, "", err
+		return "", err
 	}
+	r.config = now
 	b.Logger().Info("the engine's own credential was replaced", "auth_type", now.AuthType, "id", k.ID, "expires", rfc3339(k.Expires), "replaced", old.id)
 	b.event(context.WithoutCancel(ctx), "root-rotate", "config/rotate-root", "auth_type", now.AuthType, "id", k.ID, "replaced", old.id, "expiry_time", rfc3339(k.Expires))
-	return now, old.unrecognised, nil
+	return old.unidentified, nil
 }
 
 // makeRoot makes the new credential, and has save save it. It asks for a long life, and where the workspace refuses that, for one that
@@ -244,8 +251,8 @@ func rootLifetimes(config *configEntry, granted time.Duration, now time.Time) []
 	return slices.Compact(lives)
 }
 
-// proveRoot uses the new credential, and requires that it is of the same identity.
-func (b *backend) proveRoot(ctx context.Context, config *configEntry, identity *client.Identity) error {
+// verifyRoot uses the new credential, and requires that it is of the same identity.
+func (b *backend) verifyRoot(ctx context.Context, config *configEntry, identity *client.Identity) error {
 	config.Identity = nil
 	conn, err := b.connect(ctx, config)
 	if err != nil {
@@ -284,7 +291,7 @@ func (b *backend) saveRoot(ctx context.Context, s logical.Storage, before, renew
 	r.HandMade = slices.DeleteFunc(r.HandMade, func(id string) bool { return !old.live[id] })
 	r.Credential = *k
 	r.succeeded(now.effectiveSchedule(), b.now())
-	defer b.agenda.touch()
+	defer b.nextRun.touch()
 	if err := putConfig(ctx, s, now); err != nil {
 		b.dropConnection()
 		return nil, &uncertain{err}
@@ -312,55 +319,6 @@ func (b *backend) changeRotation(ctx context.Context, s logical.Storage, change 
 	return putConfig(ctx, s, config)
 }
 
-// carryRotation takes the state of the rotation over from the stored config, which this one is to replace.
-func (c *configEntry) carryRotation(stored *configEntry, given kept, now, managedNext time.Time) {
-	managed := c.Rotation.Managed
-	c.Rotation = stored.Rotation
-	r := &c.Rotation
-	r.Retired, r.HandMade = slices.Clone(r.Retired), slices.Clone(r.HandMade)
-	replaced := c.replaces(stored)
-	if replaced {
-		// By hand: what a rotation made is no longer needed.
-		if r.Credential.ID != "" {
-			r.retire(stored, now)
-		}
-		r.HandMade = nil
-	}
-	if r.Credential.ID == "" && (replaced || given.Lifetime > 0) {
-		r.Credential = given
-	}
-	switch s := c.effectiveSchedule(); {
-	case replaced:
-		r.restart(s, now)
-	case s != stored.effectiveSchedule():
-		r.reschedule(s, now)
-	}
-	if r.Managed = managed; managed && !managedNext.IsZero() {
-		r.Next = managedNext
-	}
-}
-
-// checkRotation refuses a schedule that can't be kept.
-func (c *configEntry) checkRotation(now time.Time) error {
-	if err := checkSchedule(c.Schedule, now); err != nil {
-		return err
-	}
-	if !c.Automatic() {
-		return nil
-	}
-	field := keyRotationPeriod
-	if c.Cron != "" {
-		field = keyRotationSchedule
-	}
-	if !rotates(c.AuthType) {
-		return notRotated(field, c.AuthType)
-	}
-	if next := c.After(now); next.Sub(now) > maxLifetime/2 || c.After(next).Sub(next) > maxLifetime/2 {
-		return badField(field, "has more than 365 days from one rotation to the next; a credential lives for 730 days at most, so one that is late must still be possible")
-	}
-	return nil
-}
-
 // removeRoot removes the credentials that rotations made for a config that is gone, the one that it connects with last.
 func (b *backend) removeRoot(ctx context.Context, resp *logical.Response, config *configEntry) {
 	all := config.Rotation.all()
@@ -381,14 +339,6 @@ func (b *backend) removeRoot(ctx context.Context, resp *logical.Response, config
 	}
 }
 
-func (r *rootRotation) retiredIDs() []string {
-	ids := []string{}
-	for _, old := range r.Retired {
-		ids = append(ids, old.ID)
-	}
-	return ids
-}
-
 // rotates tells whether the auth type has a credential that the engine can replace.
 func rotates(authType string) bool {
 	return authType == client.AuthPAT || authType == client.AuthOAuthM2M
@@ -402,152 +352,4 @@ func notRotated(field, authType string) error {
 	default:
 		return badField(field, "auth_type %s has no stored secret, so there is nothing to rotate", authType)
 	}
-}
-
-// tendRoot does what is due of the engine's own credential, and answers when there is more to do.
-func (b *backend) tendRoot(ctx context.Context, req *logical.Request) (time.Time, error) {
-	config, err := readConfig(ctx, req.Storage)
-	if err != nil || config == nil {
-		return time.Time{}, err
-	}
-	now := b.now()
-	if probe := *config; probe.cloneRotation().correct(config.effectiveSchedule(), now) {
-		b.Logger().Warn("dates of the rotation of the engine's own credential lay further ahead than can be, so they are corrected; was the clock set back?")
-		err := b.changeRotation(ctx, req.Storage, func(c *configEntry) { c.Rotation.correct(c.effectiveSchedule(), now) })
-		if err != nil {
-			return time.Time{}, err
-		}
-		if config, err = readConfig(ctx, req.Storage); err != nil || config == nil {
-			return time.Time{}, err
-		}
-	}
-	s, r := config.effectiveSchedule(), &config.Rotation
-	if at := r.at(); at.IsZero() || at.After(now) {
-		return at, nil
-	}
-	switch scheduled := r.rotateAt(); {
-	case scheduled.IsZero() || scheduled.After(now):
-	case !r.Managed && r.missed(s, now):
-		b.Logger().Warn("a rotation of the engine's own credential was left out, because its window has passed", "scheduled", rfc3339(r.Next))
-		b.event(ctx, "root-rotate-fail", "config/rotate-root", "missed", rfc3339(r.Next))
-		err = b.changeRotation(ctx, req.Storage, func(c *configEntry) { c.Rotation.skip(c.effectiveSchedule(), now) })
-	default:
-		err = b.rotateRootInTime(ctx, req)
-	}
-	if err == nil {
-		err = b.tendRetiredRoot(ctx, req)
-	}
-	if err != nil {
-		return time.Time{}, err
-	}
-	if config, err = readConfig(ctx, req.Storage); err != nil || config == nil {
-		return time.Time{}, err
-	}
-	return config.Rotation.at(), nil
-}
-
-// rotateRootInTime rotates, or records why that failed.
-func (b *backend) rotateRootInTime(ctx context.Context, req *logical.Request) error {
-	var before *configEntry
-	_, unrecognised, err := b.rotateRoot(ctx, req, func(c *configEntry) bool {
-		before = c
-		at := c.Rotation.rotateAt()
-		return !at.IsZero() && !at.After(b.now())
-	})
-	if unrecognised != "" {
-		b.Logger().Warn(unrecognised)
-	}
-	if err == nil {
-		return nil
-	}
-	_, err = b.recordRootFailure(ctx, req.Storage, before, err, true)
-	return err
-}
-
-// recordRootFailure records why the credential of before could not be replaced, even if there is no time left for anything else. It
-// doesn't when the storage has another credential by now: after an error that left open whether the new one was saved, or because
-// somebody wrote the config meanwhile. Again tells whether the engine tries again, or leaves that to Vault's rotation manager.
-func (b *backend) recordRootFailure(ctx context.Context, s logical.Storage, before *configEntry, why error, again bool) (replaced bool, err error) {
-	ctx = context.WithoutCancel(ctx)
-	if before == nil {
-		b.Logger().Debug("a rotation was not begun", "error", why)
-		return false, nil // there was no turn to do so, or no config
-	}
-	var p progress
-	err = b.changeRotation(ctx, s, func(c *configEntry) {
-		if replaced = !c.sameCredential(before); !replaced {
-			c.Rotation.failed(b.now(), why)
-			if !again {
-				c.Rotation.Retry = time.Time{}
-			}
-		}
-		p = c.Rotation.progress
-	})
-	if replaced {
-		b.agenda.touch()
-		b.Logger().Warn("a rotation of the engine's own credential ended with an error, but the config has another credential by now", "error", why)
-		return true, err
-	}
-	b.rotationFailed(ctx, "root-rotate", "config/rotate-root", "the engine's own credential", &p, why)
-	return false, err
-}
-
-// tendRetiredRoot removes what was replaced and has had its grace. What can't be removed now is tried again in an hour.
-func (b *backend) tendRetiredRoot(ctx context.Context, req *logical.Request) error {
-	unlock, err := b.rotationLocks.Lock(ctx, configStorageKey)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	config, err := readConfig(ctx, req.Storage)
-	if err != nil || config == nil {
-		return err
-	}
-	now := b.now()
-	if now.Before(config.Rotation.Again) || !slices.ContainsFunc(config.Rotation.Retired, func(r retired) bool { return !now.Before(r.Until) }) {
-		return nil
-	}
-	conn, done, err := b.connectionOf(ctx, req.Storage, config)
-	if err != nil {
-		return err
-	}
-	defer done()
-	why := b.removeRetiredRoot(ctx, req, conn)
-	if why == nil && config.Rotation.Trouble == "" {
-		return nil
-	}
-	if _, said := b.reported.LoadOrStore("retired "+requestID.ReplaceAllString(fmt.Sprint(why), ""), true); why != nil && !said {
-		b.Logger().Error("a credential of the engine that was replaced could not be removed; it is tried again every hour", "error", why)
-		b.event(ctx, "root-rotate-fail", "config/rotate-root", "next_attempt", rfc3339(now.Add(schedule.LongestRetry)))
-	}
-	return b.changeRotation(context.WithoutCancel(ctx), req.Storage, func(c *configEntry) {
-		c.Rotation.Trouble, c.Rotation.Again = "", time.Time{}
-		if why != nil {
-			c.Rotation.Trouble, c.Rotation.Again = why.Error(), b.now().UTC().Add(schedule.LongestRetry).Truncate(time.Second)
-		}
-	})
-}
-
-// removeRetiredRoot removes what was replaced and has had its grace. The caller has the turn. What can't be removed stays
-// recorded until it has ended by itself.
-func (b *backend) removeRetiredRoot(ctx context.Context, req *logical.Request, conn *connection) error {
-	var done []string
-	var errs []error
-	for _, old := range conn.config.Rotation.Retired {
-		if b.now().Before(old.Until) {
-			continue
-		}
-		if err := b.revokeKept(ctx, conn, &old.kept); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		done = append(done, old.ID)
-	}
-	if len(done) == 0 {
-		return errors.Join(errs...)
-	}
-	err := b.changeRotation(context.WithoutCancel(ctx), req.Storage, func(c *configEntry) {
-		c.Rotation.Retired = slices.DeleteFunc(c.Rotation.Retired, func(r retired) bool { return slices.Contains(done, r.ID) })
-	})
-	return errors.Join(append(errs, err)...)
 }

@@ -22,7 +22,7 @@ type rootFound struct {
 	ends         time.Time     // by Databricks' clock; zero for unknown or endless
 	scopes       []string
 	live         map[string]bool // all credentials of its kind that the identity has
-	unrecognised string          // what to tell the operator when id is empty
+	unidentified string          // what to tell the operator when id is empty
 }
 
 // handMadeEnd finds out when the credential of a config that is about to replace old ends, so that it is rotated before. It
@@ -39,9 +39,9 @@ func (b *backend) handMadeEnd(ctx context.Context, req *logical.Request, conn *c
 	identity, err := conn.whoami(ctx)
 	var found *rootFound
 	if err == nil && conn.config.AuthType == client.AuthPAT {
-		found, err = recogniseToken(ctx, req.MountPoint, conn, identity)
+		found, err = findToken(ctx, req.MountPoint, conn, identity)
 	} else if err == nil {
-		found, err = b.recogniseSecret(ctx, req.Storage, conn, identity)
+		found, err = b.findSecret(ctx, req.Storage, conn, identity)
 	}
 	switch {
 	case err != nil:
@@ -66,23 +66,23 @@ func (b *backend) connectionOf(ctx context.Context, s logical.Storage, config *c
 	return conn, conn.client.Close, nil
 }
 
-// recogniseRoot looks for the present credential at Databricks, and refuses when there is no room for another.
-func (b *backend) recogniseRoot(ctx context.Context, req *logical.Request, conn *connection, identity *client.Identity) (*rootFound, error) {
+// find looks for the current credential at Databricks, and returns an error when there is no room for another.
+func (r *rootItem) find(ctx context.Context, conn *connection, identity *client.Identity) (*rootFound, error) {
 	if conn.config.AuthType == client.AuthPAT {
-		return recogniseToken(ctx, req.MountPoint, conn, identity)
+		return findToken(ctx, r.req.MountPoint, conn, identity)
 	}
-	found, err := b.recogniseSecret(ctx, req.Storage, conn, identity)
-	if err == nil || !errors.Is(err, errNoRoom) {
+	found, err := r.b.findSecret(ctx, r.req.Storage, conn, identity)
+	if !errors.Is(err, errNoRoom) {
 		return found, err
 	}
 	// What has had its grace makes room.
-	if removeErr := b.removeRetiredRoot(ctx, req, conn); removeErr != nil {
+	if removeErr := r.removeRetired(ctx, conn); removeErr != nil {
 		return nil, errors.Join(err, removeErr)
 	}
-	return b.recogniseSecret(ctx, req.Storage, conn, identity)
+	return r.b.findSecret(ctx, r.req.Storage, conn, identity)
 }
 
-func recogniseToken(ctx context.Context, mountPoint string, conn *connection, identity *client.Identity) (*rootFound, error) {
+func findToken(ctx context.Context, mountPoint string, conn *connection, identity *client.Identity) (*rootFound, error) {
 	tokens, err := conn.client.ListTokens(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list the tokens of %s: %w", identity.UserName, err)
@@ -109,12 +109,12 @@ func recogniseToken(ctx context.Context, mountPoint string, conn *connection, id
 		return nil, badField(keyToken, "the present one can't be recognised among the %d tokens that %s is said to have, so it isn't known which API scopes a new one may have; try again, or write another one to config", len(tokens), identity.UserName)
 	default:
 		found.id = ""
-		found.unrecognised = fmt.Sprintf("The token that was replaced can't be recognised among the %d tokens of %s, and still works; delete it by hand (vault list %stokens shows them).", len(tokens), identity.UserName, mountPoint)
+		found.unidentified = fmt.Sprintf("The token that was replaced can't be recognised among the %d tokens of %s, and still works; delete it by hand (vault list %stokens shows them).", len(tokens), identity.UserName, mountPoint)
 	}
 	return found, nil
 }
 
-func (b *backend) recogniseSecret(ctx context.Context, s logical.Storage, conn *connection, identity *client.Identity) (*rootFound, error) {
+func (b *backend) findSecret(ctx context.Context, s logical.Storage, conn *connection, identity *client.Identity) (*rootFound, error) {
 	secrets, err := conn.client.ListOAuthSecrets(ctx, identity.ID)
 	if err != nil {
 		return nil, fmt.Errorf("list the OAuth secrets of the engine's own service principal: %w", credential.ExplainPrincipal(err, identity.ID))
@@ -147,7 +147,7 @@ func (b *backend) recogniseSecret(ctx context.Context, s logical.Storage, conn *
 		if len(unknown) == 1 {
 			found.id = unknown[0]
 		} else {
-			found.unrecognised = fmt.Sprintf("The OAuth secret that was replaced can't be told from the others of service principal %s, so it still works. It is one of these, unless they belong to leases of this mount; delete it by hand: %s", identity.UserName, quoted(unknown))
+			found.unidentified = fmt.Sprintf("The OAuth secret that was replaced can't be told from the others of service principal %s, so it still works. It is one of these, unless they belong to leases of this mount; delete it by hand: %s", identity.UserName, quoted(unknown))
 		}
 	}
 	found.lifetime, found.ends = lives[found.id], ends[found.id]

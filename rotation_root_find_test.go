@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+
 	"vault-plugin-secrets-databricks/internal/simulator"
 
 	"github.com/hashicorp/vault/sdk/logical"

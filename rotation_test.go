@@ -52,8 +52,8 @@ func FuzzDue(f *testing.F) {
 			return
 		}
 		next := s.After(now)
-		p := progress{Next: next}
-		due := p.due(&kept{Created: now, Lifetime: int64(s.Need(now) / time.Second)}, 0)
+		v := rotationView{rotationState: &rotationState{Next: next}, current: &kept{Created: now, Lifetime: int64(s.Need(now) / time.Second)}}
+		due := v.due()
 		require.True(t, due.After(now) && !due.After(next), "%+v at %s: %s", s, now, due)
 	})
 }
@@ -108,7 +108,7 @@ func TestARotationThatWaitsForAnotherHasNotFailed(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			ticked := make(chan struct{})
 			go func() {
-				_ = m.backend.(*backend).tick(ctx, &logical.Request{Storage: m.storage, MountPoint: "databricks/"})
+				_ = m.backend.(*backend).periodic(ctx, &logical.Request{Storage: m.storage, MountPoint: "databricks/"})
 				close(ticked)
 			}()
 			key := strings.Replace(path, "static-roles/", staticStoragePrefix, 1)

@@ -92,11 +92,10 @@ type staticEntry struct {
 
 // staticState is what the engine knows of a static role's credentials.
 type staticState struct {
-	progress
+	rotationState
 	Current kept           `json:"current,omitzero"`
 	Answer  map[string]any `json:"answer,omitempty"` // what static-creds answers besides the secret part
 	Field   string         `json:"field"`            // the name of the secret part in that answer
-	Retired []retired      `json:"retired,omitempty"`
 
 	// Copies are all that may be in secret scopes of what the role has made: at the place where it delivers to now, and at
 	// places that it has left.
@@ -104,11 +103,6 @@ type staticState struct {
 
 	// Deleting is set when the role is being deleted: all that is left to do is to remove what it made.
 	Deleting bool `json:"deleting,omitempty"`
-
-	// Trouble is why something after a rotation could not be done yet, and Again when it is tried again.
-	Trouble string    `json:"trouble,omitempty"`
-	Tried   int       `json:"tried,omitempty"`
-	Again   time.Time `json:"again,omitzero"`
 
 	Secret client.Secret `json:"-"`
 }
@@ -119,17 +113,8 @@ type sealedStatic struct {
 	Secret string `json:"secret"`
 }
 
-// all are the credentials that the role answers for.
-func (s *staticState) all() []kept {
-	var all []kept
-	if s.Current.ID != "" {
-		all = append(all, s.Current)
-	}
-	for _, old := range s.Retired {
-		all = append(all, old.kept)
-	}
-	return all
-}
+// all returns the credentials that the role holds.
+func (s *staticState) all() []kept { return s.rotationState.all(&s.Current) }
 
 func (e *staticEntry) clone() *staticEntry {
 	c := *e
@@ -203,6 +188,27 @@ func (b *backend) static(ctx context.Context, s logical.Storage, name string) (*
 	})
 }
 
+// lockStatic takes the lock of a static role and reads it, nil when there is none. The caller must call unlock, even after an error.
+func (b *backend) lockStatic(ctx context.Context, s logical.Storage, name string) (e *staticEntry, unlock func(), err error) {
+	unlock, err = b.rotationLocks.Lock(ctx, staticStoragePrefix+name)
+	if err != nil {
+		return nil, func() {}, err
+	}
+	e, err = readStatic(ctx, s, staticStoragePrefix+name)
+	return e, unlock, err
+}
+
+// usable returns an error when there is no such static role, or none any more.
+func (e *staticEntry) usable(name string) error {
+	switch {
+	case e == nil:
+		return badField(keyName, "there is no static role %q; list them at static-roles/", name)
+	case e.State.Deleting:
+		return badField(keyName, "static role %q is being deleted", name)
+	}
+	return nil
+}
+
 // saveStatic stores the role. Whoever changes one has its turn.
 func (b *backend) saveStatic(ctx context.Context, s logical.Storage, name string, e *staticEntry) error {
 	key := staticStoragePrefix + name
@@ -210,7 +216,7 @@ func (b *backend) saveStatic(ctx context.Context, s logical.Storage, name string
 	if err != nil {
 		return err
 	}
-	defer b.agenda.touch()
+	defer b.nextRun.touch()
 	if err := s.Put(ctx, entry); err != nil {
 		b.statics.drop(key) // it may have been stored all the same
 		return err
