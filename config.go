@@ -13,11 +13,11 @@ import (
 	"strings"
 	"time"
 
-	"vault-plugin-secrets-databricks/internal/client"
-	"vault-plugin-secrets-databricks/internal/schedule"
-
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/schedule"
 )
 
 // sameConfig tells whether a stored config, nil for none, is as it was, whatever has become of its rotation. It answers the
@@ -110,6 +110,15 @@ func (s *sealedConfig) open() *configEntry {
 	return &c
 }
 
+// setSecret replaces the secret of an auth type that rotates.
+func (c *configEntry) setSecret(secret client.Secret) {
+	if c.AuthType == client.AuthPAT {
+		c.Token = secret
+	} else {
+		c.ClientSecret = secret
+	}
+}
+
 // newConfig has the defaults of every field.
 func newConfig() *configEntry {
 	return &configEntry{
@@ -153,9 +162,15 @@ func (b *backend) swapConfig(ctx context.Context, s logical.Storage, before *log
 		return logical.CodedError(http.StatusConflict, "the config was changed by somebody else while this write was being verified; nothing was stored, read it and write again")
 	}
 	conn.config.carryRotation(stored, given, b.now(), managedNext)
-	defer b.nextRun.touch() // when it is stored: a tick that looks before would find the old schedule
+	return b.putConnection(ctx, s, conn)
+}
+
+// putConnection stores the connection's config and makes the connection the mount's. After an error, the config may have been
+// stored all the same. The caller holds configWrite.
+func (b *backend) putConnection(ctx context.Context, s logical.Storage, conn *connection) error {
+	defer b.nextRun.touch() // when it is stored: who looks before would find the old schedule
 	if err := putConfig(ctx, s, conn.config); err != nil {
-		b.dropConnection() // it may have been stored all the same
+		b.dropConnection()
 		return err
 	}
 	if old, ok := b.connections.put(configStorageKey, conn); ok {

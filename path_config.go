@@ -227,7 +227,7 @@ func (b *backend) handleReadConfig(ctx context.Context, req *logical.Request, _ 
 	if err != nil || config == nil {
 		return nil, err
 	}
-	b.askManager(ctx, config)
+	b.refreshNextRotation(ctx, config)
 	resp := config.response()
 	addRootWarnings(resp, req.MountPoint, config, b.now(), false)
 	return resp, nil

@@ -5,6 +5,7 @@ package databricks
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -37,27 +38,18 @@ func (b *backend) pathRotateRoot() []*framework.Path {
 	}}
 }
 
-var rootResponseFields = map[string]*framework.FieldSchema{
-	keyAuthType:     {Type: framework.TypeString, Required: true, Description: "How the engine authenticates."},
-	keyCredentialID: {Type: framework.TypeString, Required: true, Description: "Id of the credential that the engine uses; empty while it is one that was made by hand."},
-	keyExpiryTime:   {Type: framework.TypeString, Required: true, Description: "When it ends at Databricks, RFC 3339."},
-	keyLastRotation: {Type: framework.TypeString, Required: true, Description: "When Vault last replaced the credential, RFC 3339."},
-	keyNextRotation: {Type: framework.TypeString, Required: true, Description: "When Vault will next replace it, RFC 3339; null for never."},
-	keyRetiredIDs:   {Type: framework.TypeStringSlice, Required: true, Description: "Ids of credentials that it replaced and that are removed within minutes."},
-	keyHandMade:     {Type: framework.TypeStringSlice, Required: true, Description: "Ids of credentials that were made by hand and have been replaced, to be deleted by hand."},
-}
+// rootResponseFields are those of the config's answer that a rotation changes.
+var rootResponseFields = func() map[string]*framework.FieldSchema {
+	fields := make(map[string]*framework.FieldSchema)
+	for _, field := range []string{keyAuthType, keyCredentialID, keyExpiryTime, keyLastRotation, keyNextRotation, keyRetiredIDs, keyHandMade} {
+		fields[field] = configResponseFields[field]
+	}
+	return fields
+}()
 
 func (b *backend) handleRotateRoot(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	unlock, err := b.rotationLocks.Lock(ctx, configStorageKey)
-	if err != nil {
-		return nil, err
-	}
+	root, unlock, err := b.lockRoot(ctx, req)
 	defer unlock()
-	root := &rootItem{b: b, req: req}
-	found, err := root.load(ctx)
-	if err == nil && !found {
-		err = errNotConfigured
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -65,30 +57,18 @@ func (b *backend) handleRotateRoot(ctx context.Context, req *logical.Request, _ 
 	if err != nil {
 		return nil, err
 	}
-	config := root.config
-	r := config.Rotation
-	resp := &logical.Response{Data: map[string]any{
-		keyAuthType:     config.AuthType,
-		keyCredentialID: r.Credential.ID,
-		keyExpiryTime:   rfc3339(r.Credential.Expires),
-		keyLastRotation: rfc3339(r.Last),
-		keyNextRotation: nil,
-		keyRetiredIDs:   retiredIDs(r.Retired),
-		keyHandMade:     append([]string{}, r.HandMade...),
-	}}
-	if next := root.view().due(); !next.IsZero() {
-		resp.Data[keyNextRotation] = rfc3339(next)
-	}
+	resp := root.config.response()
+	maps.DeleteFunc(resp.Data, func(field string, _ any) bool { return rootResponseFields[field] == nil })
 	if unidentified != "" {
 		resp.AddWarning(unidentified)
 	}
-	addRootWarnings(resp, req.MountPoint, config, b.now(), true)
+	addRootWarnings(resp, req.MountPoint, root.config, b.now(), true)
 	return resp, nil
 }
 
 // withRootRotation adds to the fields of the config's answer those of its rotation.
 func withRootRotation(fields map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
-	for name, field := range map[string]*framework.FieldSchema{
+	maps.Copy(fields, map[string]*framework.FieldSchema{
 		keyDisableRotation: {Type: framework.TypeBool, Required: true, Description: "Whether automatic rotation is suspended."},
 		keyRotationPolicy:  {Type: framework.TypeString, Required: true, Description: "Rotation policy that Vault's rotation manager is given; empty for none."},
 		keyPendingError:    {Type: framework.TypeString, Required: true, Description: "Why a credential that was replaced could not be removed yet; empty for nothing."},
@@ -97,9 +77,7 @@ func withRootRotation(fields map[string]*framework.FieldSchema) map[string]*fram
 		keyExpiryTime:      {Type: framework.TypeString, Required: true, Description: "When that ends at Databricks if it is not replaced, RFC 3339; empty where it isn't known."},
 		keyRetiredIDs:      {Type: framework.TypeStringSlice, Required: true, Description: "Ids of credentials that were replaced and are about to be removed."},
 		keyHandMade:        {Type: framework.TypeStringSlice, Required: true, Description: "Ids of credentials that were made by hand and have been replaced, to be deleted by hand."},
-	} {
-		fields[name] = field
-	}
+	})
 	return withRotation(fields)
 }
 

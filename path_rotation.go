@@ -4,6 +4,7 @@ package databricks
 
 import (
 	"errors"
+	"maps"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -70,7 +71,7 @@ func addSchedule(data map[string]any, s schedule.Schedule) {
 
 // withRotation adds to the fields of an answer those of a schedule and of how it goes.
 func withRotation(fields map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
-	for name, field := range map[string]*framework.FieldSchema{
+	maps.Copy(fields, map[string]*framework.FieldSchema{
 		keyRotationPeriod:   {Type: framework.TypeInt64, Required: true, Description: "Seconds from one rotation to the next; 0 for none."},
 		keyRotationSchedule: {Type: framework.TypeString, Required: true, Description: "Cron schedule in UTC; empty for none."},
 		keyRotationWindow:   {Type: framework.TypeInt64, Required: true, Description: "Seconds that a rotation may be late; 0 for any."},
@@ -79,9 +80,7 @@ func withRotation(fields map[string]*framework.FieldSchema) map[string]*framewor
 		keyRotationFailures: {Type: framework.TypeInt, Required: true, Description: "Attempts that failed since then, one after the other."},
 		keyRotationError:    {Type: framework.TypeString, Required: true, Description: "Why the last of them failed; empty when none did."},
 		keyRotationRetry:    {Type: framework.TypeString, Required: true, Description: "When the next attempt is made after a failure, RFC 3339; null for none."},
-	} {
-		fields[name] = field
-	}
+	})
 	return fields
 }
 

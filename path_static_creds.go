@@ -4,15 +4,14 @@ package databricks
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"net/http"
 	"strings"
 
-	"vault-plugin-secrets-databricks/internal/credential"
-
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-databricks/internal/credential"
 )
 
 func (b *backend) pathStaticCreds() *framework.Path {
@@ -98,10 +97,5 @@ func (b *backend) handleRotateRole(ctx context.Context, req *logical.Request, da
 		return nil, err
 	}
 	pending := it.followUp(context.WithoutCancel(ctx))
-	resp := b.staticResponse(it.e)
-	if pending != nil {
-		resp.AddWarning(fmt.Sprintf("The credential was replaced, but something is left to do, which is tried again at %s: %s", rfc3339(it.e.State.PendingRetry), pending))
-	}
-	b.addStaticWarnings(resp, conn, it.e)
-	return resp, nil
+	return b.staticChanged("The credential was replaced", conn, it.e, pending), nil
 }

@@ -10,10 +10,10 @@ import (
 	"strings"
 	"time"
 
-	"vault-plugin-secrets-databricks/internal/credential"
-
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-databricks/internal/credential"
 )
 
 const (
@@ -239,27 +239,27 @@ func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
-	settled, trouble := b.followUpStatic(context.WithoutCancel(ctx), req.Storage, conn, name, e)
-	if trouble != nil && old == nil {
-		return nil, b.abandonStatic(context.WithoutCancel(ctx), req.Storage, conn, name, settled, trouble)
+	e, pending := b.followUpStatic(context.WithoutCancel(ctx), req.Storage, conn, name, e)
+	if pending != nil && old == nil {
+		return nil, b.abandonStatic(context.WithoutCancel(ctx), req.Storage, conn, name, e, pending)
 	}
 	b.event(ctx, "static-role-write", req.Path, "name", name, "credential_type", role.CredentialType)
-
-	resp := b.staticResponse(settled)
-	if trouble != nil {
-		resp.AddWarning(fmt.Sprintf("The static role was stored, but something is left to do, which is tried again at %s: %s", rfc3339(settled.State.PendingRetry), trouble))
-	}
-	b.addStaticWarnings(resp, conn, settled)
-	return resp, nil
+	return b.staticChanged("The static role was stored", conn, e, pending), nil
 }
 
-func (b *backend) addStaticWarnings(resp *logical.Response, conn *connection, e *staticEntry) {
+// staticChanged answers a write. Pending is why something is left to do after it.
+func (b *backend) staticChanged(done string, conn *connection, e *staticEntry, pending error) *logical.Response {
+	resp := b.staticResponse(e)
+	if pending != nil {
+		resp.AddWarning(fmt.Sprintf("%s, but something is left to do, which is tried again at %s: %s", done, rfc3339(e.State.PendingRetry), pending))
+	}
 	for _, warning := range credential.Lookup(e.CredentialType).Warnings(conn.knownIdentity(), e.mints().spec()) {
 		resp.AddWarning(warning)
 	}
 	if !e.Automatic() {
 		resp.AddWarning(fmt.Sprintf("The role has no schedule, so its credential ends at %s unless rotate-role is written before.", rfc3339(e.State.Current.Expires)))
 	}
+	return resp
 }
 
 // deleteStatic first marks the role as being deleted, so that what can't be removed now is removed later.

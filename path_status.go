@@ -103,7 +103,7 @@ func (b *backend) readStatus(ctx context.Context, req *logical.Request, _ *frame
 		return nil, err
 	}
 	if config != nil {
-		b.askManager(ctx, config)
+		b.refreshNextRotation(ctx, config)
 		config.rotationView().addTo(status)
 		status[keyRotatedBy] = config.rotatedBy()
 	}

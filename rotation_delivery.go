@@ -9,10 +9,10 @@ import (
 	"slices"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/logical"
+
 	"vault-plugin-secrets-databricks/internal/client"
 	"vault-plugin-secrets-databricks/internal/credential"
-
-	"github.com/hashicorp/vault/sdk/logical"
 )
 
 // keptCopy is a copy of a credential in a secret scope. It is written down before it is put.

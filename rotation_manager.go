@@ -40,12 +40,9 @@ func (b *backend) registerRotationJob(ctx context.Context, mountPoint string, ol
 	}
 	same := old.effectiveSchedule() == job
 	if same {
-		next := old.Rotation.Next
-		if told := b.managedNext(ctx); old.Rotation.Managed && !told.IsZero() {
-			next = told
-		}
-		if next.After(b.now()) {
-			request.MigratedLegacyNextRotationTime = next
+		b.refreshNextRotation(ctx, old)
+		if old.Rotation.Next.After(b.now()) {
+			request.MigratedLegacyNextRotationTime = old.Rotation.Next
 		}
 	}
 	info, err := b.System().RegisterRotationJobWithResponse(ctx, request)
@@ -73,42 +70,37 @@ func (b *backend) deregisterRotationJob(ctx context.Context, resp *logical.Respo
 	}
 }
 
-// managedNext asks the rotation manager when it will rotate next; the zero time when it doesn't tell.
-func (b *backend) managedNext(ctx context.Context) time.Time {
-	info, err := b.System().GetRotationInformation(ctx, &rotation.RotationInfoRequest{ReqPath: rotationJobPath})
-	if err != nil || info == nil || info.NextVaultRotation.Unix() <= 0 {
-		return time.Time{}
+// refreshNextRotation sets the config's next rotation to what Vault's rotation manager says, if that follows the schedule and tells.
+func (b *backend) refreshNextRotation(ctx context.Context, config *configEntry) {
+	if !config.Rotation.Managed {
+		return
 	}
-	return info.NextVaultRotation.UTC()
+	info, err := b.System().GetRotationInformation(ctx, &rotation.RotationInfoRequest{ReqPath: rotationJobPath})
+	if err == nil && info != nil && info.NextVaultRotation.Unix() > 0 {
+		config.Rotation.Next = info.NextVaultRotation.UTC()
+	}
 }
 
 // rotateManaged is what Vault's rotation manager calls. It rotates only where the stored config leaves that to the manager, which
 // may have a job of a config that could not be saved.
 func (b *backend) rotateManaged(ctx context.Context, req *logical.Request) error {
-	unlock, err := b.rotationLocks.Lock(ctx, configStorageKey)
-	if err != nil {
-		return err
-	}
+	root, unlock, err := b.lockRoot(ctx, req)
 	defer unlock()
-	root := &rootItem{b: b, req: req}
-	found, err := root.load(ctx)
-	switch {
-	case err != nil:
-		return err
-	case !found:
-		// As the answer to a user's mistake, which this is, it would look like a success to the manager.
-		return errors.New(errNotConfigured.Error())
-	case !root.config.Rotation.Managed || !root.config.effectiveSchedule().Automatic():
-		return nil
+	if err == nil {
+		if !root.config.Rotation.Managed || !root.config.effectiveSchedule().Automatic() {
+			return nil
+		}
+		if err = root.rotate(ctx); err == nil {
+			return nil
+		}
+		recorded, saveErr := b.recordFailure(ctx, root, err, false)
+		if !recorded && saveErr == nil {
+			return nil // an operator has written another credential
+		}
+		err = errors.Join(err, saveErr)
 	}
-	if err = root.rotate(ctx); err == nil {
-		return nil
-	}
-	recorded, saveErr := b.recordFailure(ctx, root, err, false)
-	if !recorded && saveErr == nil {
-		return nil
-	}
-	return errors.New(errors.Join(err, saveErr).Error())
+	// Some errors are the user's mistakes. As an answer to the user they would look like a success to the manager.
+	return errors.New(err.Error())
 }
 
 // withoutRotationManager tells whether the host has no rotation manager: Vault Community says that it is not supported, and a host
@@ -124,13 +116,4 @@ func withoutRotationManager(err error) bool {
 	return strings.Contains(text, strings.ToLower(automatedrotationutil.ErrRotationManagerUnsupported.Error())) ||
 		strings.Contains(text, "rotation manager") && (strings.Contains(text, "not supported") || strings.Contains(text, "unsupported")) ||
 		strings.Contains(text, "unimplemented") || strings.Contains(text, "not implemented")
-}
-
-// askManager completes the config's rotation by what Vault's rotation manager says, where that keeps the schedule.
-func (b *backend) askManager(ctx context.Context, config *configEntry) {
-	if config.Rotation.Managed {
-		if next := b.managedNext(ctx); !next.IsZero() {
-			config.Rotation.Next = next
-		}
-	}
 }

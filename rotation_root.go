@@ -79,6 +79,19 @@ type rootItem struct {
 	config *configEntry
 }
 
+// lockRoot takes the lock of the engine's own credential and loads it. The caller must call unlock, even after an error.
+func (b *backend) lockRoot(ctx context.Context, req *logical.Request) (root *rootItem, unlock func(), err error) {
+	if unlock, err = b.rotationLocks.Lock(ctx, configStorageKey); err != nil {
+		return nil, func() {}, err
+	}
+	root = &rootItem{b: b, req: req}
+	found, err := root.load(ctx)
+	if err == nil && !found {
+		err = errNotConfigured
+	}
+	return root, unlock, err
+}
+
 func (r *rootItem) labels() rotationLabels {
 	return rotationLabels{
 		key: configStorageKey, kind: "the engine's own credential", what: "the engine's own credential",
@@ -170,63 +183,95 @@ func (r *rootItem) replace(ctx context.Context) (unidentified string, err error)
 	if err != nil {
 		return "", err
 	}
-
-	var k *kept
-	var now *configEntry
-	err = b.makeRoot(ctx, r.req, conn, identity, old, func(ctx context.Context, made *kept, token *credential.Credential) error {
-		k = made
-		renewed := *config
-		if config.AuthType == client.AuthPAT {
-			renewed.Token = token.SecretPart()
-		} else {
-			renewed.ClientSecret = token.SecretPart()
-		}
-		if err := b.verifyRoot(ctx, &renewed, identity); err != nil {
-			return err
-		}
-		renewed.Identity, renewed.Verified = identity, b.now().UTC()
-		now, err = b.saveRoot(ctx, r.req.Storage, config, &renewed, k, old)
-		return err
-	})
-	if err != nil {
-		return "", err
+	want := storedRequest{key: configStorageKey, text: "Vault's own, for the mount " + r.req.MountPoint}
+	if config.AuthType == client.AuthPAT {
+		want.credentialType, want.spec = credential.PAT, credential.Spec{Scopes: old.scopes}
+	} else {
+		want.credentialType, want.spec = credential.OAuthSecret, credential.Spec{ServicePrincipalID: identity.ID, ApplicationID: config.ClientID}
 	}
-	r.config = now
-	b.Logger().Info("the engine's own credential was replaced", "auth_type", now.AuthType, "id", k.ID, "expires", rfc3339(k.Expires), "replaced", old.id)
-	b.event(context.WithoutCancel(ctx), "root-rotate", "config/rotate-root", "auth_type", now.AuthType, "id", k.ID, "replaced", old.id, "expiry_time", rfc3339(k.Expires))
-	return old.unidentified, nil
-}
-
-// makeRoot makes the new credential, and has save save it. It asks for a long life, and where the workspace refuses that, for one that
-// it is known to give, or that suffices.
-func (b *backend) makeRoot(ctx context.Context, req *logical.Request, conn *connection, identity *client.Identity, old *rootFound, save func(context.Context, *kept, *credential.Credential) error) error {
-	want := storedRequest{
-		key: configStorageKey, credentialType: credential.PAT, spec: credential.Spec{Scopes: old.scopes},
-		text: "Vault's own, for the mount " + req.MountPoint,
-	}
-	if conn.config.AuthType == client.AuthOAuthM2M {
-		want.credentialType = credential.OAuthSecret
-		want.spec = credential.Spec{ServicePrincipalID: identity.ID, ApplicationID: conn.config.ClientID}
-	}
-	var err error
-	for i, lifetime := range rootLifetimes(conn.config, old.lifetime, b.now()) {
+	// A long life is asked for, and where the workspace refuses that, one that it is known to give, or that suffices.
+	for i, lifetime := range rootLifetimes(config, old.lifetime, b.now()) {
 		if i > 0 {
 			b.Logger().Info("Databricks refused the engine's own credential, so one with a shorter life is asked for", "lifetime", lifetime.String(), "error", err)
 		}
+		created := false
 		want.lifetime = lifetime
-		made := false
-		err = b.makeStored(ctx, req.Storage, conn, want, func(ctx context.Context, k *kept, token *credential.Credential) error {
-			made = true
-			return save(ctx, k, token)
+		err = b.makeStored(ctx, r.req.Storage, conn, want, func(ctx context.Context, k *kept, token *credential.Credential) error {
+			created = true
+			return r.adopt(ctx, identity, old, k, token.SecretPart())
 		})
 		switch {
-		case err == nil, made:
-			return err
+		case err == nil:
+			k := &r.config.Rotation.Credential
+			b.Logger().Info("the engine's own credential was replaced", "auth_type", config.AuthType, "id", k.ID, "expires", rfc3339(k.Expires), "replaced", old.id)
+			b.event(context.WithoutCancel(ctx), "root-rotate", "config/rotate-root", "auth_type", config.AuthType, "id", k.ID, "replaced", old.id, "expiry_time", rfc3339(k.Expires))
+			return old.unidentified, nil
+		case created:
+			return "", err
 		case !client.IsKind(err, client.Refused) || !credential.NotApplied(err):
-			return fmt.Errorf("make a new credential: %w", err)
+			return "", fmt.Errorf("make a new credential: %w", err)
 		}
 	}
-	return fmt.Errorf("make a new credential: %w", err)
+	return "", fmt.Errorf("make a new credential: %w", err)
+}
+
+// adopt verifies the new credential by use, and makes it the stored config's and the mount's, unless the config has got another
+// credential since.
+func (r *rootItem) adopt(ctx context.Context, identity *client.Identity, old *rootFound, k *kept, secret client.Secret) error {
+	b := r.b
+	probe := *r.config
+	probe.Identity = nil
+	probe.setSecret(secret)
+	if err := b.verifyRoot(ctx, &probe, identity); err != nil {
+		return err
+	}
+	b.configWrite.Lock()
+	defer b.configWrite.Unlock()
+	config, err := readConfig(ctx, r.req.Storage)
+	if err != nil {
+		return err
+	}
+	if config == nil || !config.sameCredential(r.config) {
+		return logical.CodedError(http.StatusConflict, "the config was changed by somebody else during the rotation; what was written is in force, and the new credential is removed")
+	}
+	config.setSecret(secret)
+	config.Identity, config.Verified = identity, b.now().UTC()
+	rotation := &config.Rotation
+	if rotation.Credential.ID != "" {
+		rotation.retire(config, b.now())
+	} else if old.id != "" {
+		rotation.HandMade = append(rotation.HandMade, old.id)
+	}
+	rotation.HandMade = slices.DeleteFunc(rotation.HandMade, func(id string) bool { return !old.live[id] })
+	rotation.Credential = *k
+	rotation.succeeded(config.effectiveSchedule(), b.now())
+	conn, err := b.connect(ctx, config)
+	if err != nil {
+		return err
+	}
+	if err := b.putConnection(ctx, r.req.Storage, conn); err != nil {
+		conn.client.Close()
+		return &uncertain{err}
+	}
+	r.config = config
+	return nil
+}
+
+// verifyRoot uses the new credential, and requires that it is of the same identity.
+func (b *backend) verifyRoot(ctx context.Context, config *configEntry, identity *client.Identity) error {
+	conn, err := b.connect(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer conn.client.Close()
+	who, err := conn.client.Me(ctx)
+	if err != nil {
+		return fmt.Errorf("the new credential does not work, so it is removed and the old one stays: %w", err)
+	}
+	if who.ID != identity.ID {
+		return logical.CodedError(http.StatusBadGateway, fmt.Sprintf("the new credential belongs to %s rather than to %s, so it is removed and the old one stays", who.UserName, identity.UserName))
+	}
+	return nil
 }
 
 // rootLifetimes are how long the new credential should live, in the order of trying.
@@ -249,62 +294,6 @@ func rootLifetimes(config *configEntry, granted time.Duration, now time.Time) []
 	}
 	slices.SortFunc(lives, func(a, b time.Duration) int { return cmp.Compare(b, a) })
 	return slices.Compact(lives)
-}
-
-// verifyRoot uses the new credential, and requires that it is of the same identity.
-func (b *backend) verifyRoot(ctx context.Context, config *configEntry, identity *client.Identity) error {
-	config.Identity = nil
-	conn, err := b.connect(ctx, config)
-	if err != nil {
-		return err
-	}
-	defer conn.client.Close()
-	who, err := conn.client.Me(ctx)
-	if err != nil {
-		return fmt.Errorf("the new credential does not work, so it is removed and the old one stays: %w", err)
-	}
-	if who.ID != identity.ID {
-		return logical.CodedError(http.StatusBadGateway, fmt.Sprintf("the new credential belongs to %s rather than to %s, so it is removed and the old one stays", who.UserName, identity.UserName))
-	}
-	return nil
-}
-
-// saveRoot makes the new credential the stored config's and the mount's, unless the config has got another credential since.
-func (b *backend) saveRoot(ctx context.Context, s logical.Storage, before, renewed *configEntry, k *kept, old *rootFound) (*configEntry, error) {
-	b.configWrite.Lock()
-	defer b.configWrite.Unlock()
-	now, err := readConfig(ctx, s)
-	if err != nil {
-		return nil, err
-	}
-	if now == nil || !now.sameCredential(before) {
-		return nil, logical.CodedError(http.StatusConflict, "the config was changed by somebody else during the rotation; what was written is in force, and the new credential is removed")
-	}
-	now.Token, now.ClientSecret = renewed.Token, renewed.ClientSecret
-	now.Identity, now.Verified = renewed.Identity, renewed.Verified
-	r := &now.Rotation
-	if r.Credential.ID != "" {
-		r.retire(now, b.now())
-	} else if old.id != "" {
-		r.HandMade = append(r.HandMade, old.id)
-	}
-	r.HandMade = slices.DeleteFunc(r.HandMade, func(id string) bool { return !old.live[id] })
-	r.Credential = *k
-	r.succeeded(now.effectiveSchedule(), b.now())
-	defer b.nextRun.touch()
-	if err := putConfig(ctx, s, now); err != nil {
-		b.dropConnection()
-		return nil, &uncertain{err}
-	}
-	conn, err := b.connect(ctx, now)
-	if err != nil {
-		b.dropConnection()
-		return now, nil
-	}
-	if last, ok := b.connections.put(configStorageKey, conn); ok {
-		last.client.Close()
-	}
-	return now, nil
 }
 
 // changeRotation changes what is stored about the rotation, if there is a config. The connection goes on as it is.

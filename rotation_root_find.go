@@ -36,12 +36,10 @@ func (b *backend) handMadeEnd(ctx context.Context, req *logical.Request, conn *c
 	probe := *config
 	probe.Rotation = rootRotation{}
 	conn = &connection{config: &probe, client: conn.client, account: conn.account, identity: config.Identity}
-	identity, err := conn.whoami(ctx)
 	var found *rootFound
-	if err == nil && conn.config.AuthType == client.AuthPAT {
-		found, err = findToken(ctx, req.MountPoint, conn, identity)
-	} else if err == nil {
-		found, err = b.findSecret(ctx, req.Storage, conn, identity)
+	identity, err := conn.whoami(ctx)
+	if err == nil {
+		found, err = b.findRoot(ctx, req, conn, identity)
 	}
 	switch {
 	case err != nil:
@@ -66,12 +64,9 @@ func (b *backend) connectionOf(ctx context.Context, s logical.Storage, config *c
 	return conn, conn.client.Close, nil
 }
 
-// find looks for the current credential at Databricks, and returns an error when there is no room for another.
+// find looks for the current credential at Databricks, and makes room for another where it can.
 func (r *rootItem) find(ctx context.Context, conn *connection, identity *client.Identity) (*rootFound, error) {
-	if conn.config.AuthType == client.AuthPAT {
-		return findToken(ctx, r.req.MountPoint, conn, identity)
-	}
-	found, err := r.b.findSecret(ctx, r.req.Storage, conn, identity)
+	found, err := r.b.findRoot(ctx, r.req, conn, identity)
 	if !errors.Is(err, errNoRoom) {
 		return found, err
 	}
@@ -79,7 +74,16 @@ func (r *rootItem) find(ctx context.Context, conn *connection, identity *client.
 	if removeErr := r.removeRetired(ctx, conn); removeErr != nil {
 		return nil, errors.Join(err, removeErr)
 	}
-	return r.b.findSecret(ctx, r.req.Storage, conn, identity)
+	return r.b.findRoot(ctx, r.req, conn, identity)
+}
+
+// findRoot looks at Databricks for the credential that the connection was made with. It returns errNoRoom when there is no room for
+// another.
+func (b *backend) findRoot(ctx context.Context, req *logical.Request, conn *connection, identity *client.Identity) (*rootFound, error) {
+	if conn.config.AuthType == client.AuthPAT {
+		return findToken(ctx, req.MountPoint, conn, identity)
+	}
+	return b.findSecret(ctx, req.Storage, conn, identity)
 }
 
 func findToken(ctx context.Context, mountPoint string, conn *connection, identity *client.Identity) (*rootFound, error) {

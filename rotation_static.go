@@ -69,70 +69,52 @@ func (b *backend) rotateStatic(ctx context.Context, req *logical.Request, conn *
 	return e, nil
 }
 
-// followUpStatic does what is left to do after a rotation or a deletion: deliver, remove copies at places that the role has left, and
-// remove what has had its grace. It saves each step, so that the next call goes on where it stopped. It returns the role as saved,
+// followUpStatic does what is left to do after a rotation: deliver, remove copies at places that the role has left, and remove what
+// has had its grace. For a role that is being deleted, it removes all that was made, and then the role: copies first, so that nobody
+// finds a dead credential there. It saves what it did, so that the next call goes on where it stopped. It returns the role as saved,
 // nil when it is gone. The caller holds the role's lock.
 func (b *backend) followUpStatic(ctx context.Context, s logical.Storage, conn *connection, name string, e *staticEntry) (*staticEntry, error) {
 	e = e.clone()
-	if e.State.Deleting {
-		return b.removeStatic(ctx, s, conn, name, e)
-	}
+	deleting, changed := e.State.Deleting, e.State.Deleting || e.State.PendingError != ""
 	var errs []error
-	changed := false
-	if e.undelivered() {
+	if !deleting && e.undelivered() {
 		changed = true
 		if err := b.deliverStatic(ctx, s, conn, name, e); err != nil {
 			errs = append(errs, fmt.Errorf("deliver the credential to %s: %w", e.place(), err))
 		}
 	}
-	if e.leftCopies() {
+	if deleting || e.leftCopies() {
 		// Until the new place has its copy, one that works is better than none at the place before.
 		changed = true
 		errs = append(errs, b.removeCopies(ctx, conn, e, func(c *keptCopy) bool {
-			return !e.deliveredAt(c) && (!e.undelivered() || !e.alive(c.Nonce, b.now()))
+			return deleting || !e.deliveredAt(c) && (!e.undelivered() || !e.alive(c.Nonce, b.now()))
 		}))
 	}
+	// A dead credential in a scope is better than a live one, so these go even if a copy can't be removed.
 	gone, err := b.removeRetired(ctx, conn, e.State.Retired, func(old *retired) bool {
-		return !b.now().Before(old.Until) && (!e.pinned(old) || b.now().After(old.Expires))
+		return deleting || !b.now().Before(old.Until) && (!e.pinned(old) || b.now().After(old.Expires))
 	})
 	e.State.forget(gone)
-	why := errors.Join(append(errs, err)...)
-	if !changed && len(gone) == 0 && why == nil && e.State.PendingError == "" {
-		return e, nil
-	}
-	e.State.pending(b.now(), why, schedule.Backoff)
-	return e, errors.Join(why, b.saveStatic(context.WithoutCancel(ctx), s, name, e))
-}
-
-// removeStatic removes what a role has made, and then the role.
-func (b *backend) removeStatic(ctx context.Context, s logical.Storage, conn *connection, name string, e *staticEntry) (*staticEntry, error) {
-	err := b.removeMade(ctx, conn, e)
-	if err != nil {
-		e.State.pending(b.now(), err, schedule.Backoff)
-		return e, errors.Join(err, b.saveStatic(context.WithoutCancel(ctx), s, name, e))
-	}
-	if err := b.forgetStatic(ctx, s, name); err != nil {
-		return e, err
-	}
-	return nil, nil
-}
-
-// removeMade removes what a role has made: copies in secret scopes first, so that nobody finds a dead credential there.
-func (b *backend) removeMade(ctx context.Context, conn *connection, e *staticEntry) error {
-	// A dead credential in a scope is better than a live one.
-	errs := []error{b.removeCopies(ctx, conn, e, func(*keptCopy) bool { return true })}
-	// What is removed is forgotten, so that the rest can be removed over another connection.
-	gone, err := b.removeRetired(ctx, conn, e.State.Retired, func(*retired) bool { return true })
-	e.State.forget(gone)
 	errs = append(errs, err)
-	if e.State.Current.ID != "" {
+	if deleting && e.State.Current.ID != "" {
 		err := b.revokeKept(ctx, conn, &e.State.Current)
 		if err == nil {
 			e.State.Current = kept{}
 		}
 		errs = append(errs, err)
 	}
-	return errors.Join(errs...)
+	why := errors.Join(errs...)
+	switch {
+	case deleting && why == nil:
+		if err := b.forgetStatic(ctx, s, name); err != nil {
+			return e, err
+		}
+		return nil, nil
+	case !changed && why == nil && len(gone) == 0:
+		return e, nil
+	}
+	e.State.pending(b.now(), why, schedule.Backoff)
+	return e, errors.Join(why, b.saveStatic(context.WithoutCancel(ctx), s, name, e))
 }
 
 // forgetStatic deletes the role from the storage.
