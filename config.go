@@ -20,8 +20,8 @@ import (
 	"vault-plugin-secrets-databricks/internal/schedule"
 )
 
-// sameConfig tells whether a stored config, nil for none, is as it was, whatever has become of its rotation. It answers the
-// present one, or the default.
+// sameConfig reports whether a stored config, nil for none, is as it was, whatever has become of its rotation. It returns the
+// current one, or the default.
 func sameConfig(before, now *logical.StorageEntry) (same bool, stored *configEntry, err error) {
 	if before == nil || now == nil {
 		return before == now, newConfig(), nil
@@ -38,7 +38,7 @@ func sameConfig(before, now *logical.StorageEntry) (same bool, stored *configEnt
 	return reflect.DeepEqual(a, b), stored, nil
 }
 
-// replaces tells whether the config brings another credential than the stored one has.
+// replaces reports whether the config has another credential than the stored one.
 func (c *configEntry) replaces(stored *configEntry) bool {
 	return stored.Host != "" && (c.AuthType != stored.AuthType || c.ClientID != stored.ClientID || c.Token != stored.Token || c.ClientSecret != stored.ClientSecret)
 }
@@ -119,7 +119,7 @@ func (c *configEntry) setSecret(secret client.Secret) {
 	}
 }
 
-// newConfig has the defaults of every field.
+// newConfig returns the defaults of every field.
 func newConfig() *configEntry {
 	return &configEntry{
 		RequestTimeout:   int64(client.DefaultRequestTimeout / time.Second),
@@ -128,7 +128,7 @@ func newConfig() *configEntry {
 	}
 }
 
-// readConfig answers nil when the mount has no config.
+// readConfig returns nil when the mount has no config.
 func readConfig(ctx context.Context, s logical.Storage) (*configEntry, error) {
 	entry, err := s.Get(ctx, configStorageKey)
 	if err != nil || entry == nil {
@@ -224,8 +224,8 @@ func mergeConfig(old *configEntry, data *framework.FieldData) (*configEntry, err
 	return config, checkTTLs(config.TTL, config.MaxTTL)
 }
 
-// unproved says what was wrong with a connection that was not stored.
-func unproved(config *configEntry, err error) error {
+// unverified says what was wrong with a connection that was not stored.
+func unverified(config *configEntry, err error) error {
 	var remote *client.Error
 	if errors.As(err, &remote) && remote.Kind == client.Unauthenticated {
 		return badField(config.secretField(), "Databricks does not accept it at %s, so nothing was stored: %s", config.Host, err)
@@ -233,7 +233,7 @@ func unproved(config *configEntry, err error) error {
 	return fmt.Errorf("the connection could not be proved, so nothing was stored (verify_connection=false stores it all the same): %w", err)
 }
 
-// effectiveSchedule is the schedule that the engine itself keeps.
+// effectiveSchedule returns the schedule that is followed: none where rotation is suspended.
 func (c *configEntry) effectiveSchedule() schedule.Schedule {
 	if c.DisableRotation {
 		return schedule.Schedule{}
@@ -241,19 +241,20 @@ func (c *configEntry) effectiveSchedule() schedule.Schedule {
 	return c.Schedule
 }
 
-// carryRotation takes the state of the rotation over from the stored config, which this one is to replace.
+// carryRotation takes over the state of the rotation from the stored config, which this one is to replace. Given is the end of a
+// credential that an operator created, if it was looked up, and managedNext when Vault's rotation manager will rotate, if it told.
 func (c *configEntry) carryRotation(stored *configEntry, given kept, now, managedNext time.Time) {
 	managed := c.Rotation.Managed
 	c.Rotation = stored.Rotation
 	r := &c.Rotation
-	r.Retired, r.HandMade = slices.Clone(r.Retired), slices.Clone(r.HandMade)
+	r.Retired, r.OperatorCreated = slices.Clone(r.Retired), slices.Clone(r.OperatorCreated)
 	replaced := c.replaces(stored)
 	if replaced {
-		// By hand: what a rotation made is no longer needed.
+		// An operator did: what a rotation made is no longer needed.
 		if r.Credential.ID != "" {
 			r.retire(stored, now)
 		}
-		r.HandMade = nil
+		r.OperatorCreated = nil
 	}
 	if r.Credential.ID == "" && (replaced || given.Lifetime > 0) {
 		r.Credential = given
@@ -269,7 +270,7 @@ func (c *configEntry) carryRotation(stored *configEntry, given kept, now, manage
 	}
 }
 
-// checkRotation refuses a schedule that can't be kept.
+// checkRotation returns an error for a schedule that can't be followed.
 func (c *configEntry) checkRotation(now time.Time) error {
 	if err := checkSchedule(c.Schedule, now); err != nil {
 		return err
@@ -290,7 +291,7 @@ func (c *configEntry) checkRotation(now time.Time) error {
 	return nil
 }
 
-// sameCredential tells whether both configs connect to the same place as the same one.
+// sameCredential reports whether both configs connect to the same place as the same one.
 func (c *configEntry) sameCredential(other *configEntry) bool {
 	return c.Host == other.Host && c.AuthType == other.AuthType && c.AccountID == other.AccountID && c.WorkspaceID == other.WorkspaceID &&
 		c.ClientID == other.ClientID && c.Token == other.Token && c.ClientSecret == other.ClientSecret && c.AzureClientSecret == other.AzureClientSecret &&

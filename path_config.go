@@ -157,7 +157,7 @@ func configFields() map[string]*framework.FieldSchema {
 		},
 		keyVerifyConnection: {
 			Type:        framework.TypeBool,
-			Description: "Prove the connection before it is stored, by asking Databricks who the credential belongs to. Set false to write the config while Databricks is out of reach.",
+			Description: "Verify the connection before it is stored, by asking Databricks who the credential belongs to. Set false to write the config while Databricks is out of reach.",
 			Default:     true,
 		},
 		keyForce: {
@@ -193,7 +193,7 @@ var configResponseFields = withRootRotation(map[string]*framework.FieldSchema{
 	keyRequestTimeout:   {Type: framework.TypeInt64, Required: true, Description: "Time-out of one attempt in seconds."},
 	keyMaxRetries:       {Type: framework.TypeInt, Required: true, Description: "Repetitions of a request at most."},
 	keyRateLimit:        {Type: framework.TypeFloat, Required: true, Description: "Requests per second at most."},
-	keyVerifyConnection: {Type: framework.TypeBool, Required: true, Description: "Whether writes prove the connection first."},
+	keyVerifyConnection: {Type: framework.TypeBool, Required: true, Description: "Whether writes verify the connection first."},
 })
 
 func (c *configEntry) response() *logical.Response {
@@ -233,7 +233,7 @@ func (b *backend) handleReadConfig(ctx context.Context, req *logical.Request, _ 
 	return resp, nil
 }
 
-// writeConfig validates, proves the connection, saves and swaps, in this order: what is refused changes nothing, neither
+// writeConfig validates, verifies the connection, saves and swaps, in this order: what is refused changes nothing, neither
 // in storage nor in memory.
 func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	before, err := req.Storage.Get(ctx, configStorageKey)
@@ -269,12 +269,12 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 		identity, err := conn.whoami(ctx)
 		if err != nil {
 			conn.client.Close()
-			return nil, unproved(config, err)
+			return nil, unverified(config, err)
 		}
 		config.Identity, config.Verified = identity, b.now().UTC()
 	}
 
-	given, unknownEnd := b.handMadeEnd(ctx, req, conn, old)
+	given, unknownEnd := b.findEnd(ctx, req, conn, old)
 	managed, next, err := b.registerRotationJob(ctx, req.MountPoint, old, config)
 	if err != nil {
 		conn.client.Close()
@@ -362,7 +362,7 @@ func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, data *
 }
 
 const configHelp = `
-Connects the mount to one Databricks workspace. A write is validated, proved by
+Connects the mount to one Databricks workspace. A write is validated, verified by
 asking Databricks who the credential belongs to, stored, and only then used; a
 write that is refused changes nothing. Fields that a write does not name keep
 their values. Secrets are never shown again.
@@ -392,5 +392,5 @@ Nothing else is used to connect: neither DATABRICKS_* variables of the Vault
 server, nor ~/.databrickscfg, nor the cloud's metadata service.
 
 With rotation_period or rotation_schedule (cron, UTC), Vault replaces a token or
-client_secret by itself; config/rotate-root does it at once.
+client_secret automatically; config/rotate-root does it at once.
 `

@@ -16,9 +16,9 @@ import (
 )
 
 const (
-	keyHandMade     = "hand_made_credentials"
-	keyCredentialID = "credential_id"
-	keyRetiredIDs   = "retired_ids"
+	keyOperatorCreated = "hand_made_credentials"
+	keyCredentialID    = "credential_id"
+	keyRetiredIDs      = "retired_ids"
 )
 
 func (b *backend) pathRotateRoot() []*framework.Path {
@@ -41,7 +41,7 @@ func (b *backend) pathRotateRoot() []*framework.Path {
 // rootResponseFields are those of the config's answer that a rotation changes.
 var rootResponseFields = func() map[string]*framework.FieldSchema {
 	fields := make(map[string]*framework.FieldSchema)
-	for _, field := range []string{keyAuthType, keyCredentialID, keyExpiryTime, keyLastRotation, keyNextRotation, keyRetiredIDs, keyHandMade} {
+	for _, field := range []string{keyAuthType, keyCredentialID, keyExpiryTime, keyLastRotation, keyNextRotation, keyRetiredIDs, keyOperatorCreated} {
 		fields[field] = configResponseFields[field]
 	}
 	return fields
@@ -73,10 +73,10 @@ func withRootRotation(fields map[string]*framework.FieldSchema) map[string]*fram
 		keyRotationPolicy:  {Type: framework.TypeString, Required: true, Description: "Rotation policy that Vault's rotation manager is given; empty for none."},
 		keyPendingError:    {Type: framework.TypeString, Required: true, Description: "Why a credential that was replaced could not be removed yet; empty for nothing."},
 		keyPendingAttempt:  {Type: framework.TypeString, Required: true, Description: "When that is tried again, RFC 3339; null for never."},
-		keyCredentialID:    {Type: framework.TypeString, Required: true, Description: "Id of the credential, if a rotation made it."},
+		keyCredentialID:    {Type: framework.TypeString, Required: true, Description: "Id of the credential, if a rotation created it; else empty."},
 		keyExpiryTime:      {Type: framework.TypeString, Required: true, Description: "When that ends at Databricks if it is not replaced, RFC 3339; empty where it isn't known."},
 		keyRetiredIDs:      {Type: framework.TypeStringSlice, Required: true, Description: "Ids of credentials that were replaced and are about to be removed."},
-		keyHandMade:        {Type: framework.TypeStringSlice, Required: true, Description: "Ids of credentials that were made by hand and have been replaced, to be deleted by hand."},
+		keyOperatorCreated: {Type: framework.TypeStringSlice, Required: true, Description: "Ids of credentials that an operator created and that have been replaced, to be deleted by hand."},
 	})
 	return withRotation(fields)
 }
@@ -90,17 +90,17 @@ func (c *configEntry) addRotation(data map[string]any) {
 	data[keyCredentialID] = c.Rotation.Credential.ID
 	data[keyExpiryTime] = rfc3339(c.Rotation.Credential.Expires)
 	data[keyRetiredIDs] = retiredIDs(c.Rotation.Retired)
-	data[keyHandMade] = append([]string{}, c.Rotation.HandMade...)
+	data[keyOperatorCreated] = append([]string{}, c.Rotation.OperatorCreated...)
 }
 
-// addRootWarnings tells what an operator has to do about the engine's own credential. Rotated says that it was replaced just now;
-// else only what is known to be so, or to be soon, is told.
+// addRootWarnings warns of what an operator has to do about the engine's own credential. Rotated says that it was replaced just now;
+// else it warns only of what is known to be so, or will be soon.
 func addRootWarnings(resp *logical.Response, mountPoint string, config *configEntry, now time.Time, rotated bool) {
 	r := config.Rotation
 	if config.RotationPolicy != "" && !r.Managed && !rotated {
 		resp.AddWarning(fmt.Sprintf("rotation_policy %q has no effect: no rotation manager of Vault follows the schedule of this config. After a failure the engine itself tries again after a minute, and then ever later, up to an hour.", config.RotationPolicy))
 	}
-	for _, id := range r.HandMade {
+	for _, id := range r.OperatorCreated {
 		if config.AuthType == client.AuthOAuthM2M && !rotated {
 			continue // that it was deleted is not seen before the next rotation
 		}
@@ -124,14 +124,14 @@ func addRootWarnings(resp *logical.Response, mountPoint string, config *configEn
 }
 
 const rotateRootHelp = `
-Makes a new credential for the engine itself, proves it by use, saves it, and only
-then uses it: a token for auth_type pat, an OAuth secret of its own service principal
-for oauth-m2m. The one before is removed 5 minutes later, if a rotation made it. One
-that was made by hand is left alone, and the answer says how to delete it.
+Creates a new credential for the engine itself, verifies it, saves it, and only then
+uses it: a token for auth_type pat, an OAuth secret of its own service principal
+for oauth-m2m. The previous one is removed 5 minutes later, if a rotation created it.
+One that an operator created is left alone, and the answer says how to delete it.
 
   vault write -f databricks/config/rotate-root
 
-To have it done by itself:
+To have it done automatically:
 
   vault write databricks/config rotation_period=720h
   vault write databricks/config rotation_period=0 \

@@ -55,7 +55,7 @@ var staticCredsFields = func() map[string]*framework.FieldSchema {
 	return fields
 }()
 
-// readStaticCreds answers from memory where it can, and makes no call.
+// readStaticCreds reads from memory where it can, and makes no call.
 func (b *backend) readStaticCreds(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name := data.Get(keyName).(string)
 	e, err := b.static(ctx, req.Storage, name)

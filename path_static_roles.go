@@ -168,7 +168,7 @@ func (b *backend) readStaticRole(ctx context.Context, req *logical.Request, data
 	return b.staticResponse(e), nil
 }
 
-// addEndWarning says that nobody has replaced the credential in time.
+// addEndWarning warns of a credential that has ended.
 func (e *staticEntry) addEndWarning(resp *logical.Response, now time.Time) {
 	if now.After(e.State.Current.Expires) {
 		resp.AddWarning(fmt.Sprintf("The credential ended at Databricks at %s; replace it by rotate-role.", rfc3339(e.State.Current.Expires)))
@@ -179,7 +179,7 @@ const staticHelp = `
 A static role has one credential at a time, which all who may read static-creds/<name>
 share, and which Vault replaces: every rotation_period, by a cron rotation_schedule in
 UTC, or when rotate-role/<name> is written. The previous one lives on for
-rotation_grace_period, so that whoever read it yesterday goes on working. With
+rotation_grace_period, so that consumers have time to read the new one. With
 deliver_scope and deliver_key, the current one is kept in a secret scope, too.
 
   vault write databricks/static-roles/bi credential_type=oauth_secret \
@@ -192,8 +192,8 @@ Reading makes no call and no lease. ttl tells when to read again. Deleting the r
 removes its credentials at Databricks. A restart of Vault rotates nothing.
 `
 
-// writeStatic creates a static role with its first credential, or changes one. A change of what the credential is rotates it at
-// once.
+// writeStatic creates a static role with its first credential, or changes one. Where the change needs another credential, it is
+// rotated at once.
 func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name := data.Get(keyName).(string)
 	old, unlock, err := b.lockStatic(ctx, req.Storage, name)
@@ -212,7 +212,7 @@ func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *f
 		return nil, err
 	}
 	if place := placeAsked(data, old); place.Scope != "" {
-		// Nobody else takes the place while we look whether it is free.
+		// No other role takes the place while it is checked.
 		unlock, err := b.placeLocks.Lock(ctx, place.folded())
 		if err != nil {
 			return nil, err
@@ -247,7 +247,7 @@ func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *f
 	return b.staticChanged("The static role was stored", conn, e, pending), nil
 }
 
-// staticChanged answers a write. Pending is why something is left to do after it.
+// staticChanged returns the answer of a write. Done says what was done, and pending why something is left to do after it.
 func (b *backend) staticChanged(done string, conn *connection, e *staticEntry, pending error) *logical.Response {
 	resp := b.staticResponse(e)
 	if pending != nil {

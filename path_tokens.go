@@ -175,9 +175,9 @@ func (b *backend) deleteToken(ctx context.Context, req *logical.Request, data *f
 	if err := credential.DeleteToken(ctx, conn, how, id); err != nil {
 		return nil, err
 	}
-	if slices.Contains(conn.config.Rotation.HandMade, id) {
+	if slices.Contains(conn.config.Rotation.OperatorCreated, id) {
 		err := b.changeRotation(ctx, req.Storage, func(c *configEntry) {
-			c.Rotation.HandMade = slices.DeleteFunc(c.Rotation.HandMade, func(left string) bool { return left == id })
+			c.Rotation.OperatorCreated = slices.DeleteFunc(c.Rotation.OperatorCreated, func(left string) bool { return left == id })
 		})
 		if err != nil {
 			b.Logger().Warn("the config goes on naming a token that was deleted", "error", err)

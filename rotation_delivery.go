@@ -15,44 +15,45 @@ import (
 	"vault-plugin-secrets-databricks/internal/credential"
 )
 
-// keptCopy is a copy of a credential in a secret scope. It is written down before it is put.
+// keptCopy is a copy of a credential in a secret scope. It is stored before the secret is written.
 type keptCopy struct {
 	secretIntent
 	Nonce   string    `json:"nonce"` // of the credential
 	Started time.Time `json:"started"`
-	Updated time.Time `json:"updated,omitzero"` // as Databricks says; zero while it isn't certain that it was put
+	Updated time.Time `json:"updated,omitzero"` // as Databricks says; zero while it isn't certain that it was written
 }
 
-// deliveredAt tells whether the copy is, or may be, where the role delivers to.
+// deliveredAt reports whether the copy is, or may be, where the role delivers to.
 func (e *staticEntry) deliveredAt(c *keptCopy) bool {
 	place := e.place()
 	return place != nil && place.folded() == c.folded()
 }
 
-// undelivered tells whether the current credential is still to be put where the role says.
+// undelivered reports whether the current credential is still to be delivered.
 func (e *staticEntry) undelivered() bool {
 	return e.place() != nil && !slices.ContainsFunc(e.State.Copies, func(c keptCopy) bool {
 		return e.deliveredAt(&c) && c.Nonce == e.State.Current.Nonce && !c.Updated.IsZero()
 	})
 }
 
-// leftCopies tells whether there are copies at places that the role has left.
+// leftCopies reports whether there are copies where the role no longer delivers to.
 func (e *staticEntry) leftCopies() bool {
 	return slices.ContainsFunc(e.State.Copies, func(c keptCopy) bool { return !e.deliveredAt(&c) })
 }
 
-// pinned tells whether a replaced credential must stay, because it is what is delivered: its consumers could not have taken up the
-// new one.
+// pinned reports whether a retired credential must stay because it is the one that is delivered: its consumers can't have read the
+// new one yet.
 func (e *staticEntry) pinned(old *retired) bool {
 	return e.undelivered() && slices.ContainsFunc(e.State.Copies, func(c keptCopy) bool { return c.Nonce == old.Nonce })
 }
 
-// alive tells whether the role still has the credential with the nonce, and it has not ended.
+// alive reports whether the role has the credential with the nonce, and it has not ended.
 func (e *staticEntry) alive(nonce string, now time.Time) bool {
 	return slices.ContainsFunc(e.State.all(), func(k kept) bool { return k.Nonce == nonce && now.Before(k.Expires) })
 }
 
-// deliverStatic puts the current secret part where the role says, over whatever is there. What is put is written down before.
+// deliverStatic writes the secret part of the current credential to where the role delivers to, over whatever is there. The copy is
+// stored before, so that it is known after a crash.
 func (b *backend) deliverStatic(ctx context.Context, s logical.Storage, conn *connection, name string, e *staticEntry) error {
 	place := *e.place()
 	unlock, err := b.secretLocks.Lock(ctx, place.folded())
@@ -64,7 +65,7 @@ func (b *backend) deliverStatic(ctx context.Context, s logical.Storage, conn *co
 	if err != nil {
 		return explainSecrets(err, place.Scope, permissionRead)
 	}
-	// An earlier put of which it wasn't certain can be forgotten when what is there now can't be it.
+	// An earlier write whose outcome is unknown can be forgotten when what is there now can't be it.
 	earlier := slices.DeleteFunc(slices.Clone(e.State.Copies), func(c keptCopy) bool {
 		return e.deliveredAt(&c) && c.Updated.IsZero() && !c.mayBe(before, c.Started)
 	})
@@ -85,9 +86,9 @@ func (b *backend) deliverStatic(ctx context.Context, s logical.Storage, conn *co
 		if lookErr != nil || updated.Equal(before) {
 			return err
 		}
-		// It was put all the same.
+		// It was written all the same.
 	}
-	// It is over whatever was there of ours.
+	// It has replaced any earlier copy there.
 	e.State.Copies = append(slices.DeleteFunc(slices.Clone(earlier), func(c keptCopy) bool { return e.deliveredAt(&c) }), put)
 	written, err := stamped(ctx, conn, &put.secretIntent)
 	if err == nil {
@@ -97,7 +98,7 @@ func (b *backend) deliverStatic(ctx context.Context, s logical.Storage, conn *co
 		return err
 	}
 	e.State.Copies[len(e.State.Copies)-1].Updated = written.Updated
-	// Those who have read the one before it here begin to have their grace now.
+	// For consumers that have read the previous credential here, its grace begins now.
 	for i := range e.State.Retired {
 		old := &e.State.Retired[i]
 		if slices.ContainsFunc(earlier, func(c keptCopy) bool { return e.deliveredAt(&c) && c.Nonce == old.Nonce }) {
@@ -110,7 +111,7 @@ func (b *backend) deliverStatic(ctx context.Context, s logical.Storage, conn *co
 	return nil
 }
 
-// removeCopies removes those copies that go says, if they are still ours. What can't be removed stays in the list.
+// removeCopies removes the copies for which goes is true, if they are still ours. Those that can't be removed stay in the list.
 func (b *backend) removeCopies(ctx context.Context, conn *connection, e *staticEntry, goes func(*keptCopy) bool) error {
 	var stay []keptCopy
 	var errs []error
@@ -129,8 +130,8 @@ func (b *backend) removeCopies(ctx context.Context, conn *connection, e *staticE
 	return errors.Join(errs...)
 }
 
-// removeCopy removes a copy, unless somebody has written another value there since. Where it isn't certain that it was put, the
-// time of what is there now must tell.
+// removeCopy removes a copy, unless another value was written there since. Where it isn't certain that it was written, it goes by the
+// time of what is there now.
 func (b *backend) removeCopy(ctx context.Context, conn *connection, c *keptCopy) error {
 	unlock, err := b.secretLocks.Lock(ctx, c.folded())
 	if err != nil {

@@ -61,8 +61,8 @@ func (b *backend) registerRotationJob(ctx context.Context, mountPoint string, ol
 	return true, info.NextVaultRotation.UTC(), nil
 }
 
-// deregisterRotationJob ends the rotation manager's job, of a config that no longer has one or is gone. A warning says
-// when that failed; what the manager then calls rotates nothing.
+// deregisterRotationJob ends the rotation manager's job for a config that has no schedule any more, or was deleted. A failure is a
+// warning: what the manager calls then rotates nothing.
 func (b *backend) deregisterRotationJob(ctx context.Context, resp *logical.Response, mountPoint string) {
 	err := b.System().DeregisterRotationJob(ctx, &rotation.RotationJobDeregisterRequest{MountPoint: mountPoint, ReqPath: rotationJobPath})
 	if err != nil && !withoutRotationManager(err) {
@@ -103,8 +103,8 @@ func (b *backend) rotateManaged(ctx context.Context, req *logical.Request) error
 	return errors.New(err.Error())
 }
 
-// withoutRotationManager tells whether the host has no rotation manager: Vault Community says that it is not supported, and a host
-// that is older than the plugin's SDK that it is not implemented. Neither keeps its type on the way to the plugin.
+// withoutRotationManager reports whether an error says that the host has no rotation manager: Vault Community says that it is not
+// supported, and a host that is older than the plugin's SDK that it is not implemented. Neither keeps its type on the way to the plugin.
 func withoutRotationManager(err error) bool {
 	if err == nil {
 		return false

@@ -19,18 +19,18 @@ import (
 )
 
 const (
-	// rootGrace is how long the engine's credential lives on when it has a successor: for requests under way, and for nodes that
-	// have not heard of it yet.
+	// rootGrace is how long the engine's credential lives on when it has a successor: for requests in flight, and for nodes that
+	// have not read the new config yet.
 	rootGrace = 5 * time.Minute
 
 	// prepareBudget is how long the calls before the create may take.
 	prepareBudget = 40 * time.Second
 
-	// expirySoon is how long before the end of a credential that nothing replaces every answer warns of it.
+	// expirySoon is how long before its end answers begin to warn of a credential that is not rotated automatically.
 	expirySoon = 30 * 24 * time.Hour
 
-	// rootLife is how long the engine's credential should live at least where it is rotated by itself: when it ends before Vault
-	// is back from an outage, an operator has to make one by hand.
+	// rootLife is how long the engine's credential should live at least where it is rotated automatically: when it ends before
+	// Vault is back from an outage, an operator has to create another one.
 	rootLife = 90 * 24 * time.Hour
 )
 
@@ -44,9 +44,9 @@ type rootRotation struct {
 	// Credential is the config's, if a rotation made it. ID is empty when an operator created it.
 	Credential kept `json:"credential,omitzero"`
 
-	// HandMade are ids of credentials that an operator created and that have been replaced since. The engine leaves them alone:
+	// OperatorCreated are ids of credentials that an operator created and that have been replaced since. The engine leaves them alone:
 	// only the operator knows who else uses them.
-	HandMade []string `json:"hand_made,omitempty"`
+	OperatorCreated []string `json:"hand_made,omitempty"`
 
 	// Managed is set where Vault's own rotation manager follows the schedule.
 	Managed bool `json:"managed,omitempty"`
@@ -240,9 +240,9 @@ func (r *rootItem) adopt(ctx context.Context, identity *client.Identity, old *ro
 	if rotation.Credential.ID != "" {
 		rotation.retire(config, b.now())
 	} else if old.id != "" {
-		rotation.HandMade = append(rotation.HandMade, old.id)
+		rotation.OperatorCreated = append(rotation.OperatorCreated, old.id)
 	}
-	rotation.HandMade = slices.DeleteFunc(rotation.HandMade, func(id string) bool { return !old.live[id] })
+	rotation.OperatorCreated = slices.DeleteFunc(rotation.OperatorCreated, func(id string) bool { return !old.live[id] })
 	rotation.Credential = *k
 	rotation.succeeded(config.effectiveSchedule(), b.now())
 	conn, err := b.connect(ctx, config)
@@ -257,7 +257,7 @@ func (r *rootItem) adopt(ctx context.Context, identity *client.Identity, old *ro
 	return nil
 }
 
-// verifyRoot uses the new credential, and requires that it is of the same identity.
+// verifyRoot uses the new credential, and returns an error unless it belongs to the same identity.
 func (b *backend) verifyRoot(ctx context.Context, config *configEntry, identity *client.Identity) error {
 	conn, err := b.connect(ctx, config)
 	if err != nil {
@@ -274,7 +274,8 @@ func (b *backend) verifyRoot(ctx context.Context, config *configEntry, identity 
 	return nil
 }
 
-// rootLifetimes are how long the new credential should live, in the order of trying.
+// rootLifetimes returns how long the new credential should live, in the order of trying. Granted is how long the current one was made
+// to live, 0 for unknown.
 func rootLifetimes(config *configEntry, granted time.Duration, now time.Time) []time.Duration {
 	longest := maxLifetime - maxLifetimeOffset*time.Second
 	lives := []time.Duration{rootLife, expirySoon}
@@ -296,7 +297,7 @@ func rootLifetimes(config *configEntry, granted time.Duration, now time.Time) []
 	return slices.Compact(lives)
 }
 
-// changeRotation changes what is stored about the rotation, if there is a config. The connection goes on as it is.
+// changeRotation changes what is stored about the rotation, if there is a config. The connection stays as it is.
 func (b *backend) changeRotation(ctx context.Context, s logical.Storage, change func(*configEntry)) error {
 	b.configWrite.Lock()
 	defer b.configWrite.Unlock()
@@ -308,7 +309,8 @@ func (b *backend) changeRotation(ctx context.Context, s logical.Storage, change 
 	return putConfig(ctx, s, config)
 }
 
-// removeRoot removes the credentials that rotations made for a config that is gone, the one that it connects with last.
+// removeRoot removes the credentials that rotations made for a config that was deleted, the one that it connects with last. What can't
+// be removed is a warning.
 func (b *backend) removeRoot(ctx context.Context, resp *logical.Response, config *configEntry) {
 	all := config.Rotation.all()
 	slices.Reverse(all)
@@ -328,12 +330,12 @@ func (b *backend) removeRoot(ctx context.Context, resp *logical.Response, config
 	}
 }
 
-// rotates tells whether the auth type has a credential that the engine can replace.
+// rotates reports whether the auth type has a credential that the engine can replace.
 func rotates(authType string) bool {
 	return authType == client.AuthPAT || authType == client.AuthOAuthM2M
 }
 
-// notRotated says why the credential of an auth type can't be replaced, and what to do instead.
+// notRotated returns the error for an auth type whose credential can't be replaced, which says what to do instead.
 func notRotated(field, authType string) error {
 	switch authType {
 	case client.AuthAzureClientSecret:

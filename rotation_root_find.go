@@ -25,10 +25,10 @@ type rootFound struct {
 	unidentified string          // what to tell the operator when id is empty
 }
 
-// handMadeEnd finds out when the credential of a config that is about to replace old ends, so that it is rotated before. It
-// asks only for one that an operator created and that is rotated automatically, over a connection that was verified. A kept
-// without ID holds the answer, the zero value for no end; the warning says what could not be found out.
-func (b *backend) handMadeEnd(ctx context.Context, req *logical.Request, conn *connection, old *configEntry) (given kept, warning string) {
+// findEnd looks up when the credential of a config that is about to replace old ends, so that it is rotated before. It does so only
+// for one that an operator created and that is rotated automatically, over a connection that was verified. The kept that it returns
+// has no ID, and is zero for a credential without an end; the warning says what could not be found out.
+func (b *backend) findEnd(ctx context.Context, req *logical.Request, conn *connection, old *configEntry) (given kept, warning string) {
 	config := conn.config
 	if !config.effectiveSchedule().Automatic() || !config.VerifyConnection || config.Rotation.Credential.ID != "" && !config.replaces(old) {
 		return kept{}, ""
@@ -53,7 +53,8 @@ func (b *backend) handMadeEnd(ctx context.Context, req *logical.Request, conn *c
 	return kept{Created: now, Lifetime: max(1, int64(found.ends.Sub(now)/time.Second)), Expires: found.ends}, ""
 }
 
-// connectionOf answers a connection with the stored config: the mount's own, if that has the same credential. Done must be called.
+// connectionOf returns a connection with the stored config: the mount's own, if that has the same credential. The caller must call
+// done.
 func (b *backend) connectionOf(ctx context.Context, s logical.Storage, config *configEntry) (conn *connection, done func(), err error) {
 	if shared, err := b.connection(ctx, s); err == nil && shared.config.sameCredential(config) {
 		return &connection{config: config, client: shared.client, account: shared.account, identity: shared.knownIdentity()}, func() {}, nil
@@ -86,6 +87,7 @@ func (b *backend) findRoot(ctx context.Context, req *logical.Request, conn *conn
 	return b.findSecret(ctx, req.Storage, conn, identity)
 }
 
+// findToken finds a token by its id, which is the SHA-256 of the token where no rotation has stored it.
 func findToken(ctx context.Context, mountPoint string, conn *connection, identity *client.Identity) (*rootFound, error) {
 	tokens, err := conn.client.ListTokens(ctx)
 	if err != nil {
@@ -118,6 +120,8 @@ func findToken(ctx context.Context, mountPoint string, conn *connection, identit
 	return found, nil
 }
 
+// findSecret finds an OAuth secret by its id. One that no rotation has made is found only if no other secret of the service principal
+// could be it.
 func (b *backend) findSecret(ctx context.Context, s logical.Storage, conn *connection, identity *client.Identity) (*rootFound, error) {
 	secrets, err := conn.client.ListOAuthSecrets(ctx, identity.ID)
 	if err != nil {
@@ -158,10 +162,10 @@ func (b *backend) findSecret(ctx context.Context, s logical.Storage, conn *conne
 	return found, nil
 }
 
-// errNoRoom is that a service principal has all the secrets that it can have.
+// errNoRoom says that a service principal has all the secrets that it can have.
 var errNoRoom = errors.New("there is no room for a new one")
 
-// noRoom refuses a rotation because the service principal has all the secrets that it can have.
+// noRoom returns the error of a rotation for a service principal that has all the secrets that it can have, ids.
 func noRoom(config *configEntry, identity *client.Identity, ids []string) error {
 	soon := ""
 	for _, old := range config.Rotation.Retired {

@@ -734,7 +734,7 @@ func TestRotateRootOfABootstrappedMount(t *testing.T) {
 	outage.Clear()
 	r.rotate()
 	require.Equal(t, m.admin.ID, r.stored().Identity.ID)
-	require.Equal(t, []string{r.own}, r.stored().Rotation.HandMade)
+	require.Equal(t, []string{r.own}, r.stored().Rotation.OperatorCreated)
 	r.sound()
 }
 

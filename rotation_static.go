@@ -16,8 +16,8 @@ import (
 	"vault-plugin-secrets-databricks/internal/schedule"
 )
 
-// rotateStatic makes a new credential for the role, as it shall be, and saves both. The one before goes on for the role's grace
-// period. The caller has the role's turn.
+// rotateStatic creates a credential for the role as it is to be, and saves both. Old is the role as it is stored, nil for none; its
+// credential lives on for the grace period. The caller holds the role's lock.
 func (b *backend) rotateStatic(ctx context.Context, req *logical.Request, conn *connection, name string, old *staticEntry, role *staticRole) (*staticEntry, error) {
 	mints := role.mints()
 	if err := mints.compile(); err != nil {
@@ -69,7 +69,7 @@ func (b *backend) rotateStatic(ctx context.Context, req *logical.Request, conn *
 	return e, nil
 }
 
-// followUpStatic does what is left to do after a rotation: deliver, remove copies at places that the role has left, and remove what
+// followUpStatic does what is left to do after a rotation: deliver, remove copies where the role no longer delivers to, and remove what
 // has had its grace. For a role that is being deleted, it removes all that was made, and then the role: copies first, so that nobody
 // finds a dead credential there. It saves what it did, so that the next call goes on where it stopped. It returns the role as saved,
 // nil when it is gone. The caller holds the role's lock.
@@ -199,8 +199,8 @@ func (i *staticItem) followUp(ctx context.Context) error {
 	return err
 }
 
-// ttl is after how many seconds it is worth to read the credential again; at least 1, so that nobody reads without a pause
-// what is overdue.
+// ttl returns after how many seconds the credential should be read again: at least 1, so that no reader polls without a pause for one
+// that is overdue.
 func (e *staticEntry) ttl(now time.Time) int64 {
 	next := e.rotationView().nextAttempt()
 	if next.IsZero() {
@@ -212,7 +212,7 @@ func (e *staticEntry) ttl(now time.Time) int64 {
 	return max(1, int64(next.Sub(now)/time.Second))
 }
 
-// abandonStatic takes a new role back whose credential could not be delivered.
+// abandonStatic removes a new role whose credential could not be delivered, and returns what to tell the user.
 func (b *backend) abandonStatic(ctx context.Context, s logical.Storage, conn *connection, name string, e *staticEntry, why error) error {
 	e = e.clone()
 	e.State.Deleting = true

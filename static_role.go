@@ -22,7 +22,7 @@ import (
 // staticStoragePrefix is seal-wrapped; the trailing slash makes it a prefix.
 const staticStoragePrefix = "static/"
 
-// defaultStaticComment is the comment of a static role's credentials: nobody in particular asked for them.
+// defaultStaticComment is the comment of a static role's credentials, which no caller in particular asks for.
 const defaultStaticComment = "Vault static role {{.RoleName}}"
 
 // defaultGrace is how long a replaced credential lives on where the role doesn't say, if its period is not shorter.
@@ -45,7 +45,7 @@ type staticRole struct {
 	DeliverKey   string `json:"deliver_key"`
 }
 
-// mints is the role in the form in which credential types take it.
+// mints returns the role in the form in which credentials are minted for it.
 func (r *staticRole) mints() *roleEntry {
 	comment := r.Comment
 	if comment == "" && credential.Lookup(r.CredentialType) != nil && credential.Lookup(r.CredentialType).Traits().Comment {
@@ -57,7 +57,7 @@ func (r *staticRole) mints() *roleEntry {
 	}
 }
 
-// place is where the credential is delivered to; nil for nowhere.
+// place returns where the credential is delivered to, nil for nowhere.
 func (r *staticRole) place() *secretPlace {
 	if r.DeliverScope == "" {
 		return nil
@@ -65,13 +65,13 @@ func (r *staticRole) place() *secretPlace {
 	return &secretPlace{Scope: r.DeliverScope, Key: r.DeliverKey}
 }
 
-// sameCredentials tells whether both roles want credentials that can stand for each other.
+// sameCredentials reports whether a credential for one of the roles does for the other.
 func (r *staticRole) sameCredentials(other *staticRole) bool {
 	mine, others := slices.Sorted(slices.Values(r.Scopes)), slices.Sorted(slices.Values(other.Scopes))
 	return r.CredentialType == other.CredentialType && r.ServicePrincipalID == other.ServicePrincipalID && slices.Equal(mine, others)
 }
 
-// lifetimeFrom is how long a credential made now shall live at Databricks.
+// lifetimeFrom returns how long a credential created now is to live at Databricks.
 func (r *staticRole) lifetimeFrom(now time.Time) time.Duration {
 	longest := maxLifetime - maxLifetimeOffset*time.Second
 	switch {
@@ -97,8 +97,7 @@ type staticState struct {
 	Answer  map[string]any `json:"answer,omitempty"` // what static-creds answers besides the secret part
 	Field   string         `json:"field"`            // the name of the secret part in that answer
 
-	// Copies are all that may be in secret scopes of what the role has made: at the place where it delivers to now, and at
-	// places that it has left.
+	// Copies are all copies of the role's credentials that may be in secret scopes: where it delivers to now, and where it did.
 	Copies []keptCopy `json:"copies,omitempty"`
 
 	// Deleting is set when the role is being deleted: all that is left to do is to remove what it made.
@@ -125,7 +124,7 @@ func (e *staticEntry) clone() *staticEntry {
 	return &c
 }
 
-// unreadableStatic is that the entry of a static role can't be read.
+// unreadableStatic is the error for an entry of a static role that can't be read.
 type unreadableStatic struct {
 	name string
 	why  error
@@ -135,13 +134,13 @@ func (u *unreadableStatic) Error() string {
 	return fmt.Sprintf("the stored static role %q cannot be read (was it written by another version of the plugin?); force=true deletes it: %s", u.name, u.why)
 }
 
-// isUnreadable tells whether the error says no more than that the entry of a static role can't be read.
+// isUnreadable reports whether the error is that the entry of a static role can't be read.
 func isUnreadable(err error) bool {
 	var unreadable *unreadableStatic
 	return errors.As(err, &unreadable)
 }
 
-// decodeStatic answers nil when there is no such static role. It doesn't ask whether the entry makes sense.
+// decodeStatic reads a static role without checking it. It returns nil when there is none.
 func decodeStatic(ctx context.Context, s logical.Storage, key string) (*staticEntry, error) {
 	entry, err := s.Get(ctx, key)
 	if err != nil || entry == nil {
@@ -156,7 +155,8 @@ func decodeStatic(ctx context.Context, s logical.Storage, key string) (*staticEn
 	return &e, nil
 }
 
-// readStatic answers nil when there is no such static role, and refuses an entry that nothing can be done with.
+// readStatic reads a static role, and returns an unreadableStatic for an entry that nothing can be done with. It returns nil when there
+// is none.
 func readStatic(ctx context.Context, s logical.Storage, key string) (*staticEntry, error) {
 	e, err := decodeStatic(ctx, s, key)
 	if err != nil || e == nil {
@@ -179,7 +179,7 @@ func readStatic(ctx context.Context, s logical.Storage, key string) (*staticEntr
 	return e, nil
 }
 
-// static answers nil when there is no such static role. What it answers is shared and must not be changed.
+// static returns a static role from memory where it can, nil when there is none. It is shared and must not be changed.
 func (b *backend) static(ctx context.Context, s logical.Storage, name string) (*staticEntry, error) {
 	key := staticStoragePrefix + name
 	return b.statics.get(key, func() (*staticEntry, bool, error) {
@@ -209,7 +209,7 @@ func (e *staticEntry) usable(name string) error {
 	return nil
 }
 
-// saveStatic stores the role. Whoever changes one has its turn.
+// saveStatic stores the role. The caller holds its lock. After an error it may have been stored all the same.
 func (b *backend) saveStatic(ctx context.Context, s logical.Storage, name string, e *staticEntry) error {
 	key := staticStoragePrefix + name
 	entry, err := logical.StorageEntryJSON(key, &sealedStatic{staticEntry: *e, Secret: e.State.Secret.Reveal()})
@@ -225,7 +225,7 @@ func (b *backend) saveStatic(ctx context.Context, s logical.Storage, name string
 	return nil
 }
 
-// placeAsked is where the role will deliver to if the request is granted.
+// placeAsked returns where the role will deliver to if the request succeeds.
 func placeAsked(data *framework.FieldData, old *staticEntry) secretPlace {
 	var place secretPlace
 	if old != nil && old.place() != nil {
@@ -240,7 +240,7 @@ func placeAsked(data *framework.FieldData, old *staticEntry) secretPlace {
 	return place
 }
 
-// mergeStatic lays the request's fields over the stored role, and holds the result against what Databricks says.
+// mergeStatic lays the request's fields over the stored role, and checks the result, also against what Databricks says.
 func (b *backend) mergeStatic(ctx context.Context, s logical.Storage, name string, data *framework.FieldData, conn *connection, old *staticEntry) (*staticRole, error) {
 	before := new(staticRole)
 	if old != nil {
@@ -287,7 +287,7 @@ func (b *backend) mergeStatic(ctx context.Context, s logical.Storage, name strin
 	return role, nil
 }
 
-// checkPlaceFree refuses a place where another static role delivers to: each would overwrite what the other keeps there.
+// checkPlaceFree returns an error when another static role delivers to the place: each would overwrite the other's copy.
 func (b *backend) checkPlaceFree(ctx context.Context, s logical.Storage, name string, place secretPlace) error {
 	names, err := s.List(ctx, staticStoragePrefix)
 	if err != nil {
@@ -308,7 +308,7 @@ func (b *backend) checkPlaceFree(ctx context.Context, s logical.Storage, name st
 	return nil
 }
 
-// check refuses a role that could not be kept.
+// check returns an error for a role whose schedule, lifetime and grace Databricks can't meet.
 func (r *staticRole) check(now time.Time) error {
 	if !slices.Contains(credential.Names(credential.Static), r.CredentialType) {
 		problem := fmt.Sprintf("%q can't be static", r.CredentialType)
