@@ -211,7 +211,11 @@ func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
-	if place := placeAsked(data, old); place.Scope != "" {
+	role, err := mergeStatic(data, old, b.now())
+	if err != nil {
+		return nil, err
+	}
+	if place := role.place(); place != nil {
 		// No other role takes the place while it is checked.
 		unlock, err := b.placeLocks.Lock(ctx, place.folded())
 		if err != nil {
@@ -219,32 +223,29 @@ func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *f
 		}
 		defer unlock()
 	}
-	role, err := b.mergeStatic(ctx, req.Storage, name, data, conn, old)
-	if err != nil {
+	it := &staticItem{b: b, req: req, name: name, conn: conn, e: old}
+	if err := it.resolve(ctx, role); err != nil {
 		return nil, err
 	}
-
-	var e *staticEntry
-	switch {
-	case old == nil || !role.sameCredentials(&old.staticRole):
-		e, err = b.rotateStatic(ctx, req, conn, name, old, role)
-	default:
-		e = old.clone()
+	if old == nil || !role.sameCredentials(&old.staticRole) {
+		err = it.create(ctx, role)
+	} else {
+		e := old.clone()
 		e.staticRole = *role
 		if role.Schedule != old.Schedule {
 			e.State.reschedule(role.Schedule, b.now())
 		}
-		err = b.saveStatic(ctx, req.Storage, name, e)
+		it.e, err = e, b.saveStatic(ctx, req.Storage, name, e)
 	}
 	if err != nil {
 		return nil, err
 	}
-	e, pending := b.followUpStatic(context.WithoutCancel(ctx), req.Storage, conn, name, e)
+	pending := it.followUp(context.WithoutCancel(ctx))
 	if pending != nil && old == nil {
-		return nil, b.abandonStatic(context.WithoutCancel(ctx), req.Storage, conn, name, e, pending)
+		return nil, it.abandon(context.WithoutCancel(ctx), pending)
 	}
 	b.event(ctx, "static-role-write", req.Path, "name", name, "credential_type", role.CredentialType)
-	return b.staticChanged("The static role was stored", conn, e, pending), nil
+	return b.staticChanged("The static role was stored", conn, it.e, pending), nil
 }
 
 // staticChanged returns the answer of a write. Done says what was done, and pending why something is left to do after it.
@@ -283,31 +284,31 @@ func (b *backend) deleteStatic(ctx context.Context, req *logical.Request, data *
 	if err != nil && !force {
 		return nil, err
 	}
-	unconnected := err
+	why := err
 	lasting := context.WithoutCancel(ctx)
 	e.State.Deleting = true
 	if err := b.saveStatic(lasting, req.Storage, name, e); err != nil {
 		return nil, err
 	}
-	resp := &logical.Response{}
-	left := e
-	why := unconnected
+	it := &staticItem{b: b, req: req, name: name, conn: conn, e: e}
 	if conn != nil {
-		left, why = b.followUpStatic(lasting, req.Storage, conn, name, e)
+		why = it.followUp(lasting)
 	}
-	if left != nil && !force {
+	if it.e == nil {
+		return &logical.Response{}, nil
+	}
+	if !force {
 		return nil, fmt.Errorf("static role %q is marked as deleted, but what it made is not all removed yet; that goes on by itself until it is done, and force=true forgets it: %w", name, why)
 	}
-	if left != nil {
-		if err := b.forgetStatic(lasting, req.Storage, name); err != nil {
-			return nil, err
-		}
-		for _, c := range left.State.Copies {
-			resp.AddWarning(fmt.Sprintf("A copy of a credential may be left in %s (%s)", c.secretPlace, why))
-		}
-		for _, k := range left.State.all() {
-			resp.AddWarning(fmt.Sprintf("%s %s may be left at %s; it ends by itself at %s (%s)", k.Type, k.ID, k.Host, rfc3339(k.Expires), why))
-		}
+	if err := b.forgetStatic(lasting, req.Storage, name); err != nil {
+		return nil, err
+	}
+	resp := &logical.Response{}
+	for _, c := range it.e.State.Copies {
+		resp.AddWarning(fmt.Sprintf("A copy of a credential may be left in %s (%s)", c.secretPlace, why))
+	}
+	for _, k := range it.e.State.all() {
+		resp.AddWarning(fmt.Sprintf("%s %s may be left at %s; it ends by itself at %s (%s)", k.Type, k.ID, k.Host, rfc3339(k.Expires), why))
 	}
 	b.event(ctx, "static-role-delete", req.Path, "name", name)
 	return resp, nil

@@ -9,8 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/hashicorp/vault/sdk/logical"
-
 	"vault-plugin-secrets-databricks/internal/client"
 	"vault-plugin-secrets-databricks/internal/credential"
 )
@@ -52,9 +50,10 @@ func (e *staticEntry) alive(nonce string, now time.Time) bool {
 	return slices.ContainsFunc(e.State.all(), func(k kept) bool { return k.Nonce == nonce && now.Before(k.Expires) })
 }
 
-// deliverStatic writes the secret part of the current credential to where the role delivers to, over whatever is there. The copy is
+// deliver writes the secret part of the current credential to where the role delivers to, over whatever is there. The copy is
 // stored before, so that it is known after a crash.
-func (b *backend) deliverStatic(ctx context.Context, s logical.Storage, conn *connection, name string, e *staticEntry) error {
+func (i *staticItem) deliver(ctx context.Context, e *staticEntry) error {
+	b, conn := i.b, i.conn
 	place := *e.place()
 	unlock, err := b.secretLocks.Lock(ctx, place.folded())
 	if err != nil {
@@ -71,7 +70,7 @@ func (b *backend) deliverStatic(ctx context.Context, s logical.Storage, conn *co
 	})
 	put := keptCopy{secretIntent: secretIntent{secretPlace: place, Before: before}, Nonce: e.State.Current.Nonce, Started: b.now().UTC()}
 	e.State.Copies = append(slices.Clone(earlier), put)
-	if err := b.saveStatic(ctx, s, name, e); err != nil {
+	if err := b.saveStatic(ctx, i.req.Storage, i.name, e); err != nil {
 		return err
 	}
 	if err := (secretValue{text: e.State.Secret}).put(ctx, conn, place); err != nil {
@@ -92,15 +91,15 @@ func (b *backend) deliverStatic(ctx context.Context, s logical.Storage, conn *co
 	e.State.Copies = append(slices.DeleteFunc(slices.Clone(earlier), func(c keptCopy) bool { return e.deliveredAt(&c) }), put)
 	written, err := stamped(ctx, conn, &put.secretIntent)
 	if err == nil {
-		err = b.supersede(context.WithoutCancel(ctx), s, conn, place)
+		err = b.supersede(context.WithoutCancel(ctx), i.req.Storage, conn, place)
 	}
 	if err != nil {
 		return err
 	}
 	e.State.Copies[len(e.State.Copies)-1].Updated = written.Updated
 	// For consumers that have read the previous credential here, its grace begins now.
-	for i := range e.State.Retired {
-		old := &e.State.Retired[i]
+	for n := range e.State.Retired {
+		old := &e.State.Retired[n]
 		if slices.ContainsFunc(earlier, func(c keptCopy) bool { return e.deliveredAt(&c) && c.Nonce == old.Nonce }) {
 			until := old.kept.retire(b.now(), seconds(e.Grace)).Until
 			if until.After(old.Until) {
@@ -112,13 +111,13 @@ func (b *backend) deliverStatic(ctx context.Context, s logical.Storage, conn *co
 }
 
 // removeCopies removes the copies for which goes is true, if they are still ours. Those that can't be removed stay in the list.
-func (b *backend) removeCopies(ctx context.Context, conn *connection, e *staticEntry, goes func(*keptCopy) bool) error {
+func (i *staticItem) removeCopies(ctx context.Context, e *staticEntry, goes func(*keptCopy) bool) error {
 	var stay []keptCopy
 	var errs []error
-	for i := range e.State.Copies {
-		c := &e.State.Copies[i]
+	for n := range e.State.Copies {
+		c := &e.State.Copies[n]
 		if goes(c) {
-			err := b.removeCopy(ctx, conn, c)
+			err := i.b.removeCopy(ctx, i.conn, c)
 			if err == nil || client.IsGone(err) {
 				continue
 			}

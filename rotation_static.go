@@ -16,123 +16,13 @@ import (
 	"vault-plugin-secrets-databricks/internal/schedule"
 )
 
-// rotateStatic creates a credential for the role as it is to be, and saves both. Old is the role as it is stored, nil for none; its
-// credential lives on for the grace period. The caller holds the role's lock.
-func (b *backend) rotateStatic(ctx context.Context, req *logical.Request, conn *connection, name string, old *staticEntry, role *staticRole) (*staticEntry, error) {
-	mints := role.mints()
-	if err := mints.compile(); err != nil {
-		return nil, err
-	}
-	if err := conn.fits(role.CredentialType, mints.spec()); err != nil {
-		return nil, err
-	}
-	text, err := "", error(nil)
-	if credential.Lookup(role.CredentialType).Traits().Comment {
-		if text, err = b.commentText(req, name, mints, ""); err != nil {
-			return nil, err
-		}
-	}
-	now := b.now()
-	want := storedRequest{
-		key: staticStoragePrefix + name, role: name, credentialType: role.CredentialType, spec: mints.spec(), text: text, lifetime: role.lifetimeFrom(now),
-	}
-	e := &staticEntry{staticRole: *role}
-	err = b.makeStored(ctx, req.Storage, conn, want, func(ctx context.Context, k *kept, token *credential.Credential) error {
-		if old != nil {
-			e.State = old.clone().State
-			e.State.Retired = append(e.State.Retired, old.State.Current.retire(now, seconds(role.Grace)))
-		}
-		e.State.Current = *k
-		e.State.Secret, e.State.Field = token.SecretPart(), token.Secret
-		e.State.Answer = maps.Clone(token.Data)
-		delete(e.State.Answer, token.Secret)
-		e.State.succeeded(role.Schedule, now)
-		e.State.pending(now, nil, schedule.Backoff)
-		if err := b.saveStatic(ctx, req.Storage, name, e); err != nil {
-			return &uncertain{err}
-		}
-		return nil
-	})
-	if client.IsKind(err, client.Refused) {
-		return nil, fmt.Errorf("a credential that lives for %s was asked for; if the workspace allows less, set %s, or a schedule that needs less: %w", want.lifetime, keyLifetime, err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	k := &e.State.Current
-	replaced := ""
-	if old != nil {
-		replaced = old.State.Current.ID
-	}
-	b.Logger().Info("a static role was rotated", "name", name, "credential_type", k.Type, "id", k.ID, "replaced", replaced)
-	b.event(context.WithoutCancel(ctx), "static-rotate", "rotate-role/"+name, "name", name, "credential_type", k.Type, "id", k.ID, "replaced", replaced, "expiry_time", rfc3339(k.Expires))
-	return e, nil
-}
-
-// followUpStatic does what is left to do after a rotation: deliver, remove copies where the role no longer delivers to, and remove what
-// has had its grace. For a role that is being deleted, it removes all that was made, and then the role: copies first, so that nobody
-// finds a dead credential there. It saves what it did, so that the next call goes on where it stopped. It returns the role as saved,
-// nil when it is gone. The caller holds the role's lock.
-func (b *backend) followUpStatic(ctx context.Context, s logical.Storage, conn *connection, name string, e *staticEntry) (*staticEntry, error) {
-	e = e.clone()
-	deleting, changed := e.State.Deleting, e.State.Deleting || e.State.PendingError != ""
-	var errs []error
-	if !deleting && e.undelivered() {
-		changed = true
-		if err := b.deliverStatic(ctx, s, conn, name, e); err != nil {
-			errs = append(errs, fmt.Errorf("deliver the credential to %s: %w", e.place(), err))
-		}
-	}
-	if deleting || e.leftCopies() {
-		// Until the new place has its copy, one that works is better than none at the place before.
-		changed = true
-		errs = append(errs, b.removeCopies(ctx, conn, e, func(c *keptCopy) bool {
-			return deleting || !e.deliveredAt(c) && (!e.undelivered() || !e.alive(c.Nonce, b.now()))
-		}))
-	}
-	// A dead credential in a scope is better than a live one, so these go even if a copy can't be removed.
-	gone, err := b.removeRetired(ctx, conn, e.State.Retired, func(old *retired) bool {
-		return deleting || !b.now().Before(old.Until) && (!e.pinned(old) || b.now().After(old.Expires))
-	})
-	e.State.forget(gone)
-	errs = append(errs, err)
-	if deleting && e.State.Current.ID != "" {
-		err := b.revokeKept(ctx, conn, &e.State.Current)
-		if err == nil {
-			e.State.Current = kept{}
-		}
-		errs = append(errs, err)
-	}
-	why := errors.Join(errs...)
-	switch {
-	case deleting && why == nil:
-		if err := b.forgetStatic(ctx, s, name); err != nil {
-			return e, err
-		}
-		return nil, nil
-	case !changed && why == nil && len(gone) == 0:
-		return e, nil
-	}
-	e.State.pending(b.now(), why, schedule.Backoff)
-	return e, errors.Join(why, b.saveStatic(context.WithoutCancel(ctx), s, name, e))
-}
-
-// forgetStatic deletes the role from the storage.
-func (b *backend) forgetStatic(ctx context.Context, s logical.Storage, name string) error {
-	key := staticStoragePrefix + name
-	err := s.Delete(ctx, key)
-	b.statics.drop(key) // even after an error it may be gone
-	b.nextRun.touch()
-	return err
-}
-
 // staticItem is a static role as one that is rotated.
 type staticItem struct {
 	b    *backend
 	req  *logical.Request
 	name string
 	conn *connection
-	e    *staticEntry // shared, so it must not be changed
+	e    *staticEntry // as it is stored, nil for none; shared, so it must not be changed
 }
 
 func (i *staticItem) labels() rotationLabels {
@@ -154,7 +44,12 @@ func (i *staticItem) load(ctx context.Context) (found bool, err error) {
 	return err == nil && i.e != nil, err
 }
 
-func (i *staticItem) view() rotationView { return i.e.clone().rotationView() }
+func (i *staticItem) view() rotationView {
+	if i.e == nil {
+		return rotationView{rotationState: new(rotationState), current: new(kept)} // of which nothing is due
+	}
+	return i.e.clone().rotationView()
+}
 
 // change goes by the current credential's nonce: a save that was said to have failed may have stored another one.
 func (i *staticItem) change(ctx context.Context, change func(rotationView)) (done bool, err error) {
@@ -172,7 +67,7 @@ func (i *staticItem) change(ctx context.Context, change func(rotationView)) (don
 
 func (i *staticItem) rotate(ctx context.Context) error {
 	// What has had its grace makes room for the new credential. What fails here is tried again afterwards.
-	if _, err := i.b.followUpStatic(ctx, i.req.Storage, i.conn, i.name, i.e); err != nil {
+	if err := i.followUp(ctx); err != nil {
 		i.b.Logger().Warn("what a static role had to do before a rotation could not be done", "name", i.name, "error", err)
 	}
 	e, err := i.b.static(ctx, i.req.Storage, i.name)
@@ -183,19 +78,133 @@ func (i *staticItem) rotate(ctx context.Context) error {
 		return err
 	}
 	i.e = e
-	if e, err = i.b.rotateStatic(ctx, i.req, i.conn, i.name, e, &e.staticRole); err == nil {
-		i.e = e
-	}
-	return err
+	return i.create(ctx, &e.staticRole)
 }
 
-func (i *staticItem) followUp(ctx context.Context) error {
-	e, err := i.b.followUpStatic(ctx, i.req.Storage, i.conn, i.name, i.e)
-	if e == nil {
-		i.b.event(ctx, "static-role-delete", "static-roles/"+i.name, "name", i.name)
-		e = new(staticEntry) // for which there is nothing to do
+// create creates a credential for the role as it is to be, and saves both. The credential that it had lives on for the grace period.
+func (i *staticItem) create(ctx context.Context, role *staticRole) error {
+	b, old := i.b, i.e
+	mints := role.mints()
+	if err := mints.compile(); err != nil {
+		return err
+	}
+	if err := i.conn.fits(role.CredentialType, mints.spec()); err != nil {
+		return err
+	}
+	text, err := "", error(nil)
+	if credential.Lookup(role.CredentialType).Traits().Comment {
+		if text, err = b.commentText(i.req, i.name, mints, ""); err != nil {
+			return err
+		}
+	}
+	now := b.now()
+	want := storedRequest{
+		key: staticStoragePrefix + i.name, role: i.name, credentialType: role.CredentialType, spec: mints.spec(), text: text, lifetime: role.lifetimeFrom(now),
+	}
+	e := &staticEntry{staticRole: *role}
+	err = b.makeStored(ctx, i.req.Storage, i.conn, want, func(ctx context.Context, k *kept, token *credential.Credential) error {
+		if old != nil {
+			e.State = old.clone().State
+			e.State.Retired = append(e.State.Retired, old.State.Current.retire(now, seconds(role.Grace)))
+		}
+		e.State.Current = *k
+		e.State.Secret, e.State.Field = token.SecretPart(), token.Secret
+		e.State.Answer = maps.Clone(token.Data)
+		delete(e.State.Answer, token.Secret)
+		e.State.succeeded(role.Schedule, now)
+		e.State.pending(now, nil, schedule.Backoff)
+		if err := b.saveStatic(ctx, i.req.Storage, i.name, e); err != nil {
+			return &uncertain{err}
+		}
+		return nil
+	})
+	if client.IsKind(err, client.Refused) {
+		return fmt.Errorf("a credential that lives for %s was asked for; if the workspace allows less, set %s, or a schedule that needs less: %w", want.lifetime, keyLifetime, err)
+	}
+	if err != nil {
+		return err
 	}
 	i.e = e
+	k := &e.State.Current
+	replaced := ""
+	if old != nil {
+		replaced = old.State.Current.ID
+	}
+	b.Logger().Info("a static role was rotated", "name", i.name, "credential_type", k.Type, "id", k.ID, "replaced", replaced)
+	b.event(context.WithoutCancel(ctx), "static-rotate", "rotate-role/"+i.name, "name", i.name, "credential_type", k.Type, "id", k.ID, "replaced", replaced, "expiry_time", rfc3339(k.Expires))
+	return nil
+}
+
+// followUp does what is left to do after a rotation: deliver, remove copies where the role no longer delivers to, and remove what has
+// had its grace. For a role that is being deleted, it removes all that was made, and then the role: copies first, so that nobody finds
+// a dead credential there. It saves what it did, so that the next call goes on where it stopped.
+func (i *staticItem) followUp(ctx context.Context) error {
+	b, e := i.b, i.e.clone()
+	i.e = e
+	deleting, changed := e.State.Deleting, e.State.Deleting || e.State.PendingError != ""
+	var errs []error
+	if !deleting && e.undelivered() {
+		changed = true
+		if err := i.deliver(ctx, e); err != nil {
+			errs = append(errs, fmt.Errorf("deliver the credential to %s: %w", e.place(), err))
+		}
+	}
+	if deleting || e.leftCopies() {
+		// Until the new place has its copy, one that works is better than none at the place before.
+		changed = true
+		errs = append(errs, i.removeCopies(ctx, e, func(c *keptCopy) bool {
+			return deleting || !e.deliveredAt(c) && (!e.undelivered() || !e.alive(c.Nonce, b.now()))
+		}))
+	}
+	// A dead credential in a scope is better than a live one, so these go even if a copy can't be removed.
+	gone, err := b.removeRetired(ctx, i.conn, e.State.Retired, func(old *retired) bool {
+		return deleting || !b.now().Before(old.Until) && (!e.pinned(old) || b.now().After(old.Expires))
+	})
+	e.State.forget(gone)
+	errs = append(errs, err)
+	if deleting && e.State.Current.ID != "" {
+		err := b.revokeKept(ctx, i.conn, &e.State.Current)
+		if err == nil {
+			e.State.Current = kept{}
+		}
+		errs = append(errs, err)
+	}
+	why := errors.Join(errs...)
+	switch {
+	case deleting && why == nil:
+		if err := b.forgetStatic(ctx, i.req.Storage, i.name); err != nil {
+			return err
+		}
+		i.e = nil
+		b.event(ctx, "static-role-delete", "static-roles/"+i.name, "name", i.name)
+		return nil
+	case !changed && why == nil && len(gone) == 0:
+		return nil
+	}
+	e.State.pending(b.now(), why, schedule.Backoff)
+	return errors.Join(why, b.saveStatic(context.WithoutCancel(ctx), i.req.Storage, i.name, e))
+}
+
+// abandon removes a new role whose credential could not be delivered, and returns what to tell the user.
+func (i *staticItem) abandon(ctx context.Context, why error) error {
+	e := i.e.clone()
+	e.State.Deleting = true
+	if err := i.b.saveStatic(ctx, i.req.Storage, i.name, e); err != nil {
+		return fmt.Errorf("the static role was stored, but could neither be completed nor taken back; it is completed within minutes, read it then, and delete it if it is not wanted: %w", errors.Join(why, err))
+	}
+	i.e = e
+	if err := i.followUp(ctx); err != nil {
+		return fmt.Errorf("the static role was not created, and what was made of it is removed within minutes: %w", errors.Join(why, err))
+	}
+	return fmt.Errorf("the static role was not created, and nothing is left of it: %w", why)
+}
+
+// forgetStatic deletes the role from the storage.
+func (b *backend) forgetStatic(ctx context.Context, s logical.Storage, name string) error {
+	key := staticStoragePrefix + name
+	err := s.Delete(ctx, key)
+	b.statics.drop(key) // even after an error it may be gone
+	b.nextRun.touch()
 	return err
 }
 
@@ -210,19 +219,6 @@ func (e *staticEntry) ttl(now time.Time) int64 {
 		}
 	}
 	return max(1, int64(next.Sub(now)/time.Second))
-}
-
-// abandonStatic removes a new role whose credential could not be delivered, and returns what to tell the user.
-func (b *backend) abandonStatic(ctx context.Context, s logical.Storage, conn *connection, name string, e *staticEntry, why error) error {
-	e = e.clone()
-	e.State.Deleting = true
-	if err := b.saveStatic(ctx, s, name, e); err != nil {
-		return fmt.Errorf("the static role was stored, but could neither be completed nor taken back; it is completed within minutes, read it then, and delete it if it is not wanted: %w", errors.Join(why, err))
-	}
-	if _, err := b.followUpStatic(ctx, s, conn, name, e); err != nil {
-		return fmt.Errorf("the static role was not created, and what was made of it is removed within minutes: %w", errors.Join(why, err))
-	}
-	return fmt.Errorf("the static role was not created, and nothing is left of it: %w", why)
 }
 
 func (e *staticEntry) rotationView() rotationView {

@@ -225,66 +225,61 @@ func (b *backend) saveStatic(ctx context.Context, s logical.Storage, name string
 	return nil
 }
 
-// placeAsked returns where the role will deliver to if the request succeeds.
-func placeAsked(data *framework.FieldData, old *staticEntry) secretPlace {
-	var place secretPlace
-	if old != nil && old.place() != nil {
-		place = *old.place()
-	}
-	if _, sent := data.Raw[keyDeliverScope]; sent {
-		place.Scope = data.Get(keyDeliverScope).(string)
-	}
-	if _, sent := data.Raw[keyDeliverKey]; sent {
-		place.Key = data.Get(keyDeliverKey).(string)
-	}
-	return place
-}
-
-// mergeStatic lays the request's fields over the stored role, and checks the result, also against what Databricks says.
-func (b *backend) mergeStatic(ctx context.Context, s logical.Storage, name string, data *framework.FieldData, conn *connection, old *staticEntry) (*staticRole, error) {
-	before := new(staticRole)
+// mergeStatic lays the request's fields over the stored role, nil for none, and checks what can be checked without asking.
+func mergeStatic(data *framework.FieldData, old *staticEntry, now time.Time) (*staticRole, error) {
+	before, role := new(staticRole), new(staticRole)
 	if old != nil {
-		*before = old.staticRole
+		before = &old.staticRole
 	}
-	role := new(staticRole)
 	if err := mergeFields(data, before, role, keyName, keyForce); err != nil {
 		return nil, err
 	}
 	ids := &roleEntry{ServicePrincipalID: role.ServicePrincipalID, ApplicationID: role.ApplicationID}
 	ids.forgetOtherID(data)
 	role.ServicePrincipalID, role.ApplicationID = ids.ServicePrincipalID, ids.ApplicationID
-	if err := checkSchedule(role.Schedule, b.now()); err != nil {
+	if err := checkSchedule(role.Schedule, now); err != nil {
 		return nil, err
 	}
 	if sent, ok := data.Raw[keyGrace]; (!ok || sent == nil) && (old == nil || ok) {
 		role.Grace = int64(defaultGrace / time.Second)
 		if role.Automatic() {
-			shortest, _ := role.Spans(1, b.now())
+			shortest, _ := role.Spans(1, now)
 			role.Grace = min(role.Grace, int64(shortest/time.Second))
 		}
 	}
-	if err := role.check(b.now()); err != nil {
+	if err := role.check(now); err != nil {
 		return nil, err
 	}
 	mints := role.mints()
-	if err := mints.check(); err != nil {
-		return nil, err
+	err := mints.check()
+	role.Scopes = mints.Scopes
+	return role, err
+}
+
+// resolve looks up what the role names at Databricks, and checks that it can deliver. I.e is the role as it is stored, nil for none.
+// The caller holds the lock of the place where the role is to deliver to.
+func (i *staticItem) resolve(ctx context.Context, role *staticRole) error {
+	before := new(staticRole)
+	if i.e != nil {
+		before = &i.e.staticRole
 	}
-	if err := mints.settle(ctx, conn, before.mints()); err != nil {
-		return nil, err
+	mints := role.mints()
+	if err := mints.settle(ctx, i.conn, before.mints()); err != nil {
+		return err
 	}
-	role.ServicePrincipalID, role.ApplicationID, role.Scopes = mints.ServicePrincipalID, mints.ApplicationID, mints.Scopes
-	if place := role.place(); place != nil && (before.place() == nil || *before.place() != *place) {
-		if err := b.checkPlaceFree(ctx, s, name, *place); err != nil {
-			return nil, err
-		}
-		if _, err := conn.client.ListSecrets(ctx, place.Scope); client.IsGone(err) {
-			return nil, badField(keyDeliverScope, "there is no secret scope %q at %s; write scopes/%s first", place.Scope, conn.config.Host, place.Scope)
-		} else if err != nil {
-			return nil, explainSecrets(err, place.Scope, permissionRead)
-		}
+	role.ServicePrincipalID, role.ApplicationID = mints.ServicePrincipalID, mints.ApplicationID
+	place := role.place()
+	if place == nil || before.place() != nil && *before.place() == *place {
+		return nil
 	}
-	return role, nil
+	if err := i.b.checkPlaceFree(ctx, i.req.Storage, i.name, *place); err != nil {
+		return err
+	}
+	_, err := i.conn.client.ListSecrets(ctx, place.Scope)
+	if client.IsGone(err) {
+		return badField(keyDeliverScope, "there is no secret scope %q at %s; write scopes/%s first", place.Scope, i.conn.config.Host, place.Scope)
+	}
+	return explainSecrets(err, place.Scope, permissionRead)
 }
 
 // checkPlaceFree returns an error when another static role delivers to the place: each would overwrite the other's copy.
@@ -308,7 +303,7 @@ func (b *backend) checkPlaceFree(ctx context.Context, s logical.Storage, name st
 	return nil
 }
 
-// check returns an error for a role whose schedule, lifetime and grace Databricks can't meet.
+// check returns an error for a role that can't be static, or whose lifetime and grace don't go with its schedule, which was checked.
 func (r *staticRole) check(now time.Time) error {
 	if !slices.Contains(credential.Names(credential.Static), r.CredentialType) {
 		problem := fmt.Sprintf("%q can't be static", r.CredentialType)
@@ -316,9 +311,6 @@ func (r *staticRole) check(now time.Time) error {
 			problem = "is missing"
 		}
 		return badField(keyCredentialType, "%s; use one of: %s", problem, strings.Join(credential.Names(credential.Static), ", "))
-	}
-	if err := checkSchedule(r.Schedule, now); err != nil {
-		return err
 	}
 	longest := int64(maxLifetime/time.Second) - maxLifetimeOffset
 	switch {
