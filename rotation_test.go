@@ -58,6 +58,80 @@ func FuzzDue(f *testing.F) {
 	})
 }
 
+// TestWhatIsDue shows what decides when a credential is replaced and when there is other work.
+func TestWhatIsDue(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	in := func(d time.Duration) time.Time { return now.Add(d) }
+	old := retired{kept: kept{ID: "old"}, Until: in(2 * time.Hour)}
+	for name, row := range map[string]struct {
+		state               rotationState
+		life                time.Duration
+		view                rotationView
+		due, attempt, other time.Time
+	}{
+		"never":                          {},
+		"by the schedule":                {state: rotationState{Next: in(day)}, due: in(day), attempt: in(day)},
+		"before the end":                 {state: rotationState{Next: in(9 * day)}, life: 8 * day, due: in(6 * day), attempt: in(6 * day)},
+		"after the end":                  {state: rotationState{Next: in(4 * day)}, life: 2 * day, due: in(36 * time.Hour), attempt: in(36 * time.Hour)},
+		"no schedule, although it ends":  {life: day},
+		"after a failure":                {state: rotationState{Next: in(-day), NextRetry: in(time.Hour)}, due: in(-day), attempt: in(time.Hour)},
+		"a retry of before":              {state: rotationState{Next: in(day), NextRetry: in(time.Hour)}, due: in(day), attempt: in(day)},
+		"managed":                        {state: rotationState{Next: in(day)}, view: rotationView{managed: true}, due: in(day)},
+		"managed, and it ends":           {state: rotationState{Next: in(day)}, life: 8 * day, view: rotationView{managed: true}, due: in(day), attempt: in(6 * day)},
+		"deleting":                       {state: rotationState{Next: in(-day)}, view: rotationView{deleting: true, urgent: true}, due: in(-day), other: time.Unix(0, 0).UTC()},
+		"retired":                        {state: rotationState{Retired: []retired{old}}, other: in(2 * time.Hour)},
+		"retired, and it must stay":      {state: rotationState{Retired: []retired{old}}, view: rotationView{spares: func(*retired) bool { return true }}},
+		"retired, and it was tried":      {state: rotationState{Retired: []retired{old}, PendingRetry: in(3 * time.Hour)}, other: in(3 * time.Hour)},
+		"retired, and it was tried once": {state: rotationState{Retired: []retired{old}, PendingRetry: in(time.Hour)}, other: in(2 * time.Hour)},
+	} {
+		v := row.view
+		v.rotationState, v.current = &row.state, &kept{Created: now, Lifetime: int64(row.life / time.Second)}
+		require.Equal(t, row.due, v.due(), name)
+		require.Equal(t, row.attempt, v.nextAttempt(), name)
+		require.Equal(t, row.other, v.nextPending(), name)
+		require.Equal(t, earliest(row.attempt, row.other), v.next(), name)
+		require.Equal(t, !v.next().IsZero() && !v.next().After(now), v.ready(now), name)
+	}
+}
+
+// TestCorrectsDatesOfAClockThatWasAhead shows that each date is corrected once, and that what can be is left alone.
+func TestCorrectsDatesOfAClockThatWasAhead(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	sound := func() rotationView {
+		return rotationView{
+			rotationState: &rotationState{
+				Last: now, Next: now.Add(day), NextRetry: now.Add(time.Hour), PendingRetry: now.Add(time.Hour),
+				Retired: []retired{{Until: now.Add(2 * time.Hour), Grace: 3600}},
+			},
+			current: &kept{Created: now}, schedule: schedule.Schedule{Period: 24 * 60 * 60},
+		}
+	}
+	require.False(t, sound().correct(now))
+	for name, ahead := range map[string]func(rotationView) *time.Time{
+		"last":         func(v rotationView) *time.Time { return &v.Last },
+		"next":         func(v rotationView) *time.Time { return &v.Next },
+		"retry":        func(v rotationView) *time.Time { return &v.NextRetry },
+		"other retry":  func(v rotationView) *time.Time { return &v.PendingRetry },
+		"created":      func(v rotationView) *time.Time { return &v.current.Created },
+		"end of grace": func(v rotationView) *time.Time { return &v.Retired[0].Until },
+	} {
+		v := sound()
+		date := ahead(v)
+		latest := *date
+		*date = date.Add(5 * 365 * day)
+		require.True(t, v.correct(now), name)
+		require.False(t, date.After(latest), name)
+		require.False(t, v.correct(now.Add(time.Minute)), "%s: once", name)
+	}
+
+	// When Vault's rotation manager rotates next is for it to say.
+	v := sound()
+	v.managed, v.Next = true, now.Add(2*day)
+	require.False(t, v.correct(now))
+}
+
 // TestLongestSchedule shows that the limit of schedules is that of credentials.
 func TestLongestSchedule(t *testing.T) {
 	t.Parallel()
