@@ -6,8 +6,11 @@ package databricks
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,9 +38,19 @@ const fixtureDir = "testdata/v0.1.0"
 // add a test of its files next to that of these.
 func TestWriteFixtures(t *testing.T) {
 	const version, commit = "v0.1.0", "f8d87bd"
-	for name, build := range map[string]func(*fixtureMaker){"pat": (*fixtureMaker).pat, "oauth-m2m": (*fixtureMaker).oauthM2M} {
+	for name, build := range map[string]func(*fixtureMaker){
+		"pat": (*fixtureMaker).pat, "oauth-m2m": (*fixtureMaker).oauthM2M, "account": (*fixtureMaker).account,
+		"azure-client-secret": (*fixtureMaker).azure, "oidc": (*fixtureMaker).oidc,
+	} {
 		t.Run(name, func(t *testing.T) {
-			m, c := newTimedMount(t)
+			var opts []simulator.Option
+			switch name {
+			case "account":
+				opts = append(opts, simulator.WithAccount(testAccountID))
+			case "azure-client-secret":
+				opts = append(opts, simulator.WithCloud("azure"))
+			}
+			m, c := newTimedMount(t, opts...)
 			c.advance(time.Now().Add(-2 * time.Minute).Truncate(time.Second).Sub(c.now())) // what goes by the machine's clock is to fit
 			f := &fixtureMaker{mount: m, clock: c, s: &storedMount{Version: version, Commit: commit, MountID: testMountID, Host: m.workspace.URL()}}
 			build(f)
@@ -118,7 +131,9 @@ func (f *fixtureMaker) pat() {
 	w.AddToken(bi, "Vault role etl for alice", 0)
 	w.AddOAuthSecret(job, 0)
 
-	f.connect(map[string]any{"rotation_period": "24h", "ttl": "15m", "max_ttl": "2h", "request_timeout": 20, "rate_limit": 500})
+	f.narrow(f.token, "authentication", "scim", "secrets")
+
+	f.connect(map[string]any{"rotation_period": "24h", "ttl": "15m", "max_ttl": "2h", "request_timeout": 17, "rate_limit": 500})
 	f.mount.write("config/rotate-root", nil)
 	f.mount.write("config/rotate-root", nil)
 
@@ -126,7 +141,7 @@ func (f *fixtureMaker) pat() {
 	f.mount.write("roles/obo", map[string]any{"credential_type": "obo_token", "application_id": bi.ApplicationID, "scopes": "sql,jobs", "ttl": "10m", "max_ttl": "1h", "comment": "for {{.DisplayName}}"})
 	f.mount.write("roles/secret", map[string]any{"credential_type": "oauth_secret", "service_principal_id": job.ID, "ttl": "10m", "max_ttl": "1h"})
 	f.mount.write("roles/token", map[string]any{"credential_type": "oauth_token", "application_id": job.ApplicationID, "scopes": "sql", "ttl": "10m", "max_ttl": "20m"})
-	f.mount.write("roles/principal", map[string]any{"credential_type": "service_principal", "groups": "readers,analysts", "entitlements": "workspace-access", "display_name": "app of {{.RoleName}}", "ttl": "10m", "max_ttl": "1h"})
+	f.mount.write("roles/principal", map[string]any{"credential_type": "service_principal", "groups": "readers,analysts", "entitlements": "workspace-access", "display_name_template": "app of {{.RoleName}}", "ttl": "10m", "max_ttl": "1h"})
 
 	// A rotation that fails on Vault's tick, which also decides when tidy is due.
 	f.mount.write("static-roles/failing", map[string]any{"credential_type": "pat", "rotation_period": "60s", "rotation_grace_period": "60s"})
@@ -146,13 +161,23 @@ func (f *fixtureMaker) pat() {
 	w.Inject(simulator.Fault{Path: "/api/2.0/secrets/put", Status: 403, ErrorCode: "PERMISSION_DENIED", Message: "no"})
 	f.mount.write("rotate-role/late", nil)
 	w.ClearFaults()
+	// A delivery of which it isn't known whether it was done.
+	f.mount.write("static-roles/unsure", map[string]any{"credential_type": "obo_token", "application_id": bi.ApplicationID, "rotation_period": "24h", "rotation_grace_period": "1h", "deliver_scope": "etl", "deliver_key": "unsure"})
+	f.mount.write("config", map[string]any{"max_retries": 0})
+	w.Inject(simulator.Fault{Path: "/api/2.0/secrets/put", Reset: true, AfterEffect: true})
+	w.Inject(simulator.Fault{Path: "/api/2.0/secrets/list", Offset: 1, Status: 503})
+	f.mount.write("rotate-role/unsure", nil)
+	w.ClearFaults()
+	f.mount.write("config", map[string]any{"max_retries": 4})
 	f.mount.write("static-roles/leaving", map[string]any{"credential_type": "pat", "rotation_period": "24h"})
 	w.Inject(simulator.Fault{Path: "/api/2.0/token/delete", Status: 403, ErrorCode: "PERMISSION_DENIED", Message: "no"})
 	require.Error(f.t, f.failure(f.do(logical.DeleteOperation, "static-roles/leaving", nil)))
 	w.ClearFaults()
 
-	f.mount.write("tidy", nil)
-	f.awaitTidy()
+	stray := f.strayToken()
+	f.mount.write("tidy", map[string]any{"dry_run": true})
+	require.EqualValues(f.t, 1, f.awaitTidy()["found"])
+	w.RevokeToken(stray)
 
 	f.mints("pat", "creds/pat", nil)
 	f.mints("obo_token", "creds/obo", nil)
@@ -163,6 +188,9 @@ func (f *fixtureMaker) pat() {
 	f.mints("secret", "secrets/etl/leased", map[string]any{"string_value": "a leased value", "ttl": "1h"})
 	f.mints("permission over another one", "acls/etl/users", map[string]any{"permission": "WRITE", "ttl": "1h"})
 	f.mints("permission over none", "acls/etl/analysts", map[string]any{"permission": "MANAGE", "ttl": "1h"})
+	f.mints("permission over a leased one, which ends first", "acls/etl/analysts", map[string]any{"permission": "READ", "ttl": "1h"})
+	last := len(f.s.Leases) - 1
+	f.s.Leases[last-1], f.s.Leases[last] = f.s.Leases[last], f.s.Leases[last-1]
 	f.mount.write("acls/etl/"+bi.ApplicationID, map[string]any{"permission": "READ"})
 	require.Empty(f.t, f.walEntries())
 
@@ -194,6 +222,9 @@ func (f *fixtureMaker) pat() {
 		lost("/api/2.0/secrets/put"), broken("/api/2.0/token/delete"), broken("/api/2.0/secrets/delete"))
 	f.opens("secret", logical.UpdateOperation, "secrets/etl/unleased", map[string]any{"string_value": "an unleased value", "ttl": "1h"},
 		lost("/api/2.0/secrets/put"), broken("/api/2.0/secrets/delete"))
+	w.PutSecret("etl", "untouched", []byte("written just before"))
+	f.opens("secret that was not written", logical.UpdateOperation, "secrets/etl/untouched", map[string]any{"string_value": "never stored", "ttl": "1h"},
+		simulator.Fault{Method: "POST", Path: "/api/2.0/secrets/put", Reset: true})
 	f.opens("permission", logical.UpdateOperation, "acls/etl/readers", map[string]any{"permission": "WRITE", "ttl": "1h"}, lost("/api/2.0/secrets/acls/put"))
 	f.opens("rotation of a static role that was lost", logical.UpdateOperation, "rotate-role/dash", nil, lost("/api/2.0/token/create"))
 	f.opens("rotation of the engine's own credential that was lost", logical.UpdateOperation, "config/rotate-root", nil, lost("/api/2.0/token/create"))
@@ -221,10 +252,13 @@ func (f *fixtureMaker) oauthM2M() {
 	w := f.workspace
 	engine, bi := w.AddServicePrincipal("engine", true), w.AddServicePrincipal("bi", false)
 	w.AddScope("etl", engine)
+	certified := simulator.New(simulator.WithTLS())
+	certified.Close()
 	_, secret := w.AddOAuthSecret(engine, 0)
 	f.mount.write("config", map[string]any{
 		"host": w.URL(), "client_id": engine.ApplicationID, "client_secret": f.unlogged(secret),
 		"rotation_schedule": "15 4 * * SUN", "rotation_window": "3h",
+		"workspace_id": w.ID(), "ca_cert": certified.CACert(),
 	})
 	f.mount.write("config/rotate-root", nil)
 	f.mount.write("config/rotate-root", nil)
@@ -232,6 +266,11 @@ func (f *fixtureMaker) oauthM2M() {
 	f.mount.write("roles/pat", map[string]any{"credential_type": "pat", "ttl": "10m", "max_ttl": "1h"})
 	f.mount.write("static-roles/bi", map[string]any{"credential_type": "oauth_secret", "application_id": bi.ApplicationID, "rotation_period": "24h", "rotation_grace_period": "12h", "deliver_scope": "etl", "deliver_key": "bi"})
 	f.mount.write("rotate-role/bi", nil)
+
+	f.strayToken()
+	f.strayPrincipal()
+	f.mount.write("tidy", nil)
+	require.EqualValues(f.t, 2, f.awaitTidy()["deleted"])
 
 	f.mints("oauth_token of the engine's own", "creds/own", nil)
 	f.mints("pat", "creds/pat", nil)
@@ -241,6 +280,89 @@ func (f *fixtureMaker) oauthM2M() {
 	f.opens("rotation of a static role that was lost", logical.UpdateOperation, "rotate-role/bi", nil, lost)
 	f.opens("rotation of the engine's own credential that was lost", logical.UpdateOperation, "config/rotate-root", nil, lost)
 	f.savesButLeavesOpen("rotation of a static role that was saved", "rotate-role/bi")
+}
+
+// account is a mount of an account, whose own credential was made by hand and ends before its schedule says.
+func (f *fixtureMaker) account() {
+	w := f.workspace
+	engine, job := w.AddServicePrincipal("engine", false), w.AddServicePrincipal("job", false)
+	w.AddAccountAdmin(engine)
+	w.SetWorkspaceMember(job, false)
+	_, secret := w.AddOAuthSecret(engine, 10*24*time.Hour)
+	f.mount.write("config", map[string]any{
+		"host": w.URL(), "account_id": testAccountID, "client_id": engine.ApplicationID, "client_secret": f.unlogged(secret), "rotation_period": "720h",
+	})
+	f.mount.write("roles/secret", map[string]any{"credential_type": "oauth_secret", "application_id": job.ApplicationID, "ttl": "10m", "max_ttl": "1h"})
+	f.mount.write("roles/principal", map[string]any{"credential_type": "service_principal", "ttl": "10m", "max_ttl": "1h"})
+	f.mount.write("static-roles/job", map[string]any{"credential_type": "oauth_secret", "service_principal_id": job.ID, "rotation_period": "24h", "rotation_grace_period": "1h"})
+
+	// An automatic run of tidy, which fails to remove what it finds.
+	f.clock.advance(-time.Hour)
+	f.tick()
+	f.clock.advance(time.Hour + time.Second)
+	f.strayPrincipal()
+	w.Inject(simulator.Fault{Method: "DELETE", Path: "/api/2.0/accounts/*", Status: 403, ErrorCode: "PERMISSION_DENIED", Message: "no", AfterEffect: true})
+	f.tick()
+	require.EqualValues(f.t, 1, f.awaitTidy()["failed"])
+	w.ClearFaults()
+	f.mount.write("rotate-role/job", nil)
+
+	f.mints("oauth_secret", "creds/secret", nil)
+	f.mints("service_principal", "creds/principal", nil)
+	f.mount.write("config", map[string]any{"max_retries": 0})
+	lost := func(path string) simulator.Fault {
+		return simulator.Fault{Method: "POST", Path: "/api/2.0/accounts/" + testAccountID + path, Reset: true, AfterEffect: true, Times: 1}
+	}
+	f.opens("oauth_secret", logical.ReadOperation, "creds/secret", nil, lost("/servicePrincipals/*"))
+	f.opens("service_principal", logical.ReadOperation, "creds/principal", nil, lost("/scim/v2/ServicePrincipals"))
+}
+
+// azure has the config of an Entra application, and no more.
+func (f *fixtureMaker) azure() {
+	config := f.azureConfig(f.workspace.AddServicePrincipal("engine", true))
+	config["azure_workspace_resource_id"] = testResourceID
+	config["verify_connection"], config["disable_automated_rotation"] = false, true
+	f.mount.write("config", config)
+	f.mount.write("roles/pat", map[string]any{"credential_type": "pat"})
+}
+
+// oidc has the config of a federated identity, and no more.
+func (f *fixtureMaker) oidc() {
+	engine, issuer := f.workspace.AddServicePrincipal("engine", true), simulator.NewIssuer("ES256")
+	f.workspace.AddFederationPolicy(&engine, simulator.FederationPolicy{Issuer: "https://vault.example.com", Subject: "plugin", Audiences: []string{testAudience}, JWKS: issuer.JWKS()})
+	file := filepath.Join(f.t.TempDir(), "token")
+	f.t.Setenv("DATABRICKS_OIDC_TOKEN_FILEPATH", file)
+	token := issuer.Sign(map[string]any{"iss": "https://vault.example.com", "sub": "plugin", "aud": testAudience, "exp": f.clock.now().Add(time.Hour).Unix()})
+	require.NoError(f.t, os.WriteFile(file, []byte(f.unlogged(token)), 0o600))
+	f.mount.write("config", map[string]any{"host": f.workspace.URL(), "client_id": engine.ApplicationID, "identity_token_audience": testAudience, "identity_token_ttl": "30m"})
+	f.mount.write("roles/own", map[string]any{"credential_type": "oauth_token", "scopes": "sql"})
+}
+
+// strayMark ends the texts of what the mount made long ago.
+const strayMark = " vault:" + testMountID + ":0123456789abcdef0123456789abcdef:1"
+
+func (f *fixtureMaker) strayToken() (id string) {
+	_, id = f.workspace.AddToken(f.admin, "Vault role gone for alice"+strayMark, 0)
+	return id
+}
+
+func (f *fixtureMaker) strayPrincipal() {
+	f.workspace.AddServicePrincipal("Vault role gone for alice"+strayMark, false)
+}
+
+// narrow gives a token API scopes.
+func (f *fixtureMaker) narrow(token string, scopes ...string) {
+	f.t.Helper()
+	sum := sha256.Sum256([]byte(token))
+	body, err := json.Marshal(map[string]any{"token": map[string]any{"scopes": scopes}, "update_mask": "scopes"})
+	require.NoError(f.t, err)
+	req, err := http.NewRequest(http.MethodPatch, f.workspace.URL()+"/api/2.0/token/"+hex.EncodeToString(sum[:]), bytes.NewReader(body))
+	require.NoError(f.t, err)
+	req.Header.Set("Authorization", "Bearer "+token)
+	resp, err := http.DefaultClient.Do(req)
+	require.NoError(f.t, err)
+	require.NoError(f.t, resp.Body.Close())
+	require.Equal(f.t, http.StatusOK, resp.StatusCode)
 }
 
 // write completes the file by all that is stored and held now, and by what the mount answers.

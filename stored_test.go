@@ -124,23 +124,23 @@ func storedKeys(t *testing.T, s logical.Storage) []string {
 }
 
 // openStored starts a mount on what a file holds: over a workspace with the same objects, at the same time, with the same entries in
-// its storage. Only the workspace's address is another one.
-func openStored(t *testing.T, file string) (*storedMount, *mount, *clock) {
+// its storage. Only the workspace's address is another one. Changes are made to what was read before anything is started.
+func openStored(t *testing.T, file string, changes ...func(s *storedMount, address string)) (*storedMount, *mount, *clock) {
 	t.Helper()
-	m, c := newTimedMount(t)
 	raw, err := os.ReadFile(file)
 	require.NoError(t, err)
-	var head struct {
-		Host string `json:"host"`
+	s := decodeStored(t, raw)
+	var opts []simulator.Option
+	if s.Workspace.AccountID != "" {
+		opts = append(opts, simulator.WithAccount(s.Workspace.AccountID))
 	}
-	require.NoError(t, json.Unmarshal(raw, &head))
-	require.NotEmpty(t, head.Host)
-	raw = bytes.ReplaceAll(raw, []byte(head.Host), []byte(m.workspace.URL()))
-
-	decoder := json.NewDecoder(bytes.NewReader(raw))
-	decoder.DisallowUnknownFields() // also what the simulator would lose of the workspace
-	s := new(storedMount)
-	require.NoError(t, decoder.Decode(s))
+	m, c := newTimedMount(t, opts...)
+	if changes == nil {
+		s = decodeStored(t, bytes.ReplaceAll(raw, []byte(s.Host), []byte(m.workspace.URL())))
+	}
+	for _, change := range changes {
+		change(s, m.workspace.URL())
+	}
 	require.Equal(t, testMountID, s.MountID, "the mount's marker is in what it made")
 	c.advance(s.Made.Sub(c.now()))
 	m.workspace.Restore(s.Workspace)
@@ -153,4 +153,14 @@ func openStored(t *testing.T, file string) (*storedMount, *mount, *clock) {
 	t.Cleanup(func() { m.backend.Cleanup(context.Background()) })
 	require.NoError(t, m.backend.Initialize(t.Context(), &logical.InitializationRequest{Storage: m.storage}))
 	return s, m, c
+}
+
+func decodeStored(t *testing.T, raw []byte) *storedMount {
+	t.Helper()
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.DisallowUnknownFields() // also what the simulator would lose of the workspace
+	s := new(storedMount)
+	require.NoError(t, decoder.Decode(s))
+	require.NotEmpty(t, s.Host)
+	return s
 }

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net/http"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -13,38 +15,97 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
+
+	"vault-plugin-secrets-databricks/internal/simulator"
 )
 
 // TestStorageOfV010 starts mounts on storage that v0.1.0 wrote: an upgrade in place must find everything, lose nothing at the
 // workspace, and go on with what was begun. What a row of the files means, testdata/v0.1.0/README.md says.
 func TestStorageOfV010(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"pat", "oauth-m2m"} {
-		t.Run(name, func(t *testing.T) {
+	files, err := filepath.Glob("testdata/v0.1.0/*.json")
+	require.NoError(t, err)
+	require.Len(t, files, 5)
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".json"), func(t *testing.T) {
 			t.Parallel()
-			file := "testdata/v0.1.0/" + name + ".json"
+			t.Run("reads back and changes nothing by starting", func(t *testing.T) {
+				t.Parallel()
+				openWalk(t, file).readsBack(t)
+			})
+			s := openWalk(t, file).s
+			if len(s.Leases) == 0 {
+				return // no more than a config
+			}
 			for behaviour, check := range map[string]func(*storedWalk, *testing.T){
-				"reads back and changes nothing by starting": (*storedWalk).readsBack,
-				"mints from every role":                      (*storedWalk).mints,
-				"renews leases without a call":               (*storedWalk).renews,
-				"revokes leases and takes back no more":      (*storedWalk).revokes,
-				"rolls all open log entries back":            (*storedWalk).rollsBack,
-				"rotates when asked":                         (*storedWalk).rotates,
-				"rotates when due and not before":            (*storedWalk).rotatesWhenDue,
-				"tidies":                                     (*storedWalk).tidies,
+				"mints from every role":                 (*storedWalk).mints,
+				"renews leases without a call":          (*storedWalk).renews,
+				"revokes leases and takes back no more": (*storedWalk).revokes,
+				"rolls all open log entries back":       (*storedWalk).rollsBack,
+				"rotates when asked":                    (*storedWalk).rotates,
+				"rotates when due and not before":       (*storedWalk).rotatesWhenDue,
+				"removes all that a static role made":   (*storedWalk).removesStatic,
+				"tidies":                                (*storedWalk).tidies,
 			} {
 				t.Run(behaviour, func(t *testing.T) {
 					t.Parallel()
 					check(openWalk(t, file), t)
 				})
 			}
-			for i, entry := range openWalk(t, file).s.Open {
+			for i, entry := range s.Open {
 				t.Run("rolls one open log entry back: "+entry.Name, func(t *testing.T) {
 					t.Parallel()
 					openWalk(t, file).rollsOneBack(t, i)
 				})
 			}
+			t.Run("leaves leases of another workspace alone", func(t *testing.T) {
+				t.Parallel()
+				openWalk(t, file).elsewhere(t)
+			})
+			if s.Workspace.AccountID != "" {
+				return
+			}
+			// What was made knows its workspace by the id, too.
+			for behaviour, check := range map[string]func(*storedWalk, *testing.T){
+				"revokes leases at a new address of the workspace":              (*storedWalk).revokes,
+				"rolls open log entries back at a new address of the workspace": (*storedWalk).rollsBack,
+				"rotates at a new address of the workspace":                     (*storedWalk).rotates,
+			} {
+				t.Run(behaviour, func(t *testing.T) {
+					t.Parallel()
+					check(openWalk(t, file, atNewAddress(t)), t)
+				})
+			}
+			if s.Answers["config"]["auth_type"] == "pat" {
+				t.Run("needs no admin for what is its own", func(t *testing.T) {
+					t.Parallel()
+					openWalk(t, file, atNewAddress(t), withoutAdmins).ownOnly(t)
+				})
+			}
 		})
+	}
+}
+
+// atNewAddress lets the workspace have another address than it had, which the config knows and what was made before doesn't.
+func atNewAddress(t *testing.T) func(*storedMount, string) {
+	return func(s *storedMount, address string) {
+		var config map[string]json.RawMessage
+		require.NoError(t, json.Unmarshal(s.Storage["config/connection"], &config))
+		var err error
+		config["host"], err = json.Marshal(address)
+		require.NoError(t, err)
+		s.Storage["config/connection"], err = json.Marshal(config)
+		require.NoError(t, err)
+		s.Answers["config"]["host"], s.Answers["status"]["host"] = address, address
+	}
+}
+
+// withoutAdmins takes everybody's rights as a workspace admin away.
+func withoutAdmins(s *storedMount, _ string) {
+	for i, group := range s.Workspace.Groups {
+		if group.Name == "admins" {
+			s.Workspace.Groups[i].Members = nil
+		}
 	}
 }
 
@@ -56,9 +117,9 @@ type storedWalk struct {
 	kept  []string // what must be there whatever happens, since the engine has not made it
 }
 
-func openWalk(t *testing.T, file string) *storedWalk {
+func openWalk(t *testing.T, file string, changes ...func(*storedMount, string)) *storedWalk {
 	t.Helper()
-	s, m, c := openStored(t, file)
+	s, m, c := openStored(t, file, changes...)
 	w := &storedWalk{mount: m, s: s, clock: c}
 	ours := make(map[string]bool)
 	for _, e := range s.effects() {
@@ -66,19 +127,18 @@ func openWalk(t *testing.T, file string) *storedWalk {
 			ours[object] = true
 		}
 	}
-	for path, answer := range s.Answers {
+	for _, answer := range s.Answers {
 		ids, _ := answer["retired_ids"].([]any)
 		if id, _ := answer["credential_id"].(string); id != "" {
 			ids = append(ids, id)
 		}
-		require.False(t, path == "config" && len(ids) < 2, "a root credential, and one that it has replaced")
 		for _, id := range ids {
 			ours[fmt.Sprint("token ", id)], ours[fmt.Sprint("oauth_secret ", id)] = true, true
 		}
 	}
 	for _, object := range objectsOf(m.workspace) {
 		kind, _, _ := strings.Cut(object, " ")
-		if copied := kind == "secret" && !strings.HasPrefix(object, "secret etl/theirs "); !ours[object] && !copied {
+		if copied := kind == "secret" && !strings.HasPrefix(object, "secret etl/theirs ") && !strings.HasPrefix(object, "secret etl/untouched "); !ours[object] && !copied {
 			w.kept = append(w.kept, object)
 		}
 	}
@@ -168,8 +228,10 @@ func (w *storedWalk) readsBack(t *testing.T) {
 	for path := range w.s.Answers {
 		w.readsAsWas(path)
 	}
-	require.Equal(t, w.s.names("role/"), w.list("roles"))
-	require.Equal(t, w.s.names("static/"), w.list("static-roles"))
+	for prefix, path := range map[string]string{"role/": "roles", "static/": "static-roles"} {
+		names, _ := w.list(path).([]string)
+		require.Equal(t, w.s.names(prefix), names)
+	}
 	require.Empty(t, w.workspace.Calls(), "nothing is asked of Databricks")
 	require.Equal(t, stored, w.entries())
 	w.requireEffect(storedEffect{}, before)
@@ -195,7 +257,11 @@ func (w *storedWalk) requireWorks(name string) {
 		require.True(w.t, w.workspace.Introspect(value).Live, name)
 	} else {
 		value = creds["client_secret"].(string)
-		require.NotEmpty(w.t, w.login(grantPath, creds["client_id"].(string), value), name)
+		login := "/oidc/v1/token"
+		if account := w.workspace.AccountID(); account != "" {
+			login = "/oidc/accounts/" + account + "/v1/token"
+		}
+		require.NotEmpty(w.t, w.login(login, creds["client_id"].(string), value), name)
 	}
 	if role["delivered"] == true {
 		delivered, _ := w.has(role["deliver_key"].(string))
@@ -258,6 +324,11 @@ func (w *storedWalk) renews(t *testing.T) {
 		require.InDelta(t, 40*time.Minute, resp.Secret.TTL, float64(10*time.Second), l.Name)
 		require.Greater(t, resp.Secret.MaxTTL, 59*time.Minute, l.Name)
 
+		// Unless a client asks for something else, as long as the first time.
+		resp, err = w.leaseRequest(logical.RenewOperation, l.secret(w.s.Made, later))
+		w.requireOK(resp, err)
+		require.InDelta(t, seconds(l.TTL), resp.Secret.TTL, float64(time.Second), l.Name)
+
 		// No promise goes past the end of a credential, or the maximum of the mount.
 		secret = l.secret(w.s.Made, later)
 		secret.Increment = 100 * time.Hour
@@ -314,9 +385,10 @@ func (w *storedWalk) rollsBack(t *testing.T) {
 		}
 	}
 	for path, answer := range w.s.Answers {
-		if answer["state"] != "idle" { // or Vault's tick has just decided when tidy is due
-			w.readsAsWas(path)
+		if answer["next_automatic"] == "" {
+			delete(answer, "next_automatic") // Vault's tick has just decided it
 		}
+		w.readsAsWas(path)
 	}
 	// Leases go on, and end as if there had been no log.
 	for _, l := range w.s.Leases {
@@ -369,24 +441,75 @@ func (w *storedWalk) live(id string) bool {
 	return slices.Contains(now, "token "+id) || slices.Contains(now, "oauth_secret "+id)
 }
 
+// scopesFor are the API scopes of a live credential.
+func (w *storedWalk) scopesFor(id string) []string {
+	w.t.Helper()
+	shot := w.workspace.Snapshot()
+	for _, token := range shot.Tokens {
+		if token.ID == id {
+			return token.Scopes
+		}
+	}
+	for _, secret := range shot.OAuthSecrets {
+		if secret.ID == id {
+			return secret.Scopes
+		}
+	}
+	require.Fail(w.t, "there is no such credential", id)
+	return nil
+}
+
+// promised tells until when credentials that were replaced go on working.
+func (s *storedMount) promised(t *testing.T) map[string]time.Time {
+	t.Helper()
+	type replaced []struct {
+		ID    string    `json:"id"`
+		Until time.Time `json:"until"`
+	}
+	all := make(map[string]time.Time)
+	for key, value := range s.Storage {
+		var entry struct {
+			Rotation struct {
+				Retired replaced `json:"retired"`
+			} `json:"rotation"`
+			State struct {
+				Retired replaced `json:"retired"`
+			} `json:"state"`
+		}
+		if strings.HasPrefix(key, "config/") || strings.HasPrefix(key, "static/") {
+			require.NoError(t, json.Unmarshal(value, &entry))
+		}
+		for _, old := range slices.Concat(entry.Rotation.Retired, entry.State.Retired) {
+			require.True(t, old.Until.After(s.Made), key)
+			all[old.ID] = old.Until
+		}
+	}
+	return all
+}
+
 // rotates rotates everything by hand, and lets the graces end.
 func (w *storedWalk) rotates(t *testing.T) {
 	w.tick()
 	graces := make(map[string][]string)
 	for path, rotate := range w.rotationsOf() {
 		old, retired := w.ids(path)
-		require.True(t, w.live(old))
+		handMade := w.s.Answers[path]["hand_made_credentials"]
 		w.write(rotate, nil)
 		now, replaced := w.ids(path)
 		require.NotEqual(t, old, now)
-		require.Contains(t, replaced, old)
+		if old == "" {
+			require.Len(t, w.answer(path)["hand_made_credentials"], 1, "it was made by hand, and stays")
+		} else {
+			require.Equal(t, handMade, w.answer(path)["hand_made_credentials"])
+			require.Contains(t, replaced, old)
+			require.Equal(t, w.scopesFor(old), w.scopesFor(now), "the new one may do as much as the old one")
+		}
 		require.Subset(t, replaced, retired, "what was promised before stays: %s", path)
 		for _, id := range append([]string{now}, replaced...) {
 			require.True(t, w.live(id), path)
 		}
 		graces[path] = replaced
 	}
-	require.Equal(t, w.s.Answers["config"]["hand_made_credentials"], w.answer("config")["hand_made_credentials"])
 	for _, name := range w.standing() {
 		w.requireWorks(name)
 	}
@@ -421,6 +544,14 @@ func (w *storedWalk) rotatesWhenDue(t *testing.T) {
 		due      time.Time
 		replaced bool
 	}
+	promised := w.s.promised(t)
+	require.NotEmpty(t, promised)
+	keepsPromises := func() {
+		t.Helper()
+		for id, until := range promised {
+			require.True(t, w.live(id) || !w.clock.now().Before(until), "%s, until %s", id, until)
+		}
+	}
 	plans := make(map[string]*plan)
 	for path := range w.rotationsOf() {
 		p := new(plan)
@@ -437,14 +568,18 @@ func (w *storedWalk) rotatesWhenDue(t *testing.T) {
 	// What had failed for the time being is tried again first.
 	w.clock.advance(w.s.Made.Add(61*time.Second).Sub(w.clock.now()) + time.Second)
 	w.tick()
+	keepsPromises()
 	if w.s.Answers["static-roles/leaving"] != nil {
 		require.Nil(t, w.read("static-roles/leaving"))
 		gone, _ := w.s.Answers["static-roles/leaving"]["credential_id"].(string)
 		require.NotEmpty(t, gone)
 		require.False(t, w.live(gone))
-		late := w.answer("static-roles/late")
-		require.Equal(t, true, late["delivered"])
-		require.Empty(t, late["pending_error"])
+		for _, name := range []string{"late", "unsure"} {
+			require.Equal(t, false, w.s.Answers["static-roles/"+name]["delivered"])
+			late := w.answer("static-roles/" + name)
+			require.Equal(t, true, late["delivered"])
+			require.Empty(t, late["pending_error"])
+		}
 		failing := w.answer("static-roles/failing")
 		require.EqualValues(t, 0, failing["rotation_failures"])
 		require.Empty(t, failing["last_rotation_error"])
@@ -455,6 +590,7 @@ func (w *storedWalk) rotatesWhenDue(t *testing.T) {
 
 	const step = time.Hour
 	for range 8 * 24 {
+		keepsPromises()
 		for path, p := range plans {
 			now, _ := w.ids(path)
 			switch at := w.clock.now(); {
@@ -480,6 +616,109 @@ func (w *storedWalk) rotatesWhenDue(t *testing.T) {
 	}
 	require.Empty(t, w.walEntries())
 	require.EqualValues(t, 0, w.answer("config")["rotation_failures"])
+}
+
+// removesStatic deletes the static roles: their credentials go, and their copies in secret scopes.
+func (w *storedWalk) removesStatic(t *testing.T) {
+	gone := w.allRolledBack()
+	before := objectsOf(w.workspace)
+	for _, name := range w.s.names("static/") {
+		current, retired := w.ids("static-roles/" + name)
+		for _, id := range append(retired, current) {
+			for _, object := range []string{"token " + id, "oauth_secret " + id} {
+				if slices.Contains(before, object) {
+					gone.Removes = append(gone.Removes, object)
+				}
+			}
+		}
+		if key, _ := w.answer("static-roles/" + name)["deliver_key"].(string); key != "" {
+			for _, object := range before {
+				if strings.HasPrefix(object, "secret etl/"+key+" ") {
+					gone.Removes = append(gone.Removes, object)
+				}
+			}
+		}
+		resp, err := w.do(logical.DeleteOperation, "static-roles/"+name, nil)
+		w.requireOK(resp, err)
+		require.Empty(t, resp.Warnings)
+		require.Nil(t, w.read("static-roles/"+name))
+	}
+	w.tick()
+	w.requireEffect(gone, before)
+	require.Empty(t, w.walEntries())
+}
+
+// elsewhere connects the mount to another workspace: what was made at the first is not sought there.
+func (w *storedWalk) elsewhere(t *testing.T) {
+	other := simulator.New(simulator.WithWorkspaceID("4242"))
+	t.Cleanup(other.Close)
+	token, _ := other.AddToken(other.AddUser("engine@example.com", true), "", 0)
+	resp, err := w.do(logical.DeleteOperation, "config", map[string]any{"force": true})
+	w.requireOK(resp, err)
+	before := objectsOf(w.workspace)
+	w.write("config", map[string]any{"host": other.URL(), "token": token})
+	other.ResetCalls()
+	for _, l := range w.s.Leases {
+		resp, err := w.revoke(l.secret(w.s.Made, 0))
+		if l.Internal["credential_type"] == "oauth_token" {
+			w.requireOK(resp, err) // nothing is to be done
+			continue
+		}
+		w.refused(resp, err, "host: ", "the lease was made at "+w.workspace.URL(), "connect it to the first again")
+	}
+	resp, err = w.rollback()
+	require.NoError(t, err)
+	require.Error(t, resp.Error())
+	require.Len(t, w.walEntries(), len(w.s.Open), "they wait for the first workspace")
+	w.requireEffect(storedEffect{}, before)
+	require.Contains(t, w.log.String(), w.workspace.URL())
+	for _, call := range other.Calls() {
+		require.Equal(t, http.MethodGet, call.Method)
+	}
+}
+
+// ownOnly takes away the right to touch what is somebody else's: the engine knows what is its own.
+func (w *storedWalk) ownOnly(t *testing.T) {
+	for _, l := range w.s.Leases {
+		if kind := l.Internal["credential_type"]; kind != "pat" && kind != nil {
+			continue
+		}
+		before := objectsOf(w.workspace)
+		w.end(l.secret(w.s.Made, 0))
+		w.requireEffect(l.Revoked, before, l.Name)
+	}
+	_, err := w.rollback()
+	require.NoError(t, err)
+	now := objectsOf(w.workspace)
+	for _, entry := range w.s.Open {
+		var credential struct {
+			Data struct {
+				Credential struct {
+					Type string `json:"credential_type"`
+				} `json:"credential"`
+			} `json:"data"`
+		}
+		require.NoError(t, json.Unmarshal(w.s.Storage[entry.Key], &credential))
+		if kind := credential.Data.Credential.Type; kind != "pat" && kind != "" {
+			continue
+		}
+		require.NotContains(t, w.walEntries(), strings.TrimPrefix(entry.Key, "wal/"), entry.Name)
+		for _, object := range entry.RolledBack.Removes {
+			require.NotContains(t, now, object, entry.Name)
+		}
+	}
+	_, replacedRoot := w.ids("config")
+	_, replaced := w.ids("static-roles/dash")
+	require.NotEmpty(t, replacedRoot)
+	require.NotEmpty(t, replaced)
+	w.clock.advance(7 * time.Hour)
+	_, err = w.rollback()
+	require.NoError(t, err)
+	for _, id := range append(replacedRoot, replaced...) {
+		require.False(t, w.live(id))
+	}
+	require.Empty(t, w.answer("config")["pending_error"])
+	require.Empty(t, w.answer("static-roles/dash")["pending_error"])
 }
 
 func (w *storedWalk) tidies(t *testing.T) {

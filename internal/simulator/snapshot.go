@@ -17,11 +17,12 @@ import (
 // out before works after [Workspace.Restore], and none can be read from it but
 // what secret scopes hold.
 //
-// It leaves out what doesn't last or belongs to the account: OAuth access
-// tokens, roles and groups of the account, federation policies, apps of
-// Microsoft Entra ID, key vaults behind scopes, settings, faults and calls.
+// It leaves out OAuth access tokens, groups of the account, federation policies,
+// apps of Microsoft Entra ID, external ids, roles but account_admin, key vaults
+// behind scopes, settings, faults and calls.
 type Snapshot struct {
 	WorkspaceID  string                `json:"workspace_id"`
+	AccountID    string                `json:"account_id,omitempty"`
 	Principals   []SnapshotPrincipal   `json:"principals"`
 	Groups       []SnapshotGroup       `json:"groups"`
 	Tokens       []SnapshotToken       `json:"tokens"`
@@ -37,6 +38,8 @@ type SnapshotPrincipal struct {
 	DisplayName   string   `json:"display_name"`
 	Entitlements  []string `json:"entitlements,omitempty"`
 	Managers      []string `json:"managers,omitempty"` // ids
+	AccountAdmin  bool     `json:"account_admin,omitempty"`
+	OnlyInAccount bool     `json:"only_in_account,omitempty"` // and not in the workspace
 }
 
 // SnapshotGroup is a group of the workspace. The members of admins are its
@@ -86,14 +89,12 @@ func (w *Workspace) Snapshot() Snapshot {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := w.settings.now()
-	shot := Snapshot{WorkspaceID: w.settings.workspaceID}
+	shot := Snapshot{WorkspaceID: w.settings.workspaceID, AccountID: w.settings.accountID}
 	inOrder := slices.SortedFunc(maps.Values(w.principals), func(a, b *principal) int { return int(numeric(a.ID) - numeric(b.ID)) })
 	for _, p := range inOrder {
-		if !p.inWorkspace {
-			continue
-		}
 		shown := SnapshotPrincipal{
 			ID: p.ID, UserName: p.UserName, ApplicationID: p.ApplicationID, DisplayName: p.DisplayName, Entitlements: slices.Clone(p.entitlements),
+			AccountAdmin: p.AccountAdmin, OnlyInAccount: !p.inWorkspace,
 		}
 		for manager := range p.managers {
 			shown.Managers = append(shown.Managers, manager.ID)
@@ -139,13 +140,14 @@ func (w *Workspace) Snapshot() Snapshot {
 
 // Restore makes the workspace hold what the snapshot has, and nothing else that
 // a snapshot could have. Ids stay as they were, and new ones come after them. It
-// panics if the snapshot is of another workspace, or names a principal that is
-// not in it.
+// panics if the snapshot is of another workspace or account, or names a principal
+// that is not in it.
 func (w *Workspace) Restore(shot Snapshot) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if shot.WorkspaceID != w.settings.workspaceID {
-		panic(fmt.Sprintf("simulator: the snapshot is of workspace %s, not of %s", shot.WorkspaceID, w.settings.workspaceID))
+	if shot.WorkspaceID != w.settings.workspaceID || shot.AccountID != w.settings.accountID {
+		panic(fmt.Sprintf("simulator: the snapshot is of workspace %q of account %q, not of %q of %q",
+			shot.WorkspaceID, shot.AccountID, w.settings.workspaceID, w.settings.accountID))
 	}
 	w.principals, w.byName, w.servicePrincipals, w.addedPrincipals = map[string]*principal{}, map[string]*principal{}, nil, 0
 	w.groups, w.groupsByName, w.addedGroups = map[string]*group{}, map[groupName]*group{}, 0
@@ -162,7 +164,10 @@ func (w *Workspace) Restore(shot Snapshot) {
 	for _, p := range shot.Principals {
 		w.addedPrincipals = int(numeric(p.ID)) - firstPrincipalID
 		added := w.addPrincipal(Principal{UserName: p.UserName, ApplicationID: p.ApplicationID, DisplayName: p.DisplayName})
-		added.inWorkspace, added.entitlements = true, slices.Clone(p.Entitlements)
+		added.inWorkspace, added.entitlements = !p.OnlyInAccount, slices.Clone(p.Entitlements)
+		if p.AccountAdmin {
+			added.setAccountRoles([]string{accountAdminRole})
+		}
 	}
 	for _, p := range shot.Principals {
 		for _, manager := range p.Managers {

@@ -14,13 +14,14 @@ import (
 // it makes next is new.
 func TestSnapshot(t *testing.T) {
 	t.Parallel()
-	first := New()
+	first := New(WithAccount("acc"))
 	defer first.Close()
 	admin, user := first.AddUser("admin@example.com", true), first.AddUser("user@example.com", false)
-	gone := first.AddServicePrincipal("gone", false)
+	outside := first.AddServicePrincipal("outside", false)
 	sp := first.AddServicePrincipal("bi", false)
 	first.SetManager(sp, user)
-	first.SetWorkspaceMember(gone, false)
+	first.AddAccountAdmin(outside)
+	first.SetWorkspaceMember(outside, false)
 	first.AddGroup("readers", user, sp)
 	value, id := first.AddToken(admin, "a token", time.Hour)
 	_, dead := first.AddToken(user, "revoked", 0)
@@ -34,7 +35,7 @@ func TestSnapshot(t *testing.T) {
 	require.NoError(t, err)
 	var shot Snapshot
 	require.NoError(t, json.Unmarshal(raw, &shot))
-	second := New()
+	second := New(WithAccount("acc"))
 	defer second.Close()
 	second.AddUser("else@example.com", true)
 	second.Restore(shot)
@@ -56,6 +57,7 @@ func TestSnapshot(t *testing.T) {
 	require.NotContains(t, groupIDs(first), second.AddGroup("new"))
 
 	require.Panics(t, func() { second.Restore(Snapshot{WorkspaceID: "1"}) })
+	require.Panics(t, func() { second.Restore(Snapshot{WorkspaceID: shot.WorkspaceID}) })
 	shot.Tokens[0].Owner = "1"
 	require.Panics(t, func() { second.Restore(shot) })
 }
