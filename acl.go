@@ -31,59 +31,59 @@ func permissionWord(permission string) string {
 
 var permissions = []string{permissionRead, permissionWrite, permissionManage}
 
-// aclPlace is a principal on a scope.
-type aclPlace struct {
+// aclRef is a principal on a scope.
+type aclRef struct {
 	Scope     string `json:"scope"`
 	Principal string `json:"principal"`
 }
 
-func (p aclPlace) String() string { return fmt.Sprintf("%s on %s", p.Principal, p.Scope) }
+func (p aclRef) String() string { return fmt.Sprintf("%s on %s", p.Principal, p.Scope) }
 
-func aclPlaceOf(data *framework.FieldData) (aclPlace, error) {
-	place := aclPlace{Scope: data.Get(keyScope).(string), Principal: data.Get(keyPrincipal).(string)}
-	if err := checkName(keyScope, place.Scope); err != nil {
-		return place, err
+func aclRefOf(data *framework.FieldData) (aclRef, error) {
+	ref := aclRef{Scope: data.Get(keyScope).(string), Principal: data.Get(keyPrincipal).(string)}
+	if err := checkName(keyScope, ref.Scope); err != nil {
+		return ref, err
 	}
-	if len(place.Principal) > maxPrincipal || strings.TrimSpace(place.Principal) == "" || strings.ContainsFunc(place.Principal, unicode.IsControl) {
-		return place, badField(keyPrincipal, "%q can't be one; send a user name, the display name of a group or the application id of a service principal, of %d bytes at most", place.Principal, maxPrincipal)
+	if len(ref.Principal) > maxPrincipal || strings.TrimSpace(ref.Principal) == "" || strings.ContainsFunc(ref.Principal, unicode.IsControl) {
+		return ref, badField(keyPrincipal, "%q can't be one; send a user name, the display name of a group or the application id of a service principal, of %d bytes at most", ref.Principal, maxPrincipal)
 	}
-	return place, nil
+	return ref, nil
 }
 
 // permissionOf answers a principal's own permission, "" for none.
-func permissionOf(ctx context.Context, conn *connection, place aclPlace) (string, error) {
-	acl, err := conn.client.GetACL(ctx, place.Scope, place.Principal)
+func permissionOf(ctx context.Context, conn *connection, ref aclRef) (string, error) {
+	acl, err := conn.client.GetACL(ctx, ref.Scope, ref.Principal)
 	if client.IsGone(err) {
 		return "", nil
 	}
 	if err != nil {
-		return "", explainSecrets(err, place.Scope, permissionManage)
+		return "", explainSecrets(err, ref.Scope, permissionManage)
 	}
 	return acl.Permission, nil
 }
 
 // setPermission makes the principal's own permission what is wanted, "" for none.
-func setPermission(ctx context.Context, conn *connection, place aclPlace, want string) error {
+func setPermission(ctx context.Context, conn *connection, ref aclRef, want string) error {
 	var err error
 	if want == "" {
-		if err = conn.client.DeleteACL(ctx, place.Scope, place.Principal); client.IsGone(err) {
+		if err = conn.client.DeleteACL(ctx, ref.Scope, ref.Principal); client.IsGone(err) {
 			err = nil
 		}
 	} else {
-		err = conn.client.PutACL(ctx, place.Scope, client.ACL{Principal: place.Principal, Permission: want})
+		err = conn.client.PutACL(ctx, ref.Scope, client.ACL{Principal: ref.Principal, Permission: want})
 		if hasCode(err, "RESOURCE_ALREADY_EXISTS") {
 			// Documented, although Databricks was only ever seen to overwrite.
-			if has, readErr := permissionOf(ctx, conn, place); readErr == nil && has == want {
+			if has, readErr := permissionOf(ctx, conn, ref); readErr == nil && has == want {
 				err = nil
 			}
 		}
 	}
-	return explainSecrets(err, place.Scope, permissionManage)
+	return explainSecrets(err, ref.Scope, permissionManage)
 }
 
 // guardManage refuses a change after which the engine could no longer manage the scope: of its own permission, or of that
 // of the last of its groups that manages it for good. Groups change, so Databricks is asked which they are now.
-func (b *backend) guardManage(ctx context.Context, s logical.Storage, conn *connection, place aclPlace, permission string, force bool) error {
+func (b *backend) guardManage(ctx context.Context, s logical.Storage, conn *connection, ref aclRef, permission string, force bool) error {
 	if permission == permissionManage || force {
 		return nil
 	}
@@ -99,16 +99,16 @@ func (b *backend) guardManage(ctx context.Context, s logical.Storage, conn *conn
 	named := func(name string) func(string) bool {
 		return func(other string) bool { return strings.EqualFold(name, other) }
 	}
-	own := strings.EqualFold(place.Principal, identity.UserName)
-	if !own && !slices.ContainsFunc(groups, named(place.Principal)) {
+	own := strings.EqualFold(ref.Principal, identity.UserName)
+	if !own && !slices.ContainsFunc(groups, named(ref.Principal)) {
 		return nil
 	}
-	acls, err := conn.client.ListACLs(ctx, place.Scope)
+	acls, err := conn.client.ListACLs(ctx, ref.Scope)
 	if client.IsGone(err) {
 		return nil
 	}
 	if err != nil {
-		return explainSecrets(err, place.Scope, permissionManage)
+		return explainSecrets(err, ref.Scope, permissionManage)
 	}
 	manages, others := false, false
 	for _, acl := range acls {
@@ -116,10 +116,10 @@ func (b *backend) guardManage(ctx context.Context, s logical.Storage, conn *conn
 			continue
 		}
 		switch {
-		case strings.EqualFold(acl.Principal, place.Principal):
+		case strings.EqualFold(acl.Principal, ref.Principal):
 			manages = true
 		case strings.EqualFold(acl.Principal, identity.UserName), slices.ContainsFunc(groups, named(acl.Principal)):
-			leased, err := readGrants(ctx, s, grantsKey(made, aclPlace{Scope: place.Scope, Principal: acl.Principal}))
+			leased, err := readACLRecord(ctx, s, aclRecordKey(made, aclRef{Scope: ref.Scope, Principal: acl.Principal}))
 			if err != nil {
 				return err
 			}
@@ -129,15 +129,15 @@ func (b *backend) guardManage(ctx context.Context, s logical.Storage, conn *conn
 	if !manages || others && !own {
 		return nil
 	}
-	return badField(keyPrincipal, "the engine manages scope %q through %q and would lock itself out; send force=true to do it all the same", place.Scope, place.Principal)
+	return badField(keyPrincipal, "the engine manages scope %q through %q and would lock itself out; send force=true to do it all the same", ref.Scope, ref.Principal)
 }
 
 // awaitPermission looks until Databricks shows the permission, "" for none, and else adds a warning.
-func awaitPermission(ctx context.Context, conn *connection, place aclPlace, want string, resp *logical.Response) {
+func awaitPermission(ctx context.Context, conn *connection, ref aclRef, want string, resp *logical.Response) {
 	ctx, cancel := context.WithTimeout(ctx, waitBudget)
 	defer cancel()
 	for wait := 250 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		has, err := permissionOf(ctx, conn, place)
+		has, err := permissionOf(ctx, conn, ref)
 		if err == nil && has == want {
 			return
 		}

@@ -66,7 +66,7 @@ func newBackend(mountID string) *backend {
 			b.pathStatus(),
 			b.pathTidy(),
 		),
-		Secrets:           []*framework.Secret{b.credentialSecret(), b.secretSecret(), b.grantSecret()},
+		Secrets:           []*framework.Secret{b.credentialLeaseType(), b.leasedSecretType(), b.aclLeaseType()},
 		Invalidate:        b.invalidate,
 		Clean:             b.clean,
 		PeriodicFunc:      b.periodic,

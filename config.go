@@ -147,7 +147,7 @@ func decodeConfig(entry *logical.StorageEntry) (*configEntry, error) {
 
 // swapConfig saves the connection's config and makes it the mount's, unless the stored config is no longer what it was
 // when the connection was made from it.
-func (b *backend) swapConfig(ctx context.Context, s logical.Storage, before *logical.StorageEntry, conn *connection, given kept, managedNext time.Time) error {
+func (b *backend) swapConfig(ctx context.Context, s logical.Storage, before *logical.StorageEntry, conn *connection, given storedCredential, managedNext time.Time) error {
 	b.configWrite.Lock()
 	defer b.configWrite.Unlock()
 	now, err := s.Get(ctx, configStorageKey)
@@ -196,7 +196,7 @@ func mergeConfig(old *configEntry, data *framework.FieldData) (*configEntry, err
 		return nil, badField(keyHost, "%s", err)
 	}
 	config.Host = host
-	if err := config.settleAuth(data); err != nil {
+	if err := config.resolveAuth(data); err != nil {
 		return nil, err
 	}
 	if old.Host != "" && config.Host != old.Host && !given(data, config.secretField()) {
@@ -243,7 +243,7 @@ func (c *configEntry) effectiveSchedule() schedule.Schedule {
 
 // carryRotation takes over the state of the rotation from the stored config, which this one is to replace. Given is the end of a
 // credential that an operator created, if it was looked up, and managedNext when Vault's rotation manager will rotate, if it told.
-func (c *configEntry) carryRotation(stored *configEntry, given kept, now, managedNext time.Time) {
+func (c *configEntry) carryRotation(stored *configEntry, given storedCredential, now, managedNext time.Time) {
 	managed := c.Rotation.Managed
 	c.Rotation = stored.Rotation
 	r := &c.Rotation

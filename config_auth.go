@@ -46,9 +46,9 @@ func (c *configEntry) authValues() map[string]string {
 	}
 }
 
-// settleAuth infers the auth type from the credential in the request, checks that its fields are there, and drops the
+// resolveAuth infers the auth type from the credential in the request, checks that its fields are there, and drops the
 // credentials of other types.
-func (c *configEntry) settleAuth(data *framework.FieldData) error {
+func (c *configEntry) resolveAuth(data *framework.FieldData) error {
 	values := c.authValues()
 	var sent []string
 	for field := range values {

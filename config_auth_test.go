@@ -239,13 +239,13 @@ func TestOIDCWithoutATokenFile(t *testing.T) {
 // enterprise is a Vault that makes identity tokens for plugins.
 type enterprise struct {
 	*logical.StaticSystemView
-	sign  func(claims map[string]any) string
-	asked []pluginutil.IdentityTokenRequest
-	fail  error
+	sign      func(claims map[string]any) string
+	requested []pluginutil.IdentityTokenRequest
+	fail      error
 }
 
 func (e *enterprise) GenerateIdentityToken(_ context.Context, req *pluginutil.IdentityTokenRequest) (*pluginutil.IdentityTokenResponse, error) {
-	e.asked = append(e.asked, *req)
+	e.requested = append(e.requested, *req)
 	if e.fail != nil {
 		return nil, e.fail
 	}
@@ -265,8 +265,8 @@ func TestOIDCByVaultsIdentityTokens(t *testing.T) {
 	m.write("config", map[string]any{"host": m.workspace.URL(), "client_id": engine.ApplicationID, "identity_token_audience": testAudience})
 	m.write("roles/own", map[string]any{"credential_type": "oauth_token"})
 	require.Equal(t, engine.ID, m.workspace.Introspect(m.mint("own").Data["access_token"].(string)).Owner.ID)
-	for _, asked := range vault.asked {
-		require.Equal(t, pluginutil.IdentityTokenRequest{Audience: testAudience, TTL: time.Hour}, asked)
+	for _, requested := range vault.requested {
+		require.Equal(t, pluginutil.IdentityTokenRequest{Audience: testAudience, TTL: time.Hour}, requested)
 	}
 
 	require.EqualValues(t, 600, m.write("config", map[string]any{"identity_token_ttl": "10m"}).Data["identity_token_ttl"])

@@ -99,7 +99,7 @@ func (c *connection) ForgetGroups() {
 // whoami answers who the engine is at Databricks. It costs a call only where the config was stored without verification,
 // and only once, however many requests want to know: the call goes on when one of them gives up.
 func (c *connection) whoami(ctx context.Context) (*client.Identity, error) {
-	if known := c.knownIdentity(); known != nil {
+	if known := c.cachedIdentity(); known != nil {
 		return known, nil
 	}
 	answered := c.asking.DoChan("", func() (answer any, err error) {
@@ -109,7 +109,7 @@ func (c *connection) whoami(ctx context.Context) (*client.Identity, error) {
 				err = fmt.Errorf("asking Databricks who the engine is failed: %T", v)
 			}
 		}()
-		if known := c.knownIdentity(); known != nil {
+		if known := c.cachedIdentity(); known != nil {
 			return known, nil
 		}
 		identity, err := c.client.Me(context.WithoutCancel(ctx))
@@ -132,8 +132,8 @@ func (c *connection) whoami(ctx context.Context) (*client.Identity, error) {
 	}
 }
 
-// knownIdentity is the identity if it was established already, else nil.
-func (c *connection) knownIdentity() *client.Identity {
+// cachedIdentity is the identity if it was established already, else nil.
+func (c *connection) cachedIdentity() *client.Identity {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.identity

@@ -218,7 +218,7 @@ func TestOAuthSecretRollback(t *testing.T) {
 		require.Contains(t, log, "[ERROR]")
 	})
 
-	for name, by := range map[string]time.Duration{"made long before": -2 * stampSlack, "made long after": mintBudget + 2*stampSlack} {
+	for name, by := range map[string]time.Duration{"made long before": -2 * clockSkew, "made long after": mintBudget + 2*clockSkew} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			m, sp, _ := setup(t)
@@ -306,7 +306,7 @@ func TestOAuthSecretIntentHoldsNoSecret(t *testing.T) {
 	m.workspace.Inject(simulator.Fault{Method: http.MethodPost, Path: secretsPath + "*", Status: 429, Times: 1})
 	creds := m.mint("job")
 	_, in := m.walIntent()
-	require.Equal(t, creds.Data["secret_id"], in.Credential.Keep)
+	require.Equal(t, creds.Data["secret_id"], in.Credential.KeepID)
 	m.hidden(creds, "client_secret")
 	entry, err := m.storage.Get(t.Context(), framework.WALPrefix+m.walEntries()[0])
 	require.NoError(t, err)

@@ -280,7 +280,7 @@ func TestOAuthTokenWaitsForItsTurn(t *testing.T) {
 	m, sp := tokenReady(t)
 	b := m.backend.(*backend)
 	for lane := range credential.Lookup(credential.OAuthToken).Traits().Slots {
-		unlock, err := b.stepSecretLocks.Map.Lock(t.Context(), fmt.Sprint(sp.ID, " ", lane))
+		unlock, err := b.slotLocks.Map.Lock(t.Context(), fmt.Sprint(sp.ID, " ", lane))
 		require.NoError(t, err)
 		defer unlock()
 	}

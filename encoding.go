@@ -8,8 +8,8 @@ import (
 	"encoding/json"
 )
 
-// hashed makes a storage key of any text.
-func hashed(text string) string {
+// hashKey makes a storage key of any text.
+func hashKey(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(sum[:])
 }

@@ -83,8 +83,8 @@ func remoteCheck(err error) error {
 // requestID is how errors end that came with an answer; it tells apart what is the same reason.
 var requestID = regexp.MustCompile(` \[request id [^\]]*\]$`)
 
-// answered tells whether Databricks answered the request that failed, so that what it does of it is done by now.
-func answered(err error) bool {
+// hasResponse tells whether Databricks hasResponse the request that failed, so that what it does of it is done by now.
+func hasResponse(err error) bool {
 	var remote *client.Error
 	return errors.As(err, &remote) && remote.Status != 0
 }

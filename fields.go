@@ -100,8 +100,8 @@ func (b *backend) checkSecretTypes(req *logical.Request) error {
 	return nil
 }
 
-// askedTTL is the ttl of a request, 0 for none.
-func askedTTL(data *framework.FieldData) (time.Duration, error) {
+// requestedTTL is the ttl of a request, 0 for none.
+func requestedTTL(data *framework.FieldData) (time.Duration, error) {
 	if err := checkWholeSeconds(data); err != nil {
 		return 0, err
 	}
@@ -139,5 +139,5 @@ func rfc3339(t time.Time) string {
 
 var applicationIDForm = regexp.MustCompile(`^(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
-// quoted joins ids for a message.
-func quoted(ids []string) string { return strings.Join(ids, ", ") }
+// joinIDs joins ids for a message.
+func joinIDs(ids []string) string { return strings.Join(ids, ", ") }

@@ -23,35 +23,35 @@ type lifetimes struct {
 	used map[string]time.Time // service principal and lifetime: until when another create might be confused with it
 
 	// learned is set when what an earlier process asked for has been taken into account.
-	learned atomic.Bool
+	loaded atomic.Bool
 }
 
-// take notes that a create which began at the moment asked for the lifetime. The caller holds the mutex.
-func (l *lifetimes) take(started time.Time, principalID string, lifetime time.Duration) {
+// reserve notes that a create which began at the moment asked for the lifetime. The caller holds the mutex.
+func (l *lifetimes) reserve(started time.Time, principalID string, lifetime time.Duration) {
 	if l.used == nil {
 		l.used = make(map[string]time.Time)
 	}
-	l.used[principalID+" "+lifetime.String()] = started.Add(mintBudget + 2*stampSlack)
+	l.used[principalID+" "+lifetime.String()] = started.Add(mintBudget + 2*clockSkew)
 }
 
-// learnLifetimes takes into account what open intents asked for, once a process.
-func (b *backend) learnLifetimes(ctx context.Context, s logical.Storage) error {
+// loadLifetimes takes into account what open intents asked for, once a process.
+func (b *backend) loadLifetimes(ctx context.Context, s logical.Storage) error {
 	l := &b.lifetimes
-	if l.learned.Load() {
+	if l.loaded.Load() {
 		return nil
 	}
 	err := eachIntent(ctx, s, func(_ string, in *intent) error {
 		if c := in.Credential; c != nil && c.Lifetime > 0 {
 			l.mu.Lock()
 			defer l.mu.Unlock()
-			l.take(in.Started, c.ServicePrincipalID, seconds(c.Lifetime))
+			l.reserve(in.Started, c.ServicePrincipalID, seconds(c.Lifetime))
 		}
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("read the write-ahead log: %w", err)
 	}
-	l.learned.Store(true)
+	l.loaded.Store(true)
 	return nil
 }
 
@@ -72,16 +72,16 @@ func (l *lifetimes) distinct(now time.Time, principalID string, least time.Durat
 		lifetime := least + seconds(int64((first+i)%maxLifetimeOffset))
 		key := principalID + " " + lifetime.String()
 		if _, taken := l.used[key]; !taken {
-			l.take(now, principalID, lifetime)
+			l.reserve(now, principalID, lifetime)
 			return lifetime, true
 		}
 	}
 	return least + seconds(int64(first)), false
 }
 
-// tellApart gives a credential that bears no text a lifetime that tells it from others of its service principal.
-func (b *backend) tellApart(ctx context.Context, s logical.Storage, r *credential.Request, in *intent) error {
-	if err := b.learnLifetimes(ctx, s); err != nil {
+// makeDistinct gives a credential that bears no text a lifetime that tells it from others of its service principal.
+func (b *backend) makeDistinct(ctx context.Context, s logical.Storage, r *credential.Request, in *intent) error {
+	if err := b.loadLifetimes(ctx, s); err != nil {
 		return err
 	}
 	lifetime, unique := b.lifetimes.distinct(b.now(), r.ServicePrincipalID, r.Lifetime)

@@ -832,7 +832,7 @@ func (m *mount) holdTidy() {
 	m.tidyHeld = true
 	done := make(chan struct{})
 	close(done)
-	m.backend.(*backend).lifetimes.learned.Store(true)
+	m.backend.(*backend).lifetimes.loaded.Store(true)
 	t := &m.backend.(*backend).tidy
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -16,14 +16,14 @@ import (
 )
 
 const (
-	secretTypeGrant = "databricks_acl"
+	secretTypeACL = "databricks_acl"
 
-	grantStoragePrefix = "grant/"
+	aclStoragePrefix = "grant/"
 )
 
-// grantID names one leased permission.
-type grantID struct {
-	aclPlace
+// aclLeaseID names one leased permission.
+type aclLeaseID struct {
+	aclRef
 	ID string `json:"id"`
 }
 
@@ -31,16 +31,16 @@ type grantID struct {
 // Databricks, which waits as long).
 const aclStale = 5 * time.Minute
 
-// grants is what is kept of the leased permissions of one principal on one scope. Leases may overlap and end in any order,
+// aclRecord is what is kept of the leased permissions of one principal on one scope. Leases may overlap and end in any order,
 // and Databricks knows only one permission, so each lease's share has to be remembered: the last lease that was given
 // counts, and when none is left, what was there before the first.
 //
 // It is kept for as long as Databricks' answers may be old even when no lease is left: an old answer, taken for true, would
 // become the base of the next lease, and be put back for good by its end.
-type grants struct {
-	aclPlace
-	Base   string  `json:"base"` // what was there before the first lease, "" for none
-	Leases []grant `json:"leases"`
+type aclRecord struct {
+	aclRef
+	Base   string     `json:"base"` // what was there before the first lease, "" for none
+	Leases []aclLease `json:"leases"`
 
 	Put     string    `json:"put"`     // what we put last
 	Pending []string  `json:"pending"` // what may be there instead, where it isn't known whether a put has happened
@@ -48,26 +48,26 @@ type grants struct {
 	At      time.Time `json:"at"`      // of the last put
 }
 
-type grant struct {
+type aclLease struct {
 	ID         string `json:"id"`
 	Permission string `json:"permission"`
 }
 
-// wanted is the permission that should be there now.
-func (g *grants) wanted() string {
+// desired is the permission that should be there now.
+func (g *aclRecord) desired() string {
 	if len(g.Leases) == 0 {
 		return g.Base
 	}
 	return g.Leases[len(g.Leases)-1].Permission
 }
 
-// overruled tells whether somebody else has put the permission that is there.
-func (g *grants) overruled(has string, now time.Time) bool {
+// overridden tells whether somebody else has put the permission that is there.
+func (g *aclRecord) overridden(has string, now time.Time) bool {
 	return has != g.Put && !slices.Contains(g.Pending, has) && (now.Sub(g.At) > aclStale || !slices.Contains(g.Past, has))
 }
 
-// putting notes that a permission is about to be put: until it is known to have happened, either may be there.
-func (g *grants) putting(permission string, now time.Time) {
+// recordPut notes that a permission is about to be put: until it is known to have happened, either may be there.
+func (g *aclRecord) recordPut(permission string, now time.Time) {
 	if now.Sub(g.At) > aclStale {
 		g.Past = nil
 	}
@@ -80,13 +80,13 @@ func (g *grants) putting(permission string, now time.Time) {
 	g.Put, g.At = permission, now.UTC()
 }
 
-// begin answers the record for a next lease, of which old is what is known so far, nil for nothing, and has what Databricks
+// prepare answers the record for a next lease, of which old is what is known so far, nil for nothing, and has what Databricks
 // answers.
-func (old *grants) begin(place aclPlace, has string, now time.Time) *grants {
+func (old *aclRecord) prepare(ref aclRef, has string, now time.Time) *aclRecord {
 	switch {
-	case old == nil || old.overruled(has, now):
+	case old == nil || old.overridden(has, now):
 		// Leases that somebody has overruled have nothing left to take back.
-		return &grants{aclPlace: place, Base: has, Put: has}
+		return &aclRecord{aclRef: ref, Base: has, Put: has}
 	case len(old.Leases) == 0:
 		next := *old
 		next.Base = old.Put
@@ -97,34 +97,34 @@ func (old *grants) begin(place aclPlace, has string, now time.Time) *grants {
 	}
 }
 
-// grantsPrefix is where the leases on a scope are kept, by workspace: a mount may be connected to another. Names of scopes
+// aclRecordPrefix is where the leases on a scope are kept, by workspace: a mount may be connected to another. Names of scopes
 // ignore case.
-func grantsPrefix(made origin, scope string) string {
+func aclRecordPrefix(made origin, scope string) string {
 	workspace := made.WorkspaceID
 	if workspace == "" {
 		workspace = made.Host
 	}
-	return grantStoragePrefix + hashed(workspace+"\x00"+strings.ToLower(scope)) + "/"
+	return aclStoragePrefix + hashKey(workspace+"\x00"+strings.ToLower(scope)) + "/"
 }
 
-func grantsKey(made origin, place aclPlace) string {
-	return grantsPrefix(made, place.Scope) + hashed(place.Principal)
+func aclRecordKey(made origin, ref aclRef) string {
+	return aclRecordPrefix(made, ref.Scope) + hashKey(ref.Principal)
 }
 
-// readGrants answers nil when nothing is known.
-func readGrants(ctx context.Context, s logical.Storage, key string) (*grants, error) {
+// readACLRecord answers nil when nothing is known.
+func readACLRecord(ctx context.Context, s logical.Storage, key string) (*aclRecord, error) {
 	entry, err := s.Get(ctx, key)
 	if err != nil || entry == nil {
 		return nil, err
 	}
-	g := new(grants)
+	g := new(aclRecord)
 	if err := entry.DecodeJSON(g); err != nil {
 		return nil, fmt.Errorf("the stored leases of a permission cannot be read: %w", err)
 	}
 	return g, nil
 }
 
-func (g *grants) save(ctx context.Context, s logical.Storage, key string) error {
+func (g *aclRecord) save(ctx context.Context, s logical.Storage, key string) error {
 	entry, err := logical.StorageEntryJSON(key, g)
 	if err != nil {
 		return err
@@ -134,7 +134,7 @@ func (g *grants) save(ctx context.Context, s logical.Storage, key string) error 
 
 // forgetScope drops the leases of a scope that was deleted: a new one of the same name has nothing to do with them.
 func forgetScope(ctx context.Context, s logical.Storage, made origin, scope string) error {
-	prefix := grantsPrefix(made, scope)
+	prefix := aclRecordPrefix(made, scope)
 	keys, err := s.List(ctx, prefix)
 	if err != nil {
 		return err
@@ -147,28 +147,28 @@ func forgetScope(ctx context.Context, s logical.Storage, made origin, scope stri
 	return nil
 }
 
-// sweepGrants deletes records that have no leases any more and that no old answer of Databricks makes necessary. Vault calls
+// sweepACLRecords deletes records that have no leases any more and that no old answer of Databricks makes necessary. Vault calls
 // it about once a minute; it looks only where something may be due.
-func (b *backend) sweepGrants(ctx context.Context, req *logical.Request) (err error) {
-	if !b.WriteSafeReplicationState() || !b.grantsSwept.CompareAndSwap(false, true) {
+func (b *backend) sweepACLRecords(ctx context.Context, req *logical.Request) (err error) {
+	if !b.WriteSafeReplicationState() || !b.aclRecordsSwept.CompareAndSwap(false, true) {
 		return nil
 	}
 	defer func() {
 		if err != nil {
-			b.grantsSwept.Store(false) // the next tick tries again
+			b.aclRecordsSwept.Store(false) // the next tick tries again
 		}
 	}()
-	scopes, err := req.Storage.List(ctx, grantStoragePrefix)
+	scopes, err := req.Storage.List(ctx, aclStoragePrefix)
 	if err != nil {
 		return err
 	}
 	for _, scope := range scopes {
-		keys, err := req.Storage.List(ctx, grantStoragePrefix+scope)
+		keys, err := req.Storage.List(ctx, aclStoragePrefix+scope)
 		if err != nil {
 			return err
 		}
 		for _, key := range keys {
-			if err := b.sweepGrant(ctx, req.Storage, grantStoragePrefix+scope+key); err != nil {
+			if err := b.sweepACLRecord(ctx, req.Storage, aclStoragePrefix+scope+key); err != nil {
 				return err
 			}
 		}
@@ -176,32 +176,32 @@ func (b *backend) sweepGrants(ctx context.Context, req *logical.Request) (err er
 	return nil
 }
 
-func (b *backend) sweepGrant(ctx context.Context, s logical.Storage, key string) error {
+func (b *backend) sweepACLRecord(ctx context.Context, s logical.Storage, key string) error {
 	unlock, err := b.aclLocks.Lock(ctx, key)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	g, err := readGrants(ctx, s, key)
+	g, err := readACLRecord(ctx, s, key)
 	if err != nil || g == nil || len(g.Leases) > 0 {
 		return err
 	}
 	if b.now().Sub(g.At) <= aclStale {
-		b.grantsSwept.Store(false)
+		b.aclRecordsSwept.Store(false)
 		return nil
 	}
 	return s.Delete(ctx, key)
 }
 
-// grantSecret is the lease of a permission.
-func (b *backend) grantSecret() *framework.Secret {
-	return &framework.Secret{Type: secretTypeGrant, Fields: aclResponseFields, Renew: b.renewWrite, Revoke: b.revokeGrant}
+// aclLeaseType is the lease of a permission.
+func (b *backend) aclLeaseType() *framework.Secret {
+	return &framework.Secret{Type: secretTypeACL, Fields: aclResponseFields, Renew: b.renewWrite, Revoke: b.revokeACL}
 }
 
-// leaseGrant gives a permission that is taken back when its lease ends. Its record comes before the permission, so that whatever
+// leaseACL gives a permission that is taken back when its lease ends. Its record comes before the permission, so that whatever
 // fails from then on, the lease that nobody got can be ended.
-func (b *backend) leaseGrant(ctx context.Context, req *logical.Request, conn *connection, place aclPlace, permission string, asked time.Duration, wait bool) (*logical.Response, error) {
-	t, err := decideTerms(b.System(), conn.config, &roleEntry{}, asked)
+func (b *backend) leaseACL(ctx context.Context, req *logical.Request, conn *connection, ref aclRef, permission string, requested time.Duration, wait bool) (*logical.Response, error) {
+	t, err := decideTerms(b.System(), conn.config, &roleEntry{}, requested)
 	if err != nil {
 		return nil, err
 	}
@@ -209,39 +209,39 @@ func (b *backend) leaseGrant(ctx context.Context, req *logical.Request, conn *co
 	if err != nil {
 		return nil, err
 	}
-	id := grantID{aclPlace: place, ID: in.Nonce}
+	id := aclLeaseID{aclRef: ref, ID: in.Nonce}
 	in.Grant = &id
-	key := grantsKey(in.origin, place)
+	key := aclRecordKey(in.origin, ref)
 	unlock, err := b.aclLocks.Lock(ctx, key)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	has, err := permissionOf(ctx, conn, place)
+	has, err := permissionOf(ctx, conn, ref)
 	if err != nil {
 		return nil, err
 	}
 
-	old, err := readGrants(ctx, req.Storage, key)
+	old, err := readACLRecord(ctx, req.Storage, key)
 	if err != nil {
 		return nil, err
 	}
-	g := old.begin(place, has, b.now())
+	g := old.prepare(ref, has, b.now())
 	before := *g
-	g.putting(permission, b.now())
-	g.Leases = append(slices.Clone(g.Leases), grant{ID: id.ID, Permission: permission})
+	g.recordPut(permission, b.now())
+	g.Leases = append(slices.Clone(g.Leases), aclLease{ID: id.ID, Permission: permission})
 
 	var resp *logical.Response
 	err = b.perform(ctx, req.Storage, in, func(lasting context.Context, op *pendingOperation) error {
-		op.undo = func(ctx context.Context) error { return b.takeBack(ctx, req.Storage, conn, key, id) }
-		if resp, err = b.leaseOfWrite(secretTypeGrant, &writeLease{origin: in.origin, Grant: &id, TTL: int64(t.ttl / time.Second)}, t); err != nil {
+		op.undo = func(ctx context.Context) error { return b.endACLLeaseLocked(ctx, req.Storage, conn, key, id) }
+		if resp, err = b.leaseOfWrite(secretTypeACL, &writeLease{origin: in.origin, Grant: &id, TTL: int64(t.ttl / time.Second)}, t); err != nil {
 			return err
 		}
-		b.grantsSwept.Store(false)
+		b.aclRecordsSwept.Store(false)
 		if err := g.save(lasting, req.Storage, key); err != nil {
 			return err
 		}
-		if err := setPermission(lasting, conn, place, permission); err != nil {
+		if err := setPermission(lasting, conn, ref, permission); err != nil {
 			switch {
 			case !credential.NotApplied(err):
 				op.uncertain = true // it may take effect only now
@@ -251,9 +251,9 @@ func (b *backend) leaseGrant(ctx context.Context, req *logical.Request, conn *co
 			return err
 		}
 		if wait {
-			awaitPermission(ctx, conn, place, permission, resp)
+			awaitPermission(ctx, conn, ref, permission, resp)
 		}
-		b.event(lasting, "acl-write", req.Path, "scope", place.Scope, "principal", place.Principal, "permission", permission)
+		b.event(lasting, "acl-write", req.Path, "scope", ref.Scope, "principal", ref.Principal, "permission", permission)
 		return nil
 	})
 	if err != nil {
@@ -262,37 +262,37 @@ func (b *backend) leaseGrant(ctx context.Context, req *logical.Request, conn *co
 	return resp, nil
 }
 
-// changeForGood sets a permission, "" for none, that no lease takes back.
-func (b *backend) changeForGood(ctx context.Context, s logical.Storage, conn *connection, place aclPlace, permission string) error {
+// setUnleased sets a permission, "" for none, that no lease takes back.
+func (b *backend) setUnleased(ctx context.Context, s logical.Storage, conn *connection, ref aclRef, permission string) error {
 	made, err := conn.origin(ctx)
 	if err != nil {
 		return err
 	}
-	key := grantsKey(made, place)
+	key := aclRecordKey(made, ref)
 	unlock, err := b.aclLocks.Lock(ctx, key)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	has, err := permissionOf(ctx, conn, place)
+	has, err := permissionOf(ctx, conn, ref)
 	if err != nil {
 		return err
 	}
-	old, err := readGrants(ctx, s, key)
+	old, err := readACLRecord(ctx, s, key)
 	if err != nil {
 		return err
 	}
-	if err := setPermission(ctx, conn, place, permission); err != nil {
+	if err := setPermission(ctx, conn, ref, permission); err != nil {
 		return err
 	}
-	g := old.begin(place, has, b.now())
-	g.putting(permission, b.now())
+	g := old.prepare(ref, has, b.now())
+	g.recordPut(permission, b.now())
 	g.Base, g.Leases, g.Pending = permission, nil, nil
-	b.grantsSwept.Store(false)
+	b.aclRecordsSwept.Store(false)
 	return g.save(context.WithoutCancel(ctx), s, key)
 }
 
-func (b *backend) revokeGrant(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+func (b *backend) revokeACL(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	l, conn, err := b.leaseConnection(ctx, req)
 	if err != nil {
 		return nil, err
@@ -300,59 +300,59 @@ func (b *backend) revokeGrant(ctx context.Context, req *logical.Request, _ *fram
 	if l.Grant == nil {
 		return nil, fmt.Errorf("the lease's internal data lacks grant")
 	}
-	if err := b.endGrant(ctx, req.Storage, conn, l.origin, *l.Grant); err != nil {
-		return nil, fmt.Errorf("take back the leased permission of %s: %w", l.Grant.aclPlace, err)
+	if err := b.endACLLease(ctx, req.Storage, conn, l.origin, *l.Grant); err != nil {
+		return nil, fmt.Errorf("take back the leased permission of %s: %w", l.Grant.aclRef, err)
 	}
 	b.event(ctx, "acl-revoke", req.Path, "scope", l.Grant.Scope, "principal", l.Grant.Principal)
 	return &logical.Response{}, nil
 }
 
-// endGrant takes a leased permission back: what should be there without it is put there, unless somebody else has put
+// endACLLease takes a leased permission back: what should be there without it is put there, unless somebody else has put
 // something else. It may be repeated after a failure at any point.
-func (b *backend) endGrant(ctx context.Context, s logical.Storage, conn *connection, made origin, id grantID) error {
-	key := grantsKey(made, id.aclPlace)
+func (b *backend) endACLLease(ctx context.Context, s logical.Storage, conn *connection, made origin, id aclLeaseID) error {
+	key := aclRecordKey(made, id.aclRef)
 	unlock, err := b.aclLocks.Lock(ctx, key)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	return b.takeBack(ctx, s, conn, key, id)
+	return b.endACLLeaseLocked(ctx, s, conn, key, id)
 }
 
-// takeBack is endGrant for who has the turn.
-func (b *backend) takeBack(ctx context.Context, s logical.Storage, conn *connection, key string, id grantID) error {
-	g, err := readGrants(ctx, s, key)
+// endACLLeaseLocked is endACLLease for who has the turn.
+func (b *backend) endACLLeaseLocked(ctx context.Context, s logical.Storage, conn *connection, key string, id aclLeaseID) error {
+	g, err := readACLRecord(ctx, s, key)
 	if err != nil {
 		return err
 	}
-	if g == nil || !slices.ContainsFunc(g.Leases, func(l grant) bool { return l.ID == id.ID }) {
+	if g == nil || !slices.ContainsFunc(g.Leases, func(l aclLease) bool { return l.ID == id.ID }) {
 		// Overruled by a permission for good, or ended already.
 		return nil
 	}
-	given := g.wanted()
-	left := slices.DeleteFunc(slices.Clone(g.Leases), func(l grant) bool { return l.ID == id.ID })
-	b.grantsSwept.Store(false)
-	if after := (&grants{Base: g.Base, Leases: left}).wanted(); after == given && after == g.Put && len(left) > 0 {
+	given := g.desired()
+	left := slices.DeleteFunc(slices.Clone(g.Leases), func(l aclLease) bool { return l.ID == id.ID })
+	b.aclRecordsSwept.Store(false)
+	if after := (&aclRecord{Base: g.Base, Leases: left}).desired(); after == given && after == g.Put && len(left) > 0 {
 		// Another lease goes on giving the same: nothing is to be put, nor to be given back that somebody took away.
 		g.Leases = left
 		return g.save(ctx, s, key)
 	}
-	has, err := permissionOf(ctx, conn, id.aclPlace)
+	has, err := permissionOf(ctx, conn, id.aclRef)
 	if err != nil {
 		return err
 	}
-	if g.overruled(has, b.now()) {
+	if g.overridden(has, b.now()) {
 		b.Logger().Warn("a leased permission was changed since, so it is left alone", "scope", id.Scope, "principal", id.Principal, "given", given, "now", permissionWord(has))
 		return s.Delete(ctx, key)
 	}
-	after := (&grants{Base: g.Base, Leases: left}).wanted()
-	g.putting(after, b.now())
+	after := (&aclRecord{Base: g.Base, Leases: left}).desired()
+	g.recordPut(after, b.now())
 	if err := g.save(ctx, s, key); err != nil {
 		return err
 	}
 	// Written even where Databricks seems to have it already, since its answer may be old. A scope that is gone, or a
 	// principal that Databricks does not know any more, has nothing to take back.
-	err = setPermission(ctx, conn, id.aclPlace, after)
+	err = setPermission(ctx, conn, id.aclRef, after)
 	if err != nil && !client.IsGone(err) && !unknownPrincipal(err) {
 		return err
 	}

@@ -21,7 +21,7 @@ import (
 	"vault-plugin-secrets-databricks/internal/simulator"
 )
 
-// grant leases a permission on the scope "etl" to the group "users".
+// aclLease leases a permission on the scope "etl" to the group "users".
 func (m *mount) grant(permission string) *logical.Secret {
 	m.t.Helper()
 	resp := m.write("acls/etl/users", map[string]any{"permission": permission, "ttl": "1h"})
@@ -321,18 +321,18 @@ func TestGrantStale(t *testing.T) {
 }
 
 // grantRecords are the stored records of permissions, by key.
-func (m *mount) grantRecords() map[string]*grants {
+func (m *mount) grantRecords() map[string]*aclRecord {
 	m.t.Helper()
-	records := map[string]*grants{}
-	scopes, err := m.storage.List(m.t.Context(), grantStoragePrefix)
+	records := map[string]*aclRecord{}
+	scopes, err := m.storage.List(m.t.Context(), aclStoragePrefix)
 	require.NoError(m.t, err)
 	for _, scope := range scopes {
-		keys, err := m.storage.List(m.t.Context(), grantStoragePrefix+scope)
+		keys, err := m.storage.List(m.t.Context(), aclStoragePrefix+scope)
 		require.NoError(m.t, err)
 		for _, key := range keys {
-			g, err := readGrants(m.t.Context(), m.storage, grantStoragePrefix+scope+key)
+			g, err := readACLRecord(m.t.Context(), m.storage, aclStoragePrefix+scope+key)
 			require.NoError(m.t, err)
-			records[grantStoragePrefix+scope+key] = g
+			records[aclStoragePrefix+scope+key] = g
 		}
 	}
 	return records
@@ -571,7 +571,7 @@ func TestGrantFaults(t *testing.T) {
 				}
 				m.workspace.ClearFaults()
 				m.forgetThrottling()
-				keys, err := m.storage.List(t.Context(), grantStoragePrefix)
+				keys, err := m.storage.List(t.Context(), aclStoragePrefix)
 				require.NoError(t, err)
 				require.Len(t, keys, 1, name)
 			}
@@ -655,7 +655,7 @@ func TestGrantCancelled(t *testing.T) {
 		lease := m.grant("MANAGE")
 		b := m.backend.(*backend)
 		made := origin{Host: m.workspace.URL(), WorkspaceID: m.workspace.ID(), OwnerID: m.admin.ID}
-		key := grantsKey(made, aclPlace{Scope: "etl", Principal: "users"})
+		key := aclRecordKey(made, aclRef{Scope: "etl", Principal: "users"})
 		unlock, err := b.aclLocks.Map.Lock(t.Context(), key)
 		require.NoError(t, err)
 		for name, request := range map[string]func(ctx context.Context) error{
@@ -764,12 +764,12 @@ func TestGrantOverAnotherConnection(t *testing.T) {
 
 func TestGrantsKeyWithoutWorkspace(t *testing.T) {
 	t.Parallel()
-	place := aclPlace{Scope: "etl", Principal: "users"}
+	ref := aclRef{Scope: "etl", Principal: "users"}
 	keys := map[string]bool{}
 	for _, made := range []origin{{Host: "https://a"}, {Host: "https://b"}, {Host: "https://a", WorkspaceID: "1"}} {
-		keys[grantsKey(made, place)] = true
-		require.Equal(t, grantsKey(made, place), grantsKey(made, aclPlace{Scope: "ETL", Principal: "users"}))
-		require.NotEqual(t, grantsKey(made, place), grantsKey(made, aclPlace{Scope: "etl", Principal: "Users"}))
+		keys[aclRecordKey(made, ref)] = true
+		require.Equal(t, aclRecordKey(made, ref), aclRecordKey(made, aclRef{Scope: "ETL", Principal: "users"}))
+		require.NotEqual(t, aclRecordKey(made, ref), aclRecordKey(made, aclRef{Scope: "etl", Principal: "Users"}))
 	}
 	require.Len(t, keys, 3)
 }

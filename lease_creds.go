@@ -50,8 +50,8 @@ func leaseOf(secret *logical.Secret) (*lease, error) {
 	return l, nil
 }
 
-// credentialSecret is the lease of every credential type.
-func (b *backend) credentialSecret() *framework.Secret {
+// credentialLeaseType is the lease of every credential type.
+func (b *backend) credentialLeaseType() *framework.Secret {
 	return &framework.Secret{
 		Type:   secretTypeCredential,
 		Fields: credsResponseFields,
@@ -92,7 +92,7 @@ func (b *backend) mint(ctx context.Context, req *logical.Request, data *framewor
 		}
 		if p.kind.Traits().EndsByItself {
 			p.terms.endByItself(token.Lifetime)
-		} else if err := p.terms.grant(token, p.request.Lifetime, p.lease.Expires.Sub(b.now())); err != nil {
+		} else if err := p.terms.capTo(token, p.request.Lifetime, p.lease.Expires.Sub(b.now())); err != nil {
 			return err
 		}
 		if resp, err = b.leaseOfCredential(p, token); err != nil {
@@ -142,11 +142,11 @@ func (b *backend) planMint(ctx context.Context, req *logical.Request, data *fram
 
 // decideMint decides the terms of the lease and the request to Databricks, without any call.
 func (b *backend) decideMint(req *logical.Request, data *framework.FieldData, name string, role *roleEntry, p *mintPlan) error {
-	asked, err := askedTTL(data)
+	requested, err := requestedTTL(data)
 	if err != nil {
 		return err
 	}
-	if p.terms, err = decideTerms(b.System(), p.conn.config, role, asked); err != nil {
+	if p.terms, err = decideTerms(b.System(), p.conn.config, role, requested); err != nil {
 		return err
 	}
 	p.request = credential.Request{Spec: role.spec(), Lifetime: p.terms.lifetime()}
@@ -186,7 +186,7 @@ func (b *backend) lockMint(ctx context.Context, p *mintPlan) (unlock func(), err
 		}
 	}()
 	if slots := p.kind.Traits().Slots; slots > 0 && p.request.Named() {
-		u, err := b.stepSecretLocks.Lock(ctx, fmt.Sprint(p.request.ServicePrincipalID, " ", rand.IntN(slots)))
+		u, err := b.slotLocks.Lock(ctx, fmt.Sprint(p.request.ServicePrincipalID, " ", rand.IntN(slots)))
 		if err != nil {
 			return nil, err
 		}
@@ -197,12 +197,12 @@ func (b *backend) lockMint(ctx context.Context, p *mintPlan) (unlock func(), err
 		locked = true
 		return release, nil
 	}
-	u, err := b.secretLocks.Lock(ctx, deliver.folded())
+	u, err := b.secretLocks.Lock(ctx, deliver.canonical())
 	if err != nil {
 		return nil, err
 	}
 	held = append(held, u)
-	if deliver.Before, err = secretUpdated(ctx, p.conn, deliver.secretPlace); err != nil {
+	if deliver.Before, err = secretUpdated(ctx, p.conn, deliver.secretRef); err != nil {
 		return nil, explainSecrets(err, deliver.Scope, permissionRead)
 	}
 	locked = true
@@ -214,7 +214,7 @@ func (b *backend) lockMint(ctx context.Context, p *mintPlan) (unlock func(), err
 func (b *backend) nameIntent(ctx context.Context, s logical.Storage, kind credential.Type, r *credential.Request, in *intent, stored bool) error {
 	t := kind.Traits()
 	if t.Textless && r.Named() {
-		if err := b.tellApart(ctx, s, r, in); err != nil {
+		if err := b.makeDistinct(ctx, s, r, in); err != nil {
 			return err
 		}
 	}
@@ -262,7 +262,7 @@ func (b *backend) create(ctx context.Context, op *pendingOperation, p *mintPlan)
 	if deliver == nil {
 		return token, nil
 	}
-	err = secretValue{text: token.SecretPart()}.put(ctx, p.conn, deliver.secretPlace)
+	err = secretValue{text: token.SecretPart()}.put(ctx, p.conn, deliver.secretRef)
 	if err != nil && credential.NotApplied(err) {
 		return nil, undelivered(deliver, err)
 	}
@@ -272,15 +272,15 @@ func (b *backend) create(ctx context.Context, op *pendingOperation, p *mintPlan)
 			return err
 		}
 		if l.Delivered != nil {
-			return b.removeWritten(ctx, p.conn, l.Delivered)
+			return b.removeWrittenLocked(ctx, p.conn, l.Delivered)
 		}
-		return b.removeAtOnce(ctx, p.conn, deliver)
+		return b.removeUnconfirmed(ctx, p.conn, deliver)
 	}
 	if err == nil {
-		l.Delivered, err = stamped(ctx, p.conn, deliver)
+		l.Delivered, err = confirmWrite(ctx, p.conn, deliver)
 	}
 	if err == nil {
-		err = b.supersede(ctx, op.storage, p.conn, deliver.secretPlace)
+		err = b.supersede(ctx, op.storage, p.conn, deliver.secretRef)
 	}
 	if err != nil {
 		return nil, undelivered(deliver, err)
@@ -305,27 +305,27 @@ func (b *backend) leaseOfCredential(p *mintPlan, token *credential.Credential) (
 }
 
 func undelivered(deliver *secretIntent, err error) error {
-	return fmt.Errorf("the credential could not be delivered to %s, so it is revoked: %w", deliver.secretPlace, err)
+	return fmt.Errorf("the credential could not be delivered to %s, so it is revoked: %w", deliver.secretRef, err)
 }
 
 // deliveryOf reads where the credential is to be put besides the lease; nil for nowhere.
 func deliveryOf(req *logical.Request, data *framework.FieldData) (*secretIntent, error) {
-	place := secretPlace{Scope: data.Get(keyDeliverScope).(string), Key: data.Get(keyDeliverKey).(string)}
+	ref := secretRef{Scope: data.Get(keyDeliverScope).(string), Key: data.Get(keyDeliverKey).(string)}
 	switch {
-	case place == secretPlace{}:
+	case ref == secretRef{}:
 		return nil, nil
 	case req.Operation != logical.UpdateOperation:
 		// Who may only read must not write secrets.
 		return nil, badField(keyDeliverScope, "can't be used with a read; write to creds/<role> instead")
-	case place.Scope == "":
+	case ref.Scope == "":
 		return nil, badField(keyDeliverScope, "is missing; %s needs it", keyDeliverKey)
-	case place.Key == "":
+	case ref.Key == "":
 		return nil, badField(keyDeliverKey, "is missing; %s needs it", keyDeliverScope)
 	}
-	if err := checkName(keyDeliverScope, place.Scope); err != nil {
+	if err := checkName(keyDeliverScope, ref.Scope); err != nil {
 		return nil, err
 	}
-	return &secretIntent{secretPlace: place}, checkName(keyDeliverKey, place.Key)
+	return &secretIntent{secretRef: ref}, checkName(keyDeliverKey, ref.Key)
 }
 
 // renew extends a lease without any call: the credential itself can't be extended.
@@ -373,11 +373,11 @@ func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework
 	if err != nil {
 		return nil, err
 	}
-	how, err := conn.reaches(ctx, l.origin)
+	access, err := conn.accessTo(ctx, l.origin)
 	if err != nil {
 		return nil, err
 	}
-	if how == credential.AccessNone {
+	if access == credential.AccessNone {
 		now, err := conn.origin(ctx)
 		if err != nil {
 			return nil, err
@@ -385,20 +385,20 @@ func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework
 		stays := ""
 		switch {
 		case l.Delivered != nil:
-			stays = fmt.Sprintf(", but its copy in %s stays", l.Delivered.secretPlace)
+			stays = fmt.Sprintf(", but its copy in %s stays", l.Delivered.secretRef)
 		case t.Lasting:
 			stays = ", but its service principal stays"
 		}
-		return nil, badField(keyHost, "the lease was made at %s, but the mount is now connected to %s; connect it to the first again. The credential ends by itself at %s%s", l.place(), now.place(), rfc3339(l.Expires), stays)
+		return nil, badField(keyHost, "the lease was made at %s, but the mount is now connected to %s; connect it to the first again. The credential ends by itself at %s%s", l.describe(), now.describe(), rfc3339(l.Expires), stays)
 	}
 	if !ended {
-		if err := kind.Revoke(ctx, conn, how, credential.Ref{ID: l.ID, ServicePrincipalID: l.ServicePrincipalID}); err != nil {
+		if err := kind.Revoke(ctx, conn, access, credential.Ref{ID: l.ID, ServicePrincipalID: l.ServicePrincipalID}); err != nil {
 			return nil, fmt.Errorf("revoke %s %s of role %q: %w", l.CredentialType, l.ID, l.Role, err)
 		}
 	}
 	if l.Delivered != nil {
-		if err := b.endWritten(ctx, conn, l.Delivered); err != nil {
-			return nil, fmt.Errorf("the credential was revoked, but not its copy in %s: %w", l.Delivered.secretPlace, err)
+		if err := b.removeWritten(ctx, conn, l.Delivered); err != nil {
+			return nil, fmt.Errorf("the credential was revoked, but not its copy in %s: %w", l.Delivered.secretRef, err)
 		}
 	}
 	b.event(ctx, "creds-revoke", req.Path, "role", l.Role, "credential_type", l.CredentialType, "id", l.ID)

@@ -17,46 +17,46 @@ import (
 const (
 	secretTypeSecret = "databricks_secret"
 
-	// stampPatience is how long we look for the timestamp of a secret that was just written: lists may lag behind.
-	stampPatience = 10 * time.Second
+	// confirmTimeout is how long we look for the timestamp of a secret that was just written: lists may lag behind.
+	confirmTimeout = 10 * time.Second
 
-	// stampSlack is how far the clocks of Vault and Databricks may be apart when a rollback decides whether a secret was
+	// clockSkew is how far the clocks of Vault and Databricks may be apart when a rollback decides whether a secret was
 	// written by the write that it undoes.
-	stampSlack = time.Minute
+	clockSkew = time.Minute
 )
 
 // writtenSecret is a secret that we wrote and are to delete, unless somebody has overwritten it since: Databricks has no
 // versions, so the timestamp must tell.
 type writtenSecret struct {
-	secretPlace
+	secretRef
 	Updated time.Time `json:"updated"` // as Databricks says, to the millisecond
 }
 
 // secretIntent is a secret that is to be written, and to be deleted again in the end. It holds no value.
 type secretIntent struct {
-	secretPlace
+	secretRef
 	Before time.Time `json:"before"` // when it was last written before, zero for never
 }
 
-// mayBe tells whether what was written at the one time can be what a put stored that began at the other.
-func (in *secretIntent) mayBe(updated, started time.Time) bool {
-	return !updated.Equal(in.Before) && !updated.Before(started.Add(-stampSlack)) && !updated.After(started.Add(mintBudget+stampSlack))
+// matches tells whether what was written at the one time can be what a put stored that began at the other.
+func (in *secretIntent) matches(updated, started time.Time) bool {
+	return !updated.Equal(in.Before) && !updated.Before(started.Add(-clockSkew)) && !updated.After(started.Add(mintBudget+clockSkew))
 }
 
-// stamped answers what it takes to delete a secret again that was just stored by the intent.
-func stamped(ctx context.Context, conn *connection, in *secretIntent) (*writtenSecret, error) {
-	place := in.secretPlace
-	deadline := time.Now().Add(stampPatience)
+// confirmWrite answers what it takes to delete a secret again that was just stored by the intent.
+func confirmWrite(ctx context.Context, conn *connection, in *secretIntent) (*writtenSecret, error) {
+	ref := in.secretRef
+	deadline := time.Now().Add(confirmTimeout)
 	for wait := 100 * time.Millisecond; ; wait *= 2 {
-		updated, err := secretUpdated(ctx, conn, place)
+		updated, err := secretUpdated(ctx, conn, ref)
 		if err != nil {
-			return nil, explainSecrets(err, place.Scope, permissionRead)
+			return nil, explainSecrets(err, ref.Scope, permissionRead)
 		}
 		if !updated.IsZero() && !updated.Equal(in.Before) {
-			return &writtenSecret{secretPlace: place, Updated: updated}, nil
+			return &writtenSecret{secretRef: ref, Updated: updated}, nil
 		}
 		if time.Now().Add(wait).After(deadline) {
-			return nil, fmt.Errorf("secret %s was stored, but Databricks does not list it, so it could not be told apart from what others write there; it will be removed again", place)
+			return nil, fmt.Errorf("secret %s was stored, but Databricks does not list it, so it could not be told apart from what others write there; it will be removed again", ref)
 		}
 		if err := sleep(ctx, wait); err != nil {
 			return nil, err
@@ -64,30 +64,30 @@ func stamped(ctx context.Context, conn *connection, in *secretIntent) (*writtenS
 	}
 }
 
-// putForGood stores a value that no lease and no rollback deletes.
-func (b *backend) putForGood(ctx context.Context, s logical.Storage, conn *connection, place secretPlace, value secretValue) error {
-	unlock, err := b.secretLocks.Lock(ctx, place.folded())
+// putUnleased stores a value that no lease and no rollback deletes.
+func (b *backend) putUnleased(ctx context.Context, s logical.Storage, conn *connection, ref secretRef, value secretValue) error {
+	unlock, err := b.secretLocks.Lock(ctx, ref.canonical())
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if err := value.put(ctx, conn, place); err != nil {
+	if err := value.put(ctx, conn, ref); err != nil {
 		return err
 	}
-	return b.supersede(context.WithoutCancel(ctx), s, conn, place)
+	return b.supersede(context.WithoutCancel(ctx), s, conn, ref)
 }
 
 // supersede takes the secret out of the intents that earlier writes of it left open: whatever they stored is gone, and their
 // rollback could not tell what is there now from it. The caller has the secret's turn and has just stored a value.
-func (b *backend) supersede(ctx context.Context, s logical.Storage, conn *connection, place secretPlace) error {
+func (b *backend) supersede(ctx context.Context, s logical.Storage, conn *connection, ref secretRef) error {
 	err := eachIntent(ctx, s, func(id string, in *intent) error {
-		if in.Secret == nil || in.Secret.folded() != place.folded() {
+		if in.Secret == nil || in.Secret.canonical() != ref.canonical() {
 			return nil
 		}
 		if _, busy := b.inFlight.Load(in.Nonce); busy {
 			return nil // the caller's own
 		}
-		if how, err := conn.reaches(ctx, in.origin); err != nil || how == credential.AccessNone {
+		if access, err := conn.accessTo(ctx, in.origin); err != nil || access == credential.AccessNone {
 			return err
 		}
 		if in.Credential == nil {
@@ -97,24 +97,24 @@ func (b *backend) supersede(ctx context.Context, s logical.Storage, conn *connec
 		return b.putIntent(ctx, s, id, in)
 	})
 	if err != nil {
-		return fmt.Errorf("secret %s was stored, but the write-ahead log of an earlier write could not be corrected, by which it may be removed again; write it again: %w", place, err)
+		return fmt.Errorf("secret %s was stored, but the write-ahead log of an earlier write could not be corrected, by which it may be removed again; write it again: %w", ref, err)
 	}
 	return nil
 }
 
-// endWritten is removeWritten in the secret's turn.
-func (b *backend) endWritten(ctx context.Context, conn *connection, secret *writtenSecret) error {
-	unlock, err := b.secretLocks.Lock(ctx, secret.folded())
+// removeWritten is removeWrittenLocked in the secret's turn.
+func (b *backend) removeWritten(ctx context.Context, conn *connection, secret *writtenSecret) error {
+	unlock, err := b.secretLocks.Lock(ctx, secret.canonical())
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	return b.removeWritten(ctx, conn, secret)
+	return b.removeWrittenLocked(ctx, conn, secret)
 }
 
-// removeWritten deletes a secret if it is still the one that we wrote.
-func (b *backend) removeWritten(ctx context.Context, conn *connection, secret *writtenSecret) error {
-	updated, err := secretUpdated(ctx, conn, secret.secretPlace)
+// removeWrittenLocked deletes a secret if it is still the one that we wrote.
+func (b *backend) removeWrittenLocked(ctx context.Context, conn *connection, secret *writtenSecret) error {
+	updated, err := secretUpdated(ctx, conn, secret.secretRef)
 	if err != nil {
 		return explainSecrets(err, secret.Scope, permissionRead)
 	}
@@ -131,8 +131,8 @@ func (b *backend) removeWritten(ctx context.Context, conn *connection, secret *w
 	return nil
 }
 
-// secretSecret is the lease of a secret.
-func (b *backend) secretSecret() *framework.Secret {
+// leasedSecretType is the lease of a secret.
+func (b *backend) leasedSecretType() *framework.Secret {
 	return &framework.Secret{Type: secretTypeSecret, Fields: secretWriteFields, Renew: b.renewWrite, Revoke: b.revokeSecret}
 }
 
@@ -140,8 +140,8 @@ func (b *backend) secretSecret() *framework.Secret {
 type writeLease struct {
 	origin
 	writtenSecret
-	Grant *grantID `json:"grant,omitempty"`
-	TTL   int64    `json:"lease_ttl"` // seconds
+	Grant *aclLeaseID `json:"grant,omitempty"`
+	TTL   int64       `json:"lease_ttl"` // seconds
 }
 
 func (l *writeLease) internalData() (map[string]any, error) {
@@ -150,8 +150,8 @@ func (l *writeLease) internalData() (map[string]any, error) {
 }
 
 // leaseSecret stores a secret that is deleted when its lease ends.
-func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *connection, place secretPlace, value secretValue, asked time.Duration) (*logical.Response, error) {
-	t, err := decideTerms(b.System(), conn.config, &roleEntry{}, asked)
+func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *connection, ref secretRef, value secretValue, requested time.Duration) (*logical.Response, error) {
+	t, err := decideTerms(b.System(), conn.config, &roleEntry{}, requested)
 	if err != nil {
 		return nil, err
 	}
@@ -159,40 +159,40 @@ func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *c
 	if err != nil {
 		return nil, err
 	}
-	unlock, err := b.secretLocks.Lock(ctx, place.folded())
+	unlock, err := b.secretLocks.Lock(ctx, ref.canonical())
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	before, err := secretUpdated(ctx, conn, place)
+	before, err := secretUpdated(ctx, conn, ref)
 	if err != nil {
-		return nil, explainSecrets(err, place.Scope, permissionRead)
+		return nil, explainSecrets(err, ref.Scope, permissionRead)
 	}
-	in.Secret = &secretIntent{secretPlace: place, Before: before}
+	in.Secret = &secretIntent{secretRef: ref, Before: before}
 
 	var resp *logical.Response
 	err = b.perform(ctx, req.Storage, in, func(ctx context.Context, op *pendingOperation) error {
-		err := value.put(ctx, conn, place)
+		err := value.put(ctx, conn, ref)
 		if err != nil && credential.NotApplied(err) {
 			return err
 		}
-		op.undo = func(ctx context.Context) error { return b.removeAtOnce(ctx, conn, in.Secret) }
+		op.undo = func(ctx context.Context) error { return b.removeUnconfirmed(ctx, conn, in.Secret) }
 		if err != nil {
 			return err
 		}
-		written, err := stamped(ctx, conn, in.Secret)
+		written, err := confirmWrite(ctx, conn, in.Secret)
 		if err != nil {
 			return err
 		}
-		op.undo = func(ctx context.Context) error { return b.removeWritten(ctx, conn, written) }
-		if err := b.supersede(ctx, req.Storage, conn, place); err != nil {
+		op.undo = func(ctx context.Context) error { return b.removeWrittenLocked(ctx, conn, written) }
+		if err := b.supersede(ctx, req.Storage, conn, ref); err != nil {
 			return err
 		}
 		l := &writeLease{origin: in.origin, writtenSecret: *written, TTL: int64(t.ttl / time.Second)}
 		if resp, err = b.leaseOfWrite(secretTypeSecret, l, t); err != nil {
 			return err
 		}
-		b.event(ctx, "secret-write", req.Path, "scope", place.Scope, "key", place.Key)
+		b.event(ctx, "secret-write", req.Path, "scope", ref.Scope, "key", ref.Key)
 		return nil
 	})
 	if err != nil {
@@ -250,11 +250,11 @@ func (b *backend) leaseConnection(ctx context.Context, req *logical.Request) (*w
 	if err != nil {
 		return nil, nil, err
 	}
-	how, err := conn.reaches(ctx, l.origin)
+	access, err := conn.accessTo(ctx, l.origin)
 	if err != nil {
 		return nil, nil, err
 	}
-	if how == credential.AccessNone {
+	if access == credential.AccessNone {
 		return nil, nil, badField(keyHost, "the lease was made at %s, but the mount is now connected to %s; connect it to the first again", l.Host, conn.config.Host)
 	}
 	return l, conn, nil
@@ -265,22 +265,22 @@ func (b *backend) revokeSecret(ctx context.Context, req *logical.Request, _ *fra
 	if err != nil {
 		return nil, err
 	}
-	if err := b.endWritten(ctx, conn, &l.writtenSecret); err != nil {
-		return nil, fmt.Errorf("remove the leased secret %s: %w", l.secretPlace, err)
+	if err := b.removeWritten(ctx, conn, &l.writtenSecret); err != nil {
+		return nil, fmt.Errorf("remove the leased secret %s: %w", l.secretRef, err)
 	}
 	b.event(ctx, "secret-revoke", req.Path, "scope", l.Scope, "key", l.Key)
 	return &logical.Response{}, nil
 }
 
-// removeAtOnce deletes a secret that was, or may have been, stored a moment ago. It fails when Databricks does not show it:
+// removeUnconfirmed deletes a secret that was, or may have been, stored a moment ago. It fails when Databricks does not show it:
 // it may do so later, so that is for the rollback to look at. The caller has the secret's turn.
-func (b *backend) removeAtOnce(ctx context.Context, conn *connection, in *secretIntent) error {
-	updated, err := secretUpdated(ctx, conn, in.secretPlace)
+func (b *backend) removeUnconfirmed(ctx context.Context, conn *connection, in *secretIntent) error {
+	updated, err := secretUpdated(ctx, conn, in.secretRef)
 	if err != nil {
 		return explainSecrets(err, in.Scope, permissionRead)
 	}
 	if updated.IsZero() || updated.Equal(in.Before) {
-		return fmt.Errorf("what may have been stored as secret %s is not listed", in.secretPlace)
+		return fmt.Errorf("what may have been stored as secret %s is not listed", in.secretRef)
 	}
-	return b.removeWritten(ctx, conn, &writtenSecret{secretPlace: in.secretPlace, Updated: updated})
+	return b.removeWrittenLocked(ctx, conn, &writtenSecret{secretRef: in.secretRef, Updated: updated})
 }

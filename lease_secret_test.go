@@ -565,7 +565,7 @@ func TestLeasedSecretRollback(t *testing.T) {
 		t.Parallel()
 		m := withScope(t)
 		m.strand("secrets/etl/k", leasedValue)
-		m.age(mintBudget + 2*stampSlack)
+		m.age(mintBudget + 2*clockSkew)
 		m.workspace.PutSecret("etl", "k", []byte("somebody else's"))
 		m.rolledBack()
 		value, _ := m.has("k")

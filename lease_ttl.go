@@ -41,10 +41,10 @@ func checkTTLs(ttl, maxTTL int64) error {
 
 // terms are how long a lease and its credential may live.
 type terms struct {
-	asked    time.Duration // what the caller asked for, 0 for nothing
-	ttl      time.Duration // first duration of the lease
-	maxTTL   time.Duration // longest duration of the lease, renewals included
-	warnings []string      // what was shortened, and by whom
+	requested time.Duration // what the caller asked for, 0 for nothing
+	ttl       time.Duration // first duration of the lease
+	maxTTL    time.Duration // longest duration of the lease, renewals included
+	warnings  []string      // what was shortened, and by whom
 }
 
 // lifetime is how long the credential is to live at Databricks.
@@ -52,15 +52,15 @@ func (t terms) lifetime() time.Duration { return t.maxTTL + lifetimeSkew }
 
 // decideTerms takes what the caller asked for (0 for nothing), else the role's ttl, else the config's, else the mount's,
 // and caps it by the role's max_ttl or else the config's, and by the mount's maximum.
-func decideTerms(sys logical.SystemView, config *configEntry, role *roleEntry, asked time.Duration) (terms, error) {
-	t := terms{asked: asked, maxTTL: effectiveMaxTTL(sys, config, role)}
+func decideTerms(sys logical.SystemView, config *configEntry, role *roleEntry, requested time.Duration) (terms, error) {
+	t := terms{requested: requested, maxTTL: effectiveMaxTTL(sys, config, role)}
 	usual := seconds(cmp.Or(role.TTL, config.TTL))
 	if usual == 0 {
 		// Nobody asked for the mount's default, so capping it is nothing to warn about.
 		usual = min(sys.DefaultLeaseTTL(), t.maxTTL)
 	}
 	var err error
-	t.ttl, t.warnings, err = framework.CalculateTTL(sys, asked, usual, 0, t.maxTTL, 0, time.Time{})
+	t.ttl, t.warnings, err = framework.CalculateTTL(sys, requested, usual, 0, t.maxTTL, 0, time.Time{})
 	return t, err
 }
 
@@ -72,17 +72,17 @@ func effectiveMaxTTL(sys logical.SystemView, config *configEntry, role *roleEntr
 	return longest
 }
 
-// grant holds the terms against the life that Databricks gave the credential, of which left is still to come, and shortens
+// aclLease holds the terms against the life that Databricks gave the credential, of which left is still to come, and shortens
 // them where it is too short. It refuses a credential that no lease could be true of.
-func (t *terms) grant(token *credential.Credential, asked, left time.Duration) error {
+func (t *terms) capTo(token *credential.Credential, requested, left time.Duration) error {
 	left = left.Truncate(time.Second)
 	switch {
 	case token.Lifetime <= 0:
 		return logical.CodedError(http.StatusBadGateway, "Databricks made a credential that never ends, although a lifetime was asked for, so it is removed again")
 	case left < time.Second:
-		return logical.CodedError(http.StatusBadGateway, fmt.Sprintf("Databricks made a credential that has ended by now: %s were asked for, %s were given; check the clocks, and the maximum that the workspace allows", asked, token.Lifetime))
-	case token.Lifetime > asked+lifetimeSkew:
-		t.warnings = append(t.warnings, fmt.Sprintf("Databricks gave the credential a life of %s although %s were asked for; the lease revokes it earlier.", token.Lifetime.Truncate(time.Second), asked))
+		return logical.CodedError(http.StatusBadGateway, fmt.Sprintf("Databricks made a credential that has ended by now: %s were asked for, %s were given; check the clocks, and the maximum that the workspace allows", requested, token.Lifetime))
+	case token.Lifetime > requested+lifetimeSkew:
+		t.warnings = append(t.warnings, fmt.Sprintf("Databricks gave the credential a life of %s although %s were asked for; the lease revokes it earlier.", token.Lifetime.Truncate(time.Second), requested))
 	}
 	if left < t.maxTTL {
 		t.warnings = append(t.warnings, fmt.Sprintf("Databricks gave the credential a life of %s, so the lease can last no longer, and max_ttl of %s can't be reached.",
@@ -97,10 +97,10 @@ func (t *terms) grant(token *credential.Credential, asked, left time.Duration) e
 func (t *terms) endByItself(lifetime time.Duration) {
 	lifetime = lifetime.Truncate(time.Second)
 	wanted := t.ttl
-	if t.asked > 0 {
-		wanted = t.asked
+	if t.requested > 0 {
+		wanted = t.requested
 	}
-	if lifetime > wanted || t.asked > lifetime {
+	if lifetime > wanted || t.requested > lifetime {
 		t.warnings = append(t.warnings, fmt.Sprintf("Databricks makes access tokens that live for %s and can't be revoked, so the lease is as long, although ttl is %s.", lifetime, wanted))
 	}
 	t.ttl, t.maxTTL = lifetime, lifetime
@@ -118,10 +118,10 @@ func renewTerms(sys logical.SystemView, config *configEntry, role *roleEntry, se
 		base = min(base, role.TTL)
 	}
 	t := terms{maxTTL: effectiveMaxTTL(sys, config, role)}
-	asked := cmp.Or(int64(secret.Increment/time.Second), base)
+	requested := cmp.Or(int64(secret.Increment/time.Second), base)
 	if lived := l.Expires.Sub(secret.IssueTime.Truncate(time.Second)).Truncate(time.Second); lived < t.maxTTL {
 		t.maxTTL = lived
-		if remaining := l.Expires.Sub(now).Truncate(time.Second); seconds(asked) > remaining {
+		if remaining := l.Expires.Sub(now).Truncate(time.Second); seconds(requested) > remaining {
 			t.warnings = append(t.warnings, fmt.Sprintf("The credential ends at Databricks at %s and can't be extended there.", rfc3339(l.Expires)))
 		}
 	}

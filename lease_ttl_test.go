@@ -33,9 +33,9 @@ func TestTermsHold(t *testing.T) {
 		sys := logical.StaticSystemView{DefaultLeaseTTLVal: min(seconds(1+duration()), longest), MaxLeaseTTLVal: longest}
 		config := &configEntry{TTL: duration(), MaxTTL: duration()}
 		role := &roleEntry{TTL: duration(), MaxTTL: duration()}
-		asked := seconds(duration())
+		requested := seconds(duration())
 
-		got, err := decideTerms(sys, config, role, asked)
+		got, err := decideTerms(sys, config, role, requested)
 		require.NoError(t, err)
 		require.Positive(t, got.ttl)
 		require.LessOrEqual(t, got.ttl, got.maxTTL)
@@ -45,7 +45,7 @@ func TestTermsHold(t *testing.T) {
 		if role.MaxTTL > 0 {
 			require.LessOrEqual(t, got.maxTTL, seconds(role.MaxTTL))
 		}
-		want := asked
+		want := requested
 		if want == 0 {
 			want = seconds(cmp.Or(role.TTL, config.TTL))
 		}
@@ -87,15 +87,15 @@ func TestTermsWithoutRoom(t *testing.T) {
 
 func TestGrantedLife(t *testing.T) {
 	t.Parallel()
-	asked := time.Hour + lifetimeSkew
+	requested := time.Hour + lifetimeSkew
 	for name, row := range map[string]struct {
 		granted, left time.Duration
 		ttl, maxTTL   time.Duration
 		warnings      int
 		refused       string
 	}{
-		"as asked":          {asked, asked - time.Second, time.Minute, time.Hour, 0, ""},
-		"a slow create":     {asked, time.Hour - 5*time.Second, time.Minute, time.Hour - 5*time.Second, 1, ""},
+		"as asked":          {requested, requested - time.Second, time.Minute, time.Hour, 0, ""},
+		"a slow create":     {requested, time.Hour - 5*time.Second, time.Minute, time.Hour - 5*time.Second, 1, ""},
 		"less":              {10*time.Minute + 500*time.Millisecond, 10*time.Minute + 400*time.Millisecond, time.Minute, 10 * time.Minute, 1, ""},
 		"less than the ttl": {30 * time.Second, 30 * time.Second, 30 * time.Second, 30 * time.Second, 1, ""},
 		"much more":         {maxLifetime, maxLifetime, time.Minute, time.Hour, 1, ""},
@@ -105,7 +105,7 @@ func TestGrantedLife(t *testing.T) {
 		"a negative life":   {-time.Second, -time.Second, 0, 0, 0, "never ends"},
 	} {
 		given := terms{ttl: time.Minute, maxTTL: time.Hour}
-		err := given.grant(&credential.Credential{Lifetime: row.granted}, asked, row.left)
+		err := given.capTo(&credential.Credential{Lifetime: row.granted}, requested, row.left)
 		if row.refused != "" {
 			require.ErrorContains(t, err, row.refused, name)
 			continue
@@ -121,7 +121,7 @@ func TestLeaseSurvivesStorage(t *testing.T) {
 	t.Parallel()
 	want := &lease{
 		origin: origin{Host: "https://example.com", WorkspaceID: "1", OwnerID: "2"}, CredentialType: "pat", ID: "abc", Role: "etl", TTL: 600,
-		Expires: time.Now().UTC(), Dead: time.Now().UTC(), Delivered: &writtenSecret{secretPlace: secretPlace{Scope: "s", Key: "k"}, Updated: time.UnixMilli(1).UTC()},
+		Expires: time.Now().UTC(), Dead: time.Now().UTC(), Delivered: &writtenSecret{secretRef: secretRef{Scope: "s", Key: "k"}, Updated: time.UnixMilli(1).UTC()},
 	}
 	internal, err := want.internalData()
 	require.NoError(t, err)

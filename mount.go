@@ -51,13 +51,13 @@ type backend struct {
 	// The locks of the mount, in the order in which they may be taken: who holds one may take those below it only, and none twice.
 	// Those by key may be held over calls to Databricks, which knows no compare-and-set; a wait for one ends with its request. The
 	// mutexes make read-modify-write on storage atomic and are never held over a call. The tests fail when the order is broken.
-	rotationLocks   orderedLocks // a credential that is rotated, by the key of its storage entry: one request or periodic run at a time
-	placeLocks      orderedLocks // a secret that a static role is about to deliver to, by its ref: no other role takes it meanwhile
-	stepSecretLocks orderedLocks // a slot of a service principal: bounds the secrets that it has for the sake of access tokens
-	secretLocks     orderedLocks // a secret, by its ref: one writer at a time, so that each knows what was there before
-	aclLocks        orderedLocks // a permission, by the key of its record: one change at a time
-	roleWrite       orderedMutex // the stored roles
-	configWrite     orderedMutex // the stored config, and the connection that is made from it
+	rotationLocks orderedLocks // a credential that is rotated, by the key of its storage entry: one request or periodic run at a time
+	deliveryLocks orderedLocks // a secret that a static role is about to deliver to, by its ref: no other role takes it meanwhile
+	slotLocks     orderedLocks // a slot of a service principal: bounds the secrets that it has for the sake of access tokens
+	secretLocks   orderedLocks // a secret, by its ref: one writer at a time, so that each knows what was there before
+	aclLocks      orderedLocks // a permission, by the key of its record: one change at a time
+	roleWrite     orderedMutex // the stored roles
+	configWrite   orderedMutex // the stored config, and the connection that is made from it
 	// Below them are the mutexes inside nextRun, lifetimes, tidy, the caches and connections: while one is held, no other lock is taken.
 	// Only tidy has two, of which saving comes first.
 
@@ -68,7 +68,7 @@ type backend struct {
 	lifetimes lifetimes
 
 	// grantsSwept is false when there may be records of permissions to be deleted.
-	grantsSwept atomic.Bool
+	aclRecordsSwept atomic.Bool
 
 	tidy tidying
 }
@@ -76,7 +76,7 @@ type backend struct {
 // The ranks of the mount's locks: one may be taken only while all that are held have lower ranks.
 const (
 	rankRotation = iota + 1
-	rankPlace
+	rankDelivery
 	rankSlot
 	rankSecret
 	rankACL
@@ -130,8 +130,8 @@ func (m *orderedMutex) Unlock() {
 // rankLocks gives the locks their ranks.
 func (b *backend) rankLocks() {
 	b.rotationLocks.rank = rankRotation
-	b.placeLocks.rank = rankPlace
-	b.stepSecretLocks.rank = rankSlot
+	b.deliveryLocks.rank = rankDelivery
+	b.slotLocks.rank = rankSlot
 	b.secretLocks.rank = rankSecret
 	b.aclLocks.rank = rankACL
 	b.roleWrite.rank = rankRole

@@ -8,8 +8,8 @@ import (
 	"vault-plugin-secrets-databricks/internal/credential"
 )
 
-// reaches tells how the connection can get at what origin made.
-func (c *connection) reaches(ctx context.Context, made origin) (credential.Access, error) {
+// accessTo tells how the connection can get at what origin made.
+func (c *connection) accessTo(ctx context.Context, made origin) (credential.Access, error) {
 	now, err := c.origin(ctx)
 	if err != nil {
 		return credential.AccessNone, err
@@ -37,8 +37,8 @@ type origin struct {
 	OwnerID     string `json:"owner_id"`
 }
 
-// place is the origin as messages show it: one host may serve several accounts or workspaces.
-func (o origin) place() string {
+// delivery is the origin as messages show it: one host may serve several accounts or workspaces.
+func (o origin) describe() string {
 	switch {
 	case o.AccountID != "":
 		return o.Host + " (account " + o.AccountID + ")"

@@ -114,7 +114,7 @@ var aclResponseFields = map[string]*framework.FieldSchema{
 }
 
 func (b *backend) aclExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
-	place, err := aclPlaceOf(data)
+	ref, err := aclRefOf(data)
 	if err != nil {
 		return false, nil
 	}
@@ -122,7 +122,7 @@ func (b *backend) aclExists(ctx context.Context, req *logical.Request, data *fra
 	if err != nil {
 		return false, remoteCheck(err)
 	}
-	permission, err := permissionOf(ctx, conn, place)
+	permission, err := permissionOf(ctx, conn, ref)
 	if err != nil {
 		// Who may only create must not change what could not be looked at.
 		return true, remoteCheck(err)
@@ -155,7 +155,7 @@ func (b *backend) listACLs(ctx context.Context, req *logical.Request, data *fram
 }
 
 func (b *backend) readACL(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	place, err := aclPlaceOf(data)
+	ref, err := aclRefOf(data)
 	if err != nil {
 		return nil, err
 	}
@@ -163,15 +163,15 @@ func (b *backend) readACL(ctx context.Context, req *logical.Request, data *frame
 	if err != nil {
 		return nil, err
 	}
-	permission, err := permissionOf(ctx, conn, place)
+	permission, err := permissionOf(ctx, conn, ref)
 	if err != nil || permission == "" {
 		return nil, err
 	}
-	return &logical.Response{Data: map[string]any{keyPrincipal: place.Principal, keyPermission: permission}}, nil
+	return &logical.Response{Data: map[string]any{keyPrincipal: ref.Principal, keyPermission: permission}}, nil
 }
 
 func (b *backend) writeACL(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	place, err := aclPlaceOf(data)
+	ref, err := aclRefOf(data)
 	if err != nil {
 		return nil, err
 	}
@@ -183,35 +183,35 @@ func (b *backend) writeACL(ctx context.Context, req *logical.Request, data *fram
 	if err != nil {
 		return nil, err
 	}
-	if err := b.guardManage(ctx, req.Storage, conn, place, permission, data.Get(keyForce).(bool)); err != nil {
+	if err := b.guardManage(ctx, req.Storage, conn, ref, permission, data.Get(keyForce).(bool)); err != nil {
 		return nil, err
 	}
 
 	resp := &logical.Response{}
-	asked, err := askedTTL(data)
+	requested, err := requestedTTL(data)
 	if err != nil {
 		return nil, err
 	}
-	if asked > 0 {
-		resp, err = b.leaseGrant(ctx, req, conn, place, permission, asked, data.Get(keyWait).(bool))
+	if requested > 0 {
+		resp, err = b.leaseACL(ctx, req, conn, ref, permission, requested, data.Get(keyWait).(bool))
 	} else {
-		err = b.changeForGood(ctx, req.Storage, conn, place, permission)
+		err = b.setUnleased(ctx, req.Storage, conn, ref, permission)
 	}
 	if err != nil {
 		return nil, err
 	}
 	if resp.Secret == nil {
-		b.event(ctx, "acl-write", req.Path, "scope", place.Scope, "principal", place.Principal, "permission", permission)
+		b.event(ctx, "acl-write", req.Path, "scope", ref.Scope, "principal", ref.Principal, "permission", permission)
 	}
-	resp.Data = map[string]any{keyPrincipal: place.Principal, keyPermission: permission}
+	resp.Data = map[string]any{keyPrincipal: ref.Principal, keyPermission: permission}
 	if resp.Secret == nil && data.Get(keyWait).(bool) {
-		awaitPermission(ctx, conn, place, permission, resp)
+		awaitPermission(ctx, conn, ref, permission, resp)
 	}
 	return resp, nil
 }
 
 func (b *backend) deleteACL(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	place, err := aclPlaceOf(data)
+	ref, err := aclRefOf(data)
 	if err != nil {
 		return nil, err
 	}
@@ -219,16 +219,16 @@ func (b *backend) deleteACL(ctx context.Context, req *logical.Request, data *fra
 	if err != nil {
 		return nil, err
 	}
-	if err := b.guardManage(ctx, req.Storage, conn, place, "", data.Get(keyForce).(bool)); err != nil {
+	if err := b.guardManage(ctx, req.Storage, conn, ref, "", data.Get(keyForce).(bool)); err != nil {
 		return nil, err
 	}
-	if err := b.changeForGood(ctx, req.Storage, conn, place, ""); err != nil {
+	if err := b.setUnleased(ctx, req.Storage, conn, ref, ""); err != nil {
 		return nil, err
 	}
-	b.event(ctx, "acl-delete", req.Path, "scope", place.Scope, "principal", place.Principal)
+	b.event(ctx, "acl-delete", req.Path, "scope", ref.Scope, "principal", ref.Principal)
 	resp := &logical.Response{}
 	if data.Get(keyWait).(bool) {
-		awaitPermission(ctx, conn, place, "", resp)
+		awaitPermission(ctx, conn, ref, "", resp)
 	}
 	return resp, nil
 }

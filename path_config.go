@@ -327,7 +327,7 @@ func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, data *
 		return nil, err
 	}
 	if len(names) > 0 && !data.Get(keyForce).(bool) {
-		return nil, badField(keyForce, "is missing; there are static roles, which could be neither rotated nor removed without the connection: %s. Delete them first, or send force=true", quoted(names))
+		return nil, badField(keyForce, "is missing; there are static roles, which could be neither rotated nor removed without the connection: %s. Delete them first, or send force=true", joinIDs(names))
 	}
 	config, readErr := readConfig(ctx, req.Storage)
 	if readErr != nil {

@@ -839,9 +839,9 @@ func TestRevokeOverAnotherConnection(t *testing.T) {
 		routed := &connection{config: &configEntry{Host: m.workspace.URL(), WorkspaceID: "222"}, identity: &silent}
 		l, err := leaseOf(creds.Secret)
 		require.NoError(t, err)
-		how, err := routed.reaches(t.Context(), l.origin)
+		access, err := routed.accessTo(t.Context(), l.origin)
 		require.NoError(t, err)
-		require.Equal(t, credential.AccessNone, how)
+		require.Equal(t, credential.AccessNone, access)
 	})
 
 	t.Run("the same workspace under another name", func(t *testing.T) {

@@ -185,7 +185,7 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 		return nil, err
 	}
 	wanted := role.lookedUp()
-	if err := role.settle(ctx, conn, old); err != nil {
+	if err := role.resolve(ctx, conn, old); err != nil {
 		return nil, err
 	}
 	if role, err = b.saveRole(ctx, req, data, key, wanted, role); err != nil {
@@ -210,7 +210,7 @@ func (b *backend) addRoleWarnings(resp *logical.Response, conn *connection, role
 	}
 	var identity *client.Identity
 	if conn != nil {
-		identity = conn.knownIdentity()
+		identity = conn.cachedIdentity()
 	}
 	kind := credential.Lookup(role.CredentialType)
 	for _, warning := range kind.Warnings(identity, role.spec()) {

@@ -104,7 +104,7 @@ func addRootWarnings(resp *logical.Response, mountPoint string, config *configEn
 		if config.AuthType == client.AuthOAuthM2M && !rotated {
 			continue // that it was deleted is not seen before the next rotation
 		}
-		how := fmt.Sprintf("vault delete %stokens/%s", mountPoint, id)
+		access := fmt.Sprintf("vault delete %stokens/%s", mountPoint, id)
 		if config.AuthType == client.AuthOAuthM2M {
 			who := ""
 			if config.Identity != nil {
@@ -114,9 +114,9 @@ func addRootWarnings(resp *logical.Response, mountPoint string, config *configEn
 			if r.Credential.AccountID != "" {
 				command = "account service-principal-secrets"
 			}
-			how = fmt.Sprintf("databricks %s delete %s%s", command, who, id)
+			access = fmt.Sprintf("databricks %s delete %s%s", command, who, id)
 		}
-		resp.AddWarning(fmt.Sprintf("Credential %s was made by hand and still works, although Vault has replaced it. If nobody else uses it, delete it: %s", id, how))
+		resp.AddWarning(fmt.Sprintf("Credential %s was made by hand and still works, although Vault has replaced it. If nobody else uses it, delete it: %s", id, access))
 	}
 	if soon := r.Credential.Expires.Before(now.Add(expirySoon)); r.Credential.ID != "" && (rotated || soon) && !config.effectiveSchedule().Automatic() {
 		resp.AddWarning(fmt.Sprintf("The engine's credential ends at %s, and nothing replaces it before; set rotation_period or rotation_schedule in config, or rotate again in time.", rfc3339(r.Credential.Expires)))

@@ -114,7 +114,7 @@ var secretReadFields = map[string]*framework.FieldSchema{
 
 // secretExists tells create from update, so that a policy can allow a team to add secrets but not to overwrite any.
 func (b *backend) secretExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
-	place, err := placeOf(data)
+	ref, err := secretRefOf(data)
 	if err != nil {
 		return false, nil
 	}
@@ -122,7 +122,7 @@ func (b *backend) secretExists(ctx context.Context, req *logical.Request, data *
 	if err != nil {
 		return false, remoteCheck(err)
 	}
-	updated, err := secretUpdated(ctx, conn, place)
+	updated, err := secretUpdated(ctx, conn, ref)
 	if err != nil {
 		// Who may only create must not overwrite because Databricks could not be asked.
 		return true, remoteCheck(err)
@@ -131,7 +131,7 @@ func (b *backend) secretExists(ctx context.Context, req *logical.Request, data *
 }
 
 func (b *backend) writeSecret(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	place, err := placeOf(data)
+	ref, err := secretRefOf(data)
 	if err != nil {
 		return nil, err
 	}
@@ -143,22 +143,22 @@ func (b *backend) writeSecret(ctx context.Context, req *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
-	asked, err := askedTTL(data)
+	requested, err := requestedTTL(data)
 	if err != nil {
 		return nil, err
 	}
-	if asked > 0 {
-		return b.leaseSecret(ctx, req, conn, place, value, asked)
+	if requested > 0 {
+		return b.leaseSecret(ctx, req, conn, ref, value, requested)
 	}
-	if err := b.putForGood(ctx, req.Storage, conn, place, value); err != nil {
+	if err := b.putUnleased(ctx, req.Storage, conn, ref, value); err != nil {
 		return nil, err
 	}
-	b.event(ctx, "secret-write", req.Path, "scope", place.Scope, "key", place.Key)
-	return &logical.Response{Data: map[string]any{keyScope: place.Scope, keyKey: place.Key}}, nil
+	b.event(ctx, "secret-write", req.Path, "scope", ref.Scope, "key", ref.Key)
+	return &logical.Response{Data: map[string]any{keyScope: ref.Scope, keyKey: ref.Key}}, nil
 }
 
 func (b *backend) readSecret(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	place, err := placeOf(data)
+	ref, err := secretRefOf(data)
 	if err != nil {
 		return nil, err
 	}
@@ -166,19 +166,19 @@ func (b *backend) readSecret(ctx context.Context, req *logical.Request, data *fr
 	if err != nil {
 		return nil, err
 	}
-	value, err := conn.client.GetSecret(ctx, place.Scope, place.Key)
+	value, err := conn.client.GetSecret(ctx, ref.Scope, ref.Key)
 	if client.IsGone(err) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, explainSecrets(err, place.Scope, permissionRead)
+		return nil, explainSecrets(err, ref.Scope, permissionRead)
 	}
-	updated, err := secretUpdated(ctx, conn, place)
+	updated, err := secretUpdated(ctx, conn, ref)
 	if err != nil {
-		return nil, explainSecrets(err, place.Scope, permissionRead)
+		return nil, explainSecrets(err, ref.Scope, permissionRead)
 	}
 	answer := map[string]any{
-		keyKey:         place.Key,
+		keyKey:         ref.Key,
 		keyBytesValue:  base64.StdEncoding.EncodeToString(value),
 		keyLastUpdated: rfc3339(updated),
 	}
@@ -189,7 +189,7 @@ func (b *backend) readSecret(ctx context.Context, req *logical.Request, data *fr
 }
 
 func (b *backend) deleteSecret(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	place, err := placeOf(data)
+	ref, err := secretRefOf(data)
 	if err != nil {
 		return nil, err
 	}
@@ -197,10 +197,10 @@ func (b *backend) deleteSecret(ctx context.Context, req *logical.Request, data *
 	if err != nil {
 		return nil, err
 	}
-	if err := conn.client.DeleteSecret(ctx, place.Scope, place.Key); err != nil && !client.IsGone(err) {
-		return nil, explainSecrets(err, place.Scope, permissionWrite)
+	if err := conn.client.DeleteSecret(ctx, ref.Scope, ref.Key); err != nil && !client.IsGone(err) {
+		return nil, explainSecrets(err, ref.Scope, permissionWrite)
 	}
-	b.event(ctx, "secret-delete", req.Path, "scope", place.Scope, "key", place.Key)
+	b.event(ctx, "secret-delete", req.Path, "scope", ref.Scope, "key", ref.Key)
 	return &logical.Response{}, nil
 }
 

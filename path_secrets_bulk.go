@@ -151,7 +151,7 @@ func (b *backend) pushSecrets(ctx context.Context, req *logical.Request, data *f
 	p.each(ctx, b, keyDeleted, surplus[:first], remove)
 	if p.first == nil {
 		p.each(ctx, b, keyWritten, keys, func(ctx context.Context, key string) error {
-			return b.putForGood(ctx, req.Storage, conn, secretPlace{Scope: p.scope, Key: key}, p.puts[key])
+			return b.putUnleased(ctx, req.Storage, conn, secretRef{Scope: p.scope, Key: key}, p.puts[key])
 		})
 	}
 	if p.first == nil {

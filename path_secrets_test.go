@@ -219,12 +219,12 @@ func TestSecretKeysIgnoreCase(t *testing.T) {
 	conn, err := m.backend.(*backend).connection(t.Context(), m.storage)
 	require.NoError(t, err)
 	for key, exists := range map[string]bool{"Token": true, "TOKEN": true, "token": true, "tokens": false} {
-		updated, err := secretUpdated(t.Context(), conn, secretPlace{Scope: "Etl", Key: key})
+		updated, err := secretUpdated(t.Context(), conn, secretRef{Scope: "Etl", Key: key})
 		require.NoError(t, err)
 		require.Equal(t, exists, updated.Equal(m.scope("etl").Secrets["Token"].Updated), key)
 	}
 	m.workspace.PutSecret("etl", "token", []byte("v"))
-	updated, err := secretUpdated(t.Context(), conn, secretPlace{Scope: "etl", Key: "token"})
+	updated, err := secretUpdated(t.Context(), conn, secretRef{Scope: "etl", Key: "token"})
 	require.NoError(t, err)
 	require.True(t, updated.Equal(m.scope("etl").Secrets["token"].Updated), "the exact spelling goes first")
 }

@@ -133,7 +133,7 @@ func (b *backend) staticResponse(e *staticEntry) *logical.Response {
 		keyDeliverKey:         e.DeliverKey,
 		keyCredentialID:       e.State.Current.ID,
 		keyExpiryTime:         rfc3339(e.State.Current.Expires),
-		keyDelivered:          e.place() != nil && !e.undelivered(),
+		keyDelivered:          e.delivery() != nil && !e.undelivered(),
 	}
 	ids := []string{}
 	for _, old := range e.State.Retired {
@@ -215,9 +215,9 @@ func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
-	if place := role.place(); place != nil {
+	if ref := role.delivery(); ref != nil {
 		// No other role takes the place while it is checked.
-		unlock, err := b.placeLocks.Lock(ctx, place.folded())
+		unlock, err := b.deliveryLocks.Lock(ctx, ref.canonical())
 		if err != nil {
 			return nil, err
 		}
@@ -254,7 +254,7 @@ func (b *backend) staticChanged(done string, conn *connection, e *staticEntry, p
 	if pending != nil {
 		resp.AddWarning(fmt.Sprintf("%s, but something is left to do, which is tried again at %s: %s", done, rfc3339(e.State.PendingRetry), pending))
 	}
-	for _, warning := range credential.Lookup(e.CredentialType).Warnings(conn.knownIdentity(), e.mints().spec()) {
+	for _, warning := range credential.Lookup(e.CredentialType).Warnings(conn.cachedIdentity(), e.mints().spec()) {
 		resp.AddWarning(warning)
 	}
 	if !e.Automatic() {
@@ -305,7 +305,7 @@ func (b *backend) deleteStatic(ctx context.Context, req *logical.Request, data *
 	}
 	resp := &logical.Response{}
 	for _, c := range it.e.State.Copies {
-		resp.AddWarning(fmt.Sprintf("A copy of a credential may be left in %s (%s)", c.secretPlace, why))
+		resp.AddWarning(fmt.Sprintf("A copy of a credential may be left in %s (%s)", c.secretRef, why))
 	}
 	for _, k := range it.e.State.all() {
 		resp.AddWarning(fmt.Sprintf("%s %s may be left at %s; it ends by itself at %s (%s)", k.Type, k.ID, k.Host, rfc3339(k.Expires), why))

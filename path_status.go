@@ -85,7 +85,7 @@ func (b *backend) readStatus(ctx context.Context, req *logical.Request, _ *frame
 	status[keyAuthType] = conn.config.AuthType
 	status[keyWorkspaceID] = conn.config.WorkspaceID
 	status["identity"] = nil
-	if who := conn.knownIdentity(); who != nil {
+	if who := conn.cachedIdentity(); who != nil {
 		status[keyWorkspaceID] = who.WorkspaceID
 		status["identity"] = map[string]any{
 			"id":                who.ID,

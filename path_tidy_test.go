@@ -82,7 +82,7 @@ func (m *mount) awaitTidy() map[string]any {
 	return status
 }
 
-// tidyUp is a whole run.
+// runTidy is a whole run.
 func (m *mount) tidyUp() map[string]any {
 	m.t.Helper()
 	m.write("tidy", nil)
@@ -127,8 +127,8 @@ func TestTidy(t *testing.T) {
 	foreign := strings.Replace(mark(1, -time.Hour, false), testMountID, foreignID, 1)
 	texts := map[string]bool{ // whether it is garbage
 		mark(1, -time.Hour, false):                                        true,
-		mark(2, -tidySlack-time.Minute, false):                            true,
-		mark(3, -tidySlack+time.Minute, false):                            false,
+		mark(2, -tidyGrace-time.Minute, false):                            true,
+		mark(3, -tidyGrace+time.Minute, false):                            false,
 		mark(4, time.Hour, false):                                         false,
 		mark(5, -time.Hour, false) + " copied":                            false,
 		mark(6, -time.Hour, false) + " ":                                  false,
@@ -830,7 +830,7 @@ func TestTidyForOtherMounts(t *testing.T) {
 	third := m.workspace.AddServicePrincipal(strings.Replace(mark(3, -time.Hour, false), testMountID, "third", 1), false)
 	_, token := m.workspace.AddToken(m.admin, foreign(4, -time.Hour, true), 0)
 	_, kept := m.workspace.AddToken(m.admin, foreign(5, 24*time.Hour, true), 0)
-	clock.move(2 * tidyKeptAge) // old enough for a kept one of this mount
+	clock.move(2 * tidyStoredAge) // old enough for a kept one of this mount
 
 	requireTidy(t, m.tidyUp(), "finished", 0, 0, 0)
 	for _, bad := range []string{"unnamed", "a/b", "a:b", strings.Repeat("a", 65)} {
@@ -886,7 +886,7 @@ func TestTidyKnowsWhatIsKept(t *testing.T) {
 
 	m.write("tidy", nil)
 	requireTidy(t, m.awaitTidy(), "finished", 0, 0, 0)
-	c.advance(2 * tidyKeptAge)
+	c.advance(2 * tidyStoredAge)
 	m.write("tidy", nil)
 	requireTidy(t, m.awaitTidy(), "finished", 2, 2, 0)
 	require.Len(t, m.minted(), 3)

@@ -164,15 +164,15 @@ func (b *backend) deleteToken(ctx context.Context, req *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
-	how := credential.AccessOwn
+	access := credential.AccessOwn
 	if data.Get(keyAll).(bool) {
-		how = credential.AccessAdmin
+		access = credential.AccessAdmin
 	}
 	id := data.Get(keyTokenID).(string)
-	if err := checkNotKept(ctx, req.Storage, id); err != nil {
+	if err := checkNotInUse(ctx, req.Storage, id); err != nil {
 		return nil, err
 	}
-	if err := credential.DeleteToken(ctx, conn, how, id); err != nil {
+	if err := credential.DeleteToken(ctx, conn, access, id); err != nil {
 		return nil, err
 	}
 	if slices.Contains(conn.config.Rotation.OperatorCreated, id) {
@@ -187,8 +187,8 @@ func (b *backend) deleteToken(ctx context.Context, req *logical.Request, data *f
 	return &logical.Response{}, nil
 }
 
-// checkNotKept refuses to delete a token that is in use by more than a lease.
-func checkNotKept(ctx context.Context, s logical.Storage, id string) error {
+// checkNotInUse refuses to delete a token that is in use by more than a lease.
+func checkNotInUse(ctx context.Context, s logical.Storage, id string) error {
 	config, err := readConfig(ctx, s)
 	if err != nil {
 		return err

@@ -102,7 +102,7 @@ func (p *push) each(ctx context.Context, b *backend, what string, keys []string,
 	defer stop(nil)
 	finished := make(chan struct{})
 	defer close(finished)
-	go p.tell(b, what, len(keys), finished)
+	go p.logProgress(b, what, len(keys), finished)
 
 	var group errgroup.Group
 	group.SetLimit(bulkConcurrency)
@@ -121,7 +121,7 @@ func (p *push) each(ctx context.Context, b *backend, what string, keys []string,
 				if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 					err = context.Cause(ctx) // what stopped this key, rather than that it was stopped
 				}
-				if hopeless(err) {
+				if failsForAll(err) {
 					stop(err)
 				}
 				return p.fail(key, err)
@@ -137,8 +137,8 @@ func (p *push) each(ctx context.Context, b *backend, what string, keys []string,
 	b.Logger().Info("pushed secrets", "scope", p.scope, what, len(p.done[what]), "of", len(keys), "took", time.Since(p.started).Round(time.Millisecond).String())
 }
 
-// tell logs how far a push is, in numbers only.
-func (p *push) tell(b *backend, what string, total int, finished <-chan struct{}) {
+// logProgress logs how far a push is, in numbers only.
+func (p *push) logProgress(b *backend, what string, total int, finished <-chan struct{}) {
 	ticker := time.NewTicker(bulkProgress)
 	defer ticker.Stop()
 	for {
@@ -195,8 +195,8 @@ func (e *pushError) Error() string { return e.text }
 
 func (e *pushError) Unwrap() error { return e.first }
 
-// hopeless tells whether what failed for one key will fail for all.
-func hopeless(err error) bool {
+// failsForAll tells whether what failed for one key will fail for all.
+func failsForAll(err error) bool {
 	var remote *client.Error
 	if !errors.As(err, &remote) {
 		return true

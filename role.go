@@ -191,9 +191,9 @@ func (r *roleEntry) checkFields(t *credential.Traits) error {
 	return nil
 }
 
-// settle holds a role against the connection, which is nil when there is none yet: whether its type works there, who its
+// resolve holds a role against the connection, which is nil when there is none yet: whether its type works there, who its
 // service principal is, and whether its groups exist.
-func (r *roleEntry) settle(ctx context.Context, conn *connection, old *roleEntry) error {
+func (r *roleEntry) resolve(ctx context.Context, conn *connection, old *roleEntry) error {
 	t := credential.Lookup(r.CredentialType).Traits()
 	if conn == nil {
 		if r.spec().Named() || len(r.Groups) > 0 {
@@ -274,21 +274,21 @@ func cleanScopes(scopes []string) ([]string, error) {
 }
 
 // narrowScopes answers the scopes to mint with: the role's, unless the caller asks for fewer. No input widens a role.
-func narrowScopes(allowed, asked []string) ([]string, error) {
-	asked, err := cleanScopes(asked)
+func narrowScopes(allowed, requested []string) ([]string, error) {
+	requested, err := cleanScopes(requested)
 	if err != nil {
 		return nil, err
 	}
-	if len(asked) == 0 {
+	if len(requested) == 0 {
 		return allowed, nil
 	}
 	if len(allowed) == 0 {
-		return asked, nil
+		return requested, nil
 	}
-	for _, scope := range asked {
+	for _, scope := range requested {
 		if !slices.Contains(allowed, scope) {
 			return nil, badField(keyScopes, "%q is not among the role's scopes; ask for some of: %s", scope, strings.Join(allowed, ", "))
 		}
 	}
-	return asked, nil
+	return requested, nil
 }

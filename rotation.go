@@ -36,19 +36,19 @@ type rotationState struct {
 
 // retired is a credential that has a successor, and lives on for those who still use it.
 type retired struct {
-	kept
+	storedCredential
 	Until time.Time `json:"until"` // it is removed from then on
 	Grace int64     `json:"grace"` // seconds that it was to live on at first
 }
 
 // retire returns the credential as one that is removed after the grace.
-func (k kept) retire(now time.Time, grace time.Duration) retired {
-	return retired{kept: k, Until: now.UTC().Add(grace).Truncate(time.Second), Grace: int64(grace / time.Second)}
+func (k storedCredential) retire(now time.Time, grace time.Duration) retired {
+	return retired{storedCredential: k, Until: now.UTC().Add(grace).Truncate(time.Second), Grace: int64(grace / time.Second)}
 }
 
 // latest returns when a successor must be there, by Vault's clock: a quarter of the credential's life before its end, a week at
 // most, but the margin at least. It returns the zero time for a credential that is not known to end.
-func (k *kept) latest(margin time.Duration) time.Time {
+func (k *storedCredential) latest(margin time.Duration) time.Time {
 	life := seconds(k.Lifetime)
 	if life <= 0 {
 		return time.Time{}
@@ -58,13 +58,13 @@ func (k *kept) latest(margin time.Duration) time.Time {
 }
 
 // all returns the current credential, if it has an id, and the retired ones.
-func (s *rotationState) all(current *kept) []kept {
-	var all []kept
+func (s *rotationState) all(current *storedCredential) []storedCredential {
+	var all []storedCredential
 	if current.ID != "" {
 		all = append(all, *current)
 	}
 	for _, old := range s.Retired {
-		all = append(all, old.kept)
+		all = append(all, old.storedCredential)
 	}
 	return all
 }
@@ -130,14 +130,14 @@ func earliest(times ...time.Time) time.Time {
 // pure functions of it and of the time. It shares the entry's memory.
 type rotationView struct {
 	*rotationState
-	current  *kept
+	current  *storedCredential
 	schedule schedule.Schedule // that is followed; none where rotation is suspended
 	margin   time.Duration     // how much of the credential's life must be left when it is replaced
 
 	managed  bool                // Vault's rotation manager follows the schedule
 	deleting bool                // all that is left to do is to remove what was made
 	urgent   bool                // there is work that waits for no time
-	spares   func(*retired) bool // a retired credential that must stay for now; nil for none
+	mustStay func(*retired) bool // a retired credential that must stay for now; nil for none
 }
 
 // due returns when the credential is to be replaced, zero for never: when the schedule says so, but in good time before it ends,
@@ -172,7 +172,7 @@ func (v rotationView) nextPending() time.Time {
 		at = time.Unix(0, 0).UTC()
 	}
 	for i := range v.Retired {
-		if old := &v.Retired[i]; v.spares == nil || !v.spares(old) {
+		if old := &v.Retired[i]; v.mustStay == nil || !v.mustStay(old) {
 			at = earliest(at, old.Until)
 		}
 	}
@@ -357,7 +357,7 @@ func (b *backend) removeRetired(ctx context.Context, conn *connection, all []ret
 		if !goes(&all[i]) {
 			continue
 		}
-		if err := b.revokeKept(ctx, conn, &all[i].kept); err != nil {
+		if err := b.revokeStored(ctx, conn, &all[i].storedCredential); err != nil {
 			errs = append(errs, err)
 		} else {
 			gone = append(gone, all[i].ID)

@@ -15,9 +15,9 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// kept is a credential that no lease answers for, but an entry of the mount's storage: the config, or that of a static role.
+// storedCredential is a credential that no lease answers for, but an entry of the mount's storage: the config, or that of a static role.
 // It holds no secret.
-type kept struct {
+type storedCredential struct {
 	origin
 	Type               string    `json:"credential_type"`
 	ID                 string    `json:"id"`
@@ -29,10 +29,10 @@ type kept struct {
 	Expires            time.Time `json:"expires"`  // by Databricks' clock
 }
 
-// uncertain is the failure of a write to the storage which may have been done all the same, or be done yet.
-type uncertain struct{ error }
+// uncertainError is the failure of a write to the storage which may have been done all the same, or be done yet.
+type uncertainError struct{ error }
 
-func (u *uncertain) Unwrap() error { return u.error }
+func (u *uncertainError) Unwrap() error { return u.error }
 
 // storedRequest is a credential to be created for a storage entry.
 type storedRequest struct {
@@ -47,12 +47,12 @@ type storedRequest struct {
 // makeStored creates a credential, and has save store the entry that holds it from then on. What the entry has is kept, and what it
 // hasn't is removed: at once when save fails, or by the rollback, which asks the storage. When save returns an uncertain error,
 // nothing is undone until the storage has settled.
-func (b *backend) makeStored(ctx context.Context, s logical.Storage, conn *connection, want storedRequest, save func(ctx context.Context, k *kept, made *credential.Credential) error) error {
+func (b *backend) makeStored(ctx context.Context, s logical.Storage, conn *connection, want storedRequest, save func(ctx context.Context, k *storedCredential, made *credential.Credential) error) error {
 	in, err := b.newIntent(ctx, conn)
 	if err != nil {
 		return err
 	}
-	in.Keeper = want.key
+	in.OwnerKey = want.key
 	in.Credential = &credentialIntent{Type: want.credentialType, Role: want.role}
 	kind := credential.Lookup(want.credentialType)
 	r := credential.Request{Spec: want.spec, Text: want.text, Lifetime: want.lifetime}
@@ -67,12 +67,12 @@ func (b *backend) makeStored(ctx context.Context, s logical.Storage, conn *conne
 		if token.Lifetime <= 0 {
 			return logical.CodedError(http.StatusBadGateway, "Databricks made a credential that never ends, although a lifetime was asked for, so it is removed again")
 		}
-		k := &kept{
+		k := &storedCredential{
 			origin: in.origin, Type: want.credentialType, ID: token.ID, Nonce: in.Nonce, ServicePrincipalID: token.ServicePrincipalID,
 			Scopes: want.spec.Scopes, Created: in.Started, Lifetime: int64(token.Lifetime / time.Second), Expires: token.Expires,
 		}
 		err = save(ctx, k, token)
-		var maybe *uncertain
+		var maybe *uncertainError
 		if errors.As(err, &maybe) {
 			op.uncertain = true
 			return fmt.Errorf("the new credential could not be saved for certain; within minutes the rollback finds out and removes it if it was not: %w", maybe.error)
@@ -81,23 +81,23 @@ func (b *backend) makeStored(ctx context.Context, s logical.Storage, conn *conne
 	})
 }
 
-// revokeKept ends the credential at Databricks. It asks for that even if it should have ended by itself: our clock may be wrong.
-func (b *backend) revokeKept(ctx context.Context, conn *connection, k *kept) error {
+// revokeStored ends the credential at Databricks. It asks for that even if it should have ended by itself: our clock may be wrong.
+func (b *backend) revokeStored(ctx context.Context, conn *connection, k *storedCredential) error {
 	kind := credential.Lookup(k.Type)
 	if kind == nil {
 		return fmt.Errorf("unknown credential type %q of %s; was it made by a newer version of the plugin?", k.Type, k.ID)
 	}
-	how, err := conn.reaches(ctx, k.origin)
+	access, err := conn.accessTo(ctx, k.origin)
 	if err != nil {
 		return err
 	}
-	if how == credential.AccessNone && b.now().After(k.Expires.Add(24*time.Hour)) {
+	if access == credential.AccessNone && b.now().After(k.Expires.Add(24*time.Hour)) {
 		return nil
 	}
-	if how == credential.AccessNone {
+	if access == credential.AccessNone {
 		return badField(keyHost, "%s %s was made at %s, but the mount is now connected to %s; connect it to the first again, or wait until it ends by itself at %s", k.Type, k.ID, k.Host, conn.config.Host, rfc3339(k.Expires))
 	}
-	err = kind.Revoke(ctx, conn, how, credential.Ref{ID: k.ID, ServicePrincipalID: k.ServicePrincipalID})
+	err = kind.Revoke(ctx, conn, access, credential.Ref{ID: k.ID, ServicePrincipalID: k.ServicePrincipalID})
 	if client.IsKind(err, client.PermissionDenied) && b.now().After(k.Expires.Add(24*time.Hour)) {
 		return nil // nobody needs to be asked for the right to remove what has ended
 	}
@@ -107,8 +107,8 @@ func (b *backend) revokeKept(ctx context.Context, conn *connection, k *kept) err
 	return nil
 }
 
-// keptUnder answers the credentials that the storage entry under key answers for.
-func keptUnder(ctx context.Context, s logical.Storage, key string) ([]kept, error) {
+// storedUnder answers the credentials that the storage entry under key answers for.
+func storedUnder(ctx context.Context, s logical.Storage, key string) ([]storedCredential, error) {
 	if key == configStorageKey {
 		config, err := readConfig(ctx, s)
 		if err != nil || config == nil {
@@ -123,9 +123,9 @@ func keptUnder(ctx context.Context, s logical.Storage, key string) ([]kept, erro
 	return e.State.all(), nil
 }
 
-// eachKept shows the credentials that the config and the static roles answer for, by the keys of their entries. An entry that can't
+// eachStored shows the credentials that the config and the static roles answer for, by the keys of their entries. An entry that can't
 // be read keeps none of the others from being shown, and is an error in the end.
-func eachKept(ctx context.Context, s logical.Storage, show func(key string, all []kept)) error {
+func eachStored(ctx context.Context, s logical.Storage, show func(key string, all []storedCredential)) error {
 	names, err := s.List(ctx, staticStoragePrefix)
 	if err != nil {
 		return err
@@ -136,9 +136,9 @@ func eachKept(ctx context.Context, s logical.Storage, show func(key string, all 
 	}
 	var errs []error
 	for _, key := range keys {
-		var all []kept
+		var all []storedCredential
 		if key == configStorageKey {
-			all, err = keptUnder(ctx, s, key)
+			all, err = storedUnder(ctx, s, key)
 		} else {
 			var e *staticEntry
 			if e, err = decodeStatic(ctx, s, key); e != nil {
@@ -165,7 +165,7 @@ func (b *backend) ownedNonces(ctx context.Context, s logical.Storage) (map[strin
 	if err != nil {
 		return nil, err
 	}
-	return owned, eachKept(ctx, s, func(_ string, all []kept) {
+	return owned, eachStored(ctx, s, func(_ string, all []storedCredential) {
 		for _, k := range all {
 			owned[k.Nonce] = true
 		}

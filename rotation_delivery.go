@@ -13,8 +13,8 @@ import (
 	"vault-plugin-secrets-databricks/internal/credential"
 )
 
-// keptCopy is a copy of a credential in a secret scope. It is stored before the secret is written.
-type keptCopy struct {
+// storedCopy is a copy of a credential in a secret scope. It is stored before the secret is written.
+type storedCopy struct {
 	secretIntent
 	Nonce   string    `json:"nonce"` // of the credential
 	Started time.Time `json:"started"`
@@ -22,64 +22,64 @@ type keptCopy struct {
 }
 
 // deliveredAt reports whether the copy is, or may be, where the role delivers to.
-func (e *staticEntry) deliveredAt(c *keptCopy) bool {
-	place := e.place()
-	return place != nil && place.folded() == c.folded()
+func (e *staticEntry) deliveredAt(c *storedCopy) bool {
+	ref := e.delivery()
+	return ref != nil && ref.canonical() == c.canonical()
 }
 
 // undelivered reports whether the current credential is still to be delivered.
 func (e *staticEntry) undelivered() bool {
-	return e.place() != nil && !slices.ContainsFunc(e.State.Copies, func(c keptCopy) bool {
+	return e.delivery() != nil && !slices.ContainsFunc(e.State.Copies, func(c storedCopy) bool {
 		return e.deliveredAt(&c) && c.Nonce == e.State.Current.Nonce && !c.Updated.IsZero()
 	})
 }
 
-// leftCopies reports whether there are copies where the role no longer delivers to.
-func (e *staticEntry) leftCopies() bool {
-	return slices.ContainsFunc(e.State.Copies, func(c keptCopy) bool { return !e.deliveredAt(&c) })
+// staleCopies reports whether there are copies where the role no longer delivers to.
+func (e *staticEntry) staleCopies() bool {
+	return slices.ContainsFunc(e.State.Copies, func(c storedCopy) bool { return !e.deliveredAt(&c) })
 }
 
 // pinned reports whether a retired credential must stay because it is the one that is delivered: its consumers can't have read the
 // new one yet.
 func (e *staticEntry) pinned(old *retired) bool {
-	return e.undelivered() && slices.ContainsFunc(e.State.Copies, func(c keptCopy) bool { return c.Nonce == old.Nonce })
+	return e.undelivered() && slices.ContainsFunc(e.State.Copies, func(c storedCopy) bool { return c.Nonce == old.Nonce })
 }
 
 // alive reports whether the role has the credential with the nonce, and it has not ended.
 func (e *staticEntry) alive(nonce string, now time.Time) bool {
-	return slices.ContainsFunc(e.State.all(), func(k kept) bool { return k.Nonce == nonce && now.Before(k.Expires) })
+	return slices.ContainsFunc(e.State.all(), func(k storedCredential) bool { return k.Nonce == nonce && now.Before(k.Expires) })
 }
 
 // deliver writes the secret part of the current credential to where the role delivers to, over whatever is there. The copy is
 // stored before, so that it is known after a crash.
 func (i *staticItem) deliver(ctx context.Context, e *staticEntry) error {
 	b, conn := i.b, i.conn
-	place := *e.place()
-	unlock, err := b.secretLocks.Lock(ctx, place.folded())
+	ref := *e.delivery()
+	unlock, err := b.secretLocks.Lock(ctx, ref.canonical())
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	before, err := secretUpdated(ctx, conn, place)
+	before, err := secretUpdated(ctx, conn, ref)
 	if err != nil {
-		return explainSecrets(err, place.Scope, permissionRead)
+		return explainSecrets(err, ref.Scope, permissionRead)
 	}
 	// An earlier write whose outcome is unknown can be forgotten when what is there now can't be it.
-	earlier := slices.DeleteFunc(slices.Clone(e.State.Copies), func(c keptCopy) bool {
-		return e.deliveredAt(&c) && c.Updated.IsZero() && !c.mayBe(before, c.Started)
+	earlier := slices.DeleteFunc(slices.Clone(e.State.Copies), func(c storedCopy) bool {
+		return e.deliveredAt(&c) && c.Updated.IsZero() && !c.matches(before, c.Started)
 	})
-	put := keptCopy{secretIntent: secretIntent{secretPlace: place, Before: before}, Nonce: e.State.Current.Nonce, Started: b.now().UTC()}
+	put := storedCopy{secretIntent: secretIntent{secretRef: ref, Before: before}, Nonce: e.State.Current.Nonce, Started: b.now().UTC()}
 	e.State.Copies = append(slices.Clone(earlier), put)
 	if err := b.saveStatic(ctx, i.req.Storage, i.name, e); err != nil {
 		return err
 	}
-	if err := (secretValue{text: e.State.Secret}).put(ctx, conn, place); err != nil {
+	if err := (secretValue{text: e.State.Secret}).put(ctx, conn, ref); err != nil {
 		if credential.NotApplied(err) {
 			e.State.Copies = earlier
 			return err
 		}
-		updated, lookErr := secretUpdated(ctx, conn, place)
-		if lookErr == nil && updated.Equal(before) && answered(err) {
+		updated, lookErr := secretUpdated(ctx, conn, ref)
+		if lookErr == nil && updated.Equal(before) && hasResponse(err) {
 			e.State.Copies = earlier
 		}
 		if lookErr != nil || updated.Equal(before) {
@@ -88,10 +88,10 @@ func (i *staticItem) deliver(ctx context.Context, e *staticEntry) error {
 		// It was written all the same.
 	}
 	// It has replaced any earlier copy there.
-	e.State.Copies = append(slices.DeleteFunc(slices.Clone(earlier), func(c keptCopy) bool { return e.deliveredAt(&c) }), put)
-	written, err := stamped(ctx, conn, &put.secretIntent)
+	e.State.Copies = append(slices.DeleteFunc(slices.Clone(earlier), func(c storedCopy) bool { return e.deliveredAt(&c) }), put)
+	written, err := confirmWrite(ctx, conn, &put.secretIntent)
 	if err == nil {
-		err = b.supersede(context.WithoutCancel(ctx), i.req.Storage, conn, place)
+		err = b.supersede(context.WithoutCancel(ctx), i.req.Storage, conn, ref)
 	}
 	if err != nil {
 		return err
@@ -100,8 +100,8 @@ func (i *staticItem) deliver(ctx context.Context, e *staticEntry) error {
 	// For consumers that have read the previous credential here, its grace begins now.
 	for n := range e.State.Retired {
 		old := &e.State.Retired[n]
-		if slices.ContainsFunc(earlier, func(c keptCopy) bool { return e.deliveredAt(&c) && c.Nonce == old.Nonce }) {
-			until := old.kept.retire(b.now(), seconds(e.Grace)).Until
+		if slices.ContainsFunc(earlier, func(c storedCopy) bool { return e.deliveredAt(&c) && c.Nonce == old.Nonce }) {
+			until := old.storedCredential.retire(b.now(), seconds(e.Grace)).Until
 			if until.After(old.Until) {
 				old.Until = until
 			}
@@ -111,8 +111,8 @@ func (i *staticItem) deliver(ctx context.Context, e *staticEntry) error {
 }
 
 // removeCopies removes the copies for which goes is true, if they are still ours. Those that can't be removed stay in the list.
-func (i *staticItem) removeCopies(ctx context.Context, e *staticEntry, goes func(*keptCopy) bool) error {
-	var stay []keptCopy
+func (i *staticItem) removeCopies(ctx context.Context, e *staticEntry, goes func(*storedCopy) bool) error {
+	var stay []storedCopy
 	var errs []error
 	for n := range e.State.Copies {
 		c := &e.State.Copies[n]
@@ -121,7 +121,7 @@ func (i *staticItem) removeCopies(ctx context.Context, e *staticEntry, goes func
 			if err == nil || client.IsGone(err) {
 				continue
 			}
-			errs = append(errs, fmt.Errorf("remove the copy in %s: %w", c.secretPlace, err))
+			errs = append(errs, fmt.Errorf("remove the copy in %s: %w", c.secretRef, err))
 		}
 		stay = append(stay, *c)
 	}
@@ -131,22 +131,22 @@ func (i *staticItem) removeCopies(ctx context.Context, e *staticEntry, goes func
 
 // removeCopy removes a copy, unless another value was written there since. Where it isn't certain that it was written, it goes by the
 // time of what is there now.
-func (b *backend) removeCopy(ctx context.Context, conn *connection, c *keptCopy) error {
-	unlock, err := b.secretLocks.Lock(ctx, c.folded())
+func (b *backend) removeCopy(ctx context.Context, conn *connection, c *storedCopy) error {
+	unlock, err := b.secretLocks.Lock(ctx, c.canonical())
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	written := &writtenSecret{secretPlace: c.secretPlace, Updated: c.Updated}
+	written := &writtenSecret{secretRef: c.secretRef, Updated: c.Updated}
 	if c.Updated.IsZero() {
-		updated, err := secretUpdated(ctx, conn, c.secretPlace)
+		updated, err := secretUpdated(ctx, conn, c.secretRef)
 		if err != nil {
 			return explainSecrets(err, c.Scope, permissionRead)
 		}
-		if updated.IsZero() || !c.mayBe(updated, c.Started) {
+		if updated.IsZero() || !c.matches(updated, c.Started) {
 			return nil
 		}
 		written.Updated = updated
 	}
-	return b.removeWritten(ctx, conn, written)
+	return b.removeWrittenLocked(ctx, conn, written)
 }

@@ -139,7 +139,7 @@ func TestDeletingAnUndeliveredRoleRemovesItsOwn(t *testing.T) {
 func TestMovingAfterADeliveryThatIsNotCertain(t *testing.T) {
 	t.Parallel()
 	for name, fault := range putFaults {
-		for to, place := range map[string]map[string]any{
+		for to, ref := range map[string]map[string]any{
 			"another key": {"deliver_key": "two"},
 			"nowhere":     {"deliver_scope": "", "deliver_key": ""},
 		} {
@@ -151,7 +151,7 @@ func TestMovingAfterADeliveryThatIsNotCertain(t *testing.T) {
 				m.failPut(fault, 1)
 				m.tick()
 				require.Equal(t, false, m.read("static-roles/x").Data["delivered"])
-				m.write("static-roles/x", place)
+				m.write("static-roles/x", ref)
 				m.goOn(c, 100*time.Minute, time.Minute)
 				_, there := m.has("one")
 				require.False(t, there)
@@ -243,8 +243,8 @@ func TestOneRolePerPlace(t *testing.T) {
 	t.Parallel()
 	m, c := delivering(t)
 	m.write("static-roles/a", daily("k"))
-	for _, place := range [][2]string{{"etl", "k"}, {"ETL", "k"}, {"etl", "K"}} {
-		role := daily(place[1], "deliver_scope", place[0])
+	for _, ref := range [][2]string{{"etl", "k"}, {"ETL", "k"}, {"etl", "K"}} {
+		role := daily(ref[1], "deliver_scope", ref[0])
 		resp, err := m.do(logical.UpdateOperation, "static-roles/b", role)
 		m.refused(resp, err, "deliver_key: ", `static role "a"`)
 	}

@@ -28,14 +28,14 @@ type rotationHost struct {
 	*logical.StaticSystemView
 	now func() time.Time
 
-	mu     sync.Mutex
-	refuse error // what it answers whatever it is asked, if not nil
-	jobs   map[string]rotation.RotationJobConfigureRequest
-	asked  []string
+	mu        sync.Mutex
+	refuse    error // what it answers whatever it is asked, if not nil
+	jobs      map[string]rotation.RotationJobConfigureRequest
+	requested []string
 }
 
 func (h *rotationHost) begin(what string) error {
-	h.asked = append(h.asked, what)
+	h.requested = append(h.requested, what)
 	return h.refuse
 }
 
@@ -108,9 +108,9 @@ func (h *rotationHost) job() *rotation.RotationJobConfigureRequest {
 func (h *rotationHost) calls() []string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	asked := h.asked
-	h.asked = nil
-	return asked
+	requested := h.requested
+	h.requested = nil
+	return requested
 }
 
 // newManagedMount is a mount of a host with a rotation manager, without config.
@@ -560,8 +560,8 @@ func managedFor(t *testing.T, life time.Duration, config map[string]any, opts ..
 func TestAManagersLossEndsNoCredential(t *testing.T) {
 	t.Parallel()
 	for name, life := range map[string]time.Duration{"a week": 7 * day, "five hours": 5 * time.Hour, "three hours": 3 * time.Hour} {
-		for how, gone := range map[string]bool{"lost": false, "without a manager": true} {
-			t.Run(name+", "+how, func(t *testing.T) {
+		for access, gone := range map[string]bool{"lost": false, "without a manager": true} {
+			t.Run(name+", "+access, func(t *testing.T) {
 				t.Parallel()
 				m, c, h := managedFor(t, min(life, 6*time.Hour), map[string]any{"rotation_period": "2h"}, simulator.WithMaxTokenLifetime(life))
 				m.write("config/rotate-root", nil)
@@ -582,8 +582,8 @@ func TestAManagersLossEndsNoCredential(t *testing.T) {
 // lost the schedule.
 func TestARotationBeforeTheEndIsTriedAgain(t *testing.T) {
 	t.Parallel()
-	for how, gone := range map[string]bool{"lost": false, "without a manager": true} {
-		t.Run(how, func(t *testing.T) {
+	for access, gone := range map[string]bool{"lost": false, "without a manager": true} {
+		t.Run(access, func(t *testing.T) {
 			t.Parallel()
 			m, c, h := managedFor(t, 10*day, map[string]any{"rotation_period": "24h"})
 			h.lose(gone)

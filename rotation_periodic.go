@@ -28,7 +28,7 @@ type nextRun struct {
 	changes uint64
 }
 
-// begin reports whether it is time to look, and returns what finish must be given.
+// prepare reports whether it is time to look, and returns what finish must be given.
 func (n *nextRun) begin(now time.Time) (due bool, changes uint64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -54,9 +54,9 @@ func (n *nextRun) touch() {
 
 // periodic is what Vault calls about once a minute. What fails in one part doesn't hold up the others.
 func (b *backend) periodic(ctx context.Context, req *logical.Request) error {
-	errs := []error{b.sweepGrants(ctx, req)}
+	errs := []error{b.sweepACLRecords(ctx, req)}
 	if b.WriteSafeReplicationState() && !b.System().Tainted() {
-		errs = append(errs, b.rotateDue(ctx, req), b.tidyTick(ctx, req))
+		errs = append(errs, b.rotateDue(ctx, req), b.tidyPeriodic(ctx, req))
 	}
 	return errors.Join(errs...)
 }

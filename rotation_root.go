@@ -42,7 +42,7 @@ type rootRotation struct {
 	rotationState
 
 	// Credential is the config's, if a rotation made it. ID is empty when an operator created it.
-	Credential kept `json:"credential,omitzero"`
+	Credential storedCredential `json:"credential,omitzero"`
 
 	// OperatorCreated are ids of credentials that an operator created and that have been replaced since. The engine leaves them alone:
 	// only the operator knows who else uses them.
@@ -53,7 +53,7 @@ type rootRotation struct {
 }
 
 // all returns the credentials that the config holds.
-func (r *rootRotation) all() []kept { return r.rotationState.all(&r.Credential) }
+func (r *rootRotation) all() []storedCredential { return r.rotationState.all(&r.Credential) }
 
 // retire puts the current credential, which a rotation made, among those to be removed.
 func (r *rootRotation) retire(config *configEntry, now time.Time) {
@@ -64,7 +64,7 @@ func (r *rootRotation) retire(config *configEntry, now time.Time) {
 		grace = min(grace, shortest/2)
 	}
 	r.Retired = append(r.Retired, r.Credential.retire(now, grace))
-	r.Credential = kept{}
+	r.Credential = storedCredential{}
 }
 
 func (c *configEntry) rotationView() rotationView {
@@ -196,7 +196,7 @@ func (r *rootItem) replace(ctx context.Context) (unidentified string, err error)
 		}
 		created := false
 		want.lifetime = lifetime
-		err = b.makeStored(ctx, r.req.Storage, conn, want, func(ctx context.Context, k *kept, token *credential.Credential) error {
+		err = b.makeStored(ctx, r.req.Storage, conn, want, func(ctx context.Context, k *storedCredential, token *credential.Credential) error {
 			created = true
 			return r.adopt(ctx, identity, old, k, token.SecretPart())
 		})
@@ -217,7 +217,7 @@ func (r *rootItem) replace(ctx context.Context) (unidentified string, err error)
 
 // adopt verifies the new credential by use, and makes it the stored config's and the mount's, unless the config has got another
 // credential since.
-func (r *rootItem) adopt(ctx context.Context, identity *client.Identity, old *rootFound, k *kept, secret client.Secret) error {
+func (r *rootItem) adopt(ctx context.Context, identity *client.Identity, old *rootFound, k *storedCredential, secret client.Secret) error {
 	b := r.b
 	probe := *r.config
 	probe.Identity = nil
@@ -251,7 +251,7 @@ func (r *rootItem) adopt(ctx context.Context, identity *client.Identity, old *ro
 	}
 	if err := b.putConnection(ctx, r.req.Storage, conn); err != nil {
 		conn.client.Close()
-		return &uncertain{err}
+		return &uncertainError{err}
 	}
 	r.config = config
 	return nil
@@ -322,7 +322,7 @@ func (b *backend) removeRoot(ctx context.Context, resp *logical.Response, config
 		b.Logger().Info("removing a credential of the engine, since its config was deleted", "credential_type", k.Type, "id", k.ID, "host", k.Host)
 		err := connErr
 		if err == nil {
-			err = b.revokeKept(ctx, conn, &k)
+			err = b.revokeStored(ctx, conn, &k)
 		}
 		if err != nil {
 			resp.AddWarning(fmt.Sprintf("The engine's own %s %s may be left at %s; it ends by itself at %s (%s)", k.Type, k.ID, k.Host, rfc3339(k.Expires), err))

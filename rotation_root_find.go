@@ -28,10 +28,10 @@ type rootFound struct {
 // findEnd looks up when the credential of a config that is about to replace old ends, so that it is rotated before. It does so only
 // for one that an operator created and that is rotated automatically, over a connection that was verified. The kept that it returns
 // has no ID, and is zero for a credential without an end; the warning says what could not be found out.
-func (b *backend) findEnd(ctx context.Context, req *logical.Request, conn *connection, old *configEntry) (given kept, warning string) {
+func (b *backend) findEnd(ctx context.Context, req *logical.Request, conn *connection, old *configEntry) (given storedCredential, warning string) {
 	config := conn.config
 	if !config.effectiveSchedule().Automatic() || !config.VerifyConnection || config.Rotation.Credential.ID != "" && !config.replaces(old) {
-		return kept{}, ""
+		return storedCredential{}, ""
 	}
 	probe := *config
 	probe.Rotation = rootRotation{}
@@ -43,21 +43,21 @@ func (b *backend) findEnd(ctx context.Context, req *logical.Request, conn *conne
 	}
 	switch {
 	case err != nil:
-		return kept{}, fmt.Sprintf("It could not be found out when the credential ends, so see to it that it is replaced before: %s", err)
+		return storedCredential{}, fmt.Sprintf("It could not be found out when the credential ends, so see to it that it is replaced before: %s", err)
 	case found.id == "":
-		return kept{}, "The credential can't be told from others at Databricks, so it isn't known when it ends; see to it that it is replaced before."
+		return storedCredential{}, "The credential can't be told from others at Databricks, so it isn't known when it ends; see to it that it is replaced before."
 	case found.ends.IsZero():
-		return kept{}, ""
+		return storedCredential{}, ""
 	}
 	now := b.now().UTC()
-	return kept{Created: now, Lifetime: max(1, int64(found.ends.Sub(now)/time.Second)), Expires: found.ends}, ""
+	return storedCredential{Created: now, Lifetime: max(1, int64(found.ends.Sub(now)/time.Second)), Expires: found.ends}, ""
 }
 
 // connectionOf returns a connection with the stored config: the mount's own, if that has the same credential. The caller must call
 // done.
 func (b *backend) connectionOf(ctx context.Context, s logical.Storage, config *configEntry) (conn *connection, done func(), err error) {
 	if shared, err := b.connection(ctx, s); err == nil && shared.config.sameCredential(config) {
-		return &connection{config: config, client: shared.client, account: shared.account, identity: shared.knownIdentity()}, func() {}, nil
+		return &connection{config: config, client: shared.client, account: shared.account, identity: shared.cachedIdentity()}, func() {}, nil
 	}
 	if conn, err = b.connect(ctx, config); err != nil {
 		return nil, nil, err
@@ -131,7 +131,7 @@ func (b *backend) findSecret(ctx context.Context, s logical.Storage, conn *conne
 	found := &rootFound{live: make(map[string]bool), id: ours.ID}
 	var all, unknown []string
 	known := make(map[string]bool)
-	err = eachKept(ctx, s, func(_ string, kept []kept) {
+	err = eachStored(ctx, s, func(_ string, kept []storedCredential) {
 		for _, k := range kept {
 			known[k.ID] = true
 		}
@@ -155,7 +155,7 @@ func (b *backend) findSecret(ctx context.Context, s logical.Storage, conn *conne
 		if len(unknown) == 1 {
 			found.id = unknown[0]
 		} else {
-			found.unidentified = fmt.Sprintf("The OAuth secret that was replaced can't be told from the others of service principal %s, so it still works. It is one of these, unless they belong to leases of this mount; delete it by hand: %s", identity.UserName, quoted(unknown))
+			found.unidentified = fmt.Sprintf("The OAuth secret that was replaced can't be told from the others of service principal %s, so it still works. It is one of these, unless they belong to leases of this mount; delete it by hand: %s", identity.UserName, joinIDs(unknown))
 		}
 	}
 	found.lifetime, found.ends = lives[found.id], ends[found.id]
@@ -174,5 +174,5 @@ func noRoom(config *configEntry, identity *client.Identity, ids []string) error 
 			break
 		}
 	}
-	return fmt.Errorf("%w: %w", badField(keyClientSecret, "service principal %s has %d OAuth secrets, which is all it can have: %s. Delete one that is no longer needed, or revoke leases of roles for this service principal%s", identity.UserName, len(ids), quoted(ids), soon), errNoRoom)
+	return fmt.Errorf("%w: %w", badField(keyClientSecret, "service principal %s has %d OAuth secrets, which is all it can have: %s. Delete one that is no longer needed, or revoke leases of roles for this service principal%s", identity.UserName, len(ids), joinIDs(ids), soon), errNoRoom)
 }

@@ -46,7 +46,7 @@ func (i *staticItem) load(ctx context.Context) (found bool, err error) {
 
 func (i *staticItem) view() rotationView {
 	if i.e == nil {
-		return rotationView{rotationState: new(rotationState), current: new(kept)} // of which nothing is due
+		return rotationView{rotationState: new(rotationState), current: new(storedCredential)} // of which nothing is due
 	}
 	return i.e.clone().rotationView()
 }
@@ -102,7 +102,7 @@ func (i *staticItem) create(ctx context.Context, role *staticRole) error {
 		key: staticStoragePrefix + i.name, role: i.name, credentialType: role.CredentialType, spec: mints.spec(), text: text, lifetime: role.lifetimeFrom(now),
 	}
 	e := &staticEntry{staticRole: *role}
-	err = b.makeStored(ctx, i.req.Storage, i.conn, want, func(ctx context.Context, k *kept, token *credential.Credential) error {
+	err = b.makeStored(ctx, i.req.Storage, i.conn, want, func(ctx context.Context, k *storedCredential, token *credential.Credential) error {
 		if old != nil {
 			e.State = old.clone().State
 			e.State.Retired = append(e.State.Retired, old.State.Current.retire(now, seconds(role.Grace)))
@@ -114,7 +114,7 @@ func (i *staticItem) create(ctx context.Context, role *staticRole) error {
 		e.State.succeeded(role.Schedule, now)
 		e.State.pending(now, nil, schedule.Backoff)
 		if err := b.saveStatic(ctx, i.req.Storage, i.name, e); err != nil {
-			return &uncertain{err}
+			return &uncertainError{err}
 		}
 		return nil
 	})
@@ -146,13 +146,13 @@ func (i *staticItem) followUp(ctx context.Context) error {
 	if !deleting && e.undelivered() {
 		changed = true
 		if err := i.deliver(ctx, e); err != nil {
-			errs = append(errs, fmt.Errorf("deliver the credential to %s: %w", e.place(), err))
+			errs = append(errs, fmt.Errorf("deliver the credential to %s: %w", e.delivery(), err))
 		}
 	}
-	if deleting || e.leftCopies() {
+	if deleting || e.staleCopies() {
 		// Until the new place has its copy, one that works is better than none at the place before.
 		changed = true
-		errs = append(errs, i.removeCopies(ctx, e, func(c *keptCopy) bool {
+		errs = append(errs, i.removeCopies(ctx, e, func(c *storedCopy) bool {
 			return deleting || !e.deliveredAt(c) && (!e.undelivered() || !e.alive(c.Nonce, b.now()))
 		}))
 	}
@@ -163,9 +163,9 @@ func (i *staticItem) followUp(ctx context.Context) error {
 	e.State.forget(gone)
 	errs = append(errs, err)
 	if deleting && e.State.Current.ID != "" {
-		err := b.revokeKept(ctx, i.conn, &e.State.Current)
+		err := b.revokeStored(ctx, i.conn, &e.State.Current)
 		if err == nil {
-			e.State.Current = kept{}
+			e.State.Current = storedCredential{}
 		}
 		errs = append(errs, err)
 	}
@@ -224,6 +224,6 @@ func (e *staticEntry) ttl(now time.Time) int64 {
 func (e *staticEntry) rotationView() rotationView {
 	return rotationView{
 		rotationState: &e.State.rotationState, current: &e.State.Current, schedule: e.Schedule, margin: seconds(e.Grace),
-		deleting: e.State.Deleting, urgent: e.State.Deleting || e.undelivered() || e.leftCopies(), spares: e.pinned,
+		deleting: e.State.Deleting, urgent: e.State.Deleting || e.undelivered() || e.staleCopies(), mustStay: e.pinned,
 	}
 }

@@ -771,7 +771,7 @@ func TestASavedSecretIsNeverTakenForAStray(t *testing.T) {
 		}
 		for _, keeper := range []string{"static/bi", "static/other"} {
 			_, err = framework.PutWAL(t.Context(), w.storage, walKind, intent{
-				origin: e.State.Current.origin, Nonce: "lost " + keeper, Started: saved.Created, Expires: saved.Expires, Keeper: keeper,
+				origin: e.State.Current.origin, Nonce: "lost " + keeper, Started: saved.Created, Expires: saved.Expires, OwnerKey: keeper,
 				Credential: &credentialIntent{Type: credential.OAuthSecret, ServicePrincipalID: w.sp.ID, Lifetime: int64(saved.Expires.Sub(saved.Created) / time.Second)},
 			})
 			require.NoError(t, err)
@@ -1037,7 +1037,7 @@ func TestTwoRolesAskForOnePlace(t *testing.T) {
 				m.storage.mu.Unlock()
 				go func() { second <- send(row.second) }()
 				// Until it waits, or has been answered too early, because nothing held it up.
-				for m.backend.(*backend).placeLocks.Waiting("etl/same") < 2 && len(second) == 0 {
+				for m.backend.(*backend).deliveryLocks.Waiting("etl/same") < 2 && len(second) == 0 {
 					runtime.Gosched()
 				}
 				return nil

@@ -52,7 +52,7 @@ func FuzzDue(f *testing.F) {
 			return
 		}
 		next := s.After(now)
-		v := rotationView{rotationState: &rotationState{Next: next}, current: &kept{Created: now, Lifetime: int64(s.Need(now) / time.Second)}}
+		v := rotationView{rotationState: &rotationState{Next: next}, current: &storedCredential{Created: now, Lifetime: int64(s.Need(now) / time.Second)}}
 		due := v.due()
 		require.True(t, due.After(now) && !due.After(next), "%+v at %s: %s", s, now, due)
 	})
@@ -63,7 +63,7 @@ func TestWhatIsDue(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 	in := func(d time.Duration) time.Time { return now.Add(d) }
-	old := retired{kept: kept{ID: "old"}, Until: in(2 * time.Hour)}
+	old := retired{storedCredential: storedCredential{ID: "old"}, Until: in(2 * time.Hour)}
 	for name, row := range map[string]struct {
 		state               rotationState
 		life                time.Duration
@@ -81,12 +81,12 @@ func TestWhatIsDue(t *testing.T) {
 		"managed, and it ends":           {state: rotationState{Next: in(day)}, life: 8 * day, view: rotationView{managed: true}, due: in(day), attempt: in(6 * day)},
 		"deleting":                       {state: rotationState{Next: in(-day)}, view: rotationView{deleting: true, urgent: true}, due: in(-day), other: time.Unix(0, 0).UTC()},
 		"retired":                        {state: rotationState{Retired: []retired{old}}, other: in(2 * time.Hour)},
-		"retired, and it must stay":      {state: rotationState{Retired: []retired{old}}, view: rotationView{spares: func(*retired) bool { return true }}},
+		"retired, and it must stay":      {state: rotationState{Retired: []retired{old}}, view: rotationView{mustStay: func(*retired) bool { return true }}},
 		"retired, and it was tried":      {state: rotationState{Retired: []retired{old}, PendingRetry: in(3 * time.Hour)}, other: in(3 * time.Hour)},
 		"retired, and it was tried once": {state: rotationState{Retired: []retired{old}, PendingRetry: in(time.Hour)}, other: in(2 * time.Hour)},
 	} {
 		v := row.view
-		v.rotationState, v.current = &row.state, &kept{Created: now, Lifetime: int64(row.life / time.Second)}
+		v.rotationState, v.current = &row.state, &storedCredential{Created: now, Lifetime: int64(row.life / time.Second)}
 		require.Equal(t, row.due, v.due(), name)
 		require.Equal(t, row.attempt, v.nextAttempt(), name)
 		require.Equal(t, row.other, v.nextPending(), name)
@@ -105,7 +105,7 @@ func TestCorrectsDatesOfAClockThatWasAhead(t *testing.T) {
 				Last: now, Next: now.Add(day), NextRetry: now.Add(time.Hour), PendingRetry: now.Add(time.Hour),
 				Retired: []retired{{Until: now.Add(2 * time.Hour), Grace: 3600}},
 			},
-			current: &kept{Created: now}, schedule: schedule.Schedule{Period: 24 * 60 * 60},
+			current: &storedCredential{Created: now}, schedule: schedule.Schedule{Period: 24 * 60 * 60},
 		}
 	}
 	require.False(t, sound().correct(now))

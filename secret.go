@@ -15,29 +15,29 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 )
 
-// secretPlace is where a secret is.
-type secretPlace struct {
+// secretRef is where a secret is.
+type secretRef struct {
 	Scope string `json:"scope"`
 	Key   string `json:"key"`
 }
 
-func (p secretPlace) String() string { return p.Scope + "/" + p.Key }
+func (p secretRef) String() string { return p.Scope + "/" + p.Key }
 
-// folded is the same for all spellings of a place: names of scopes and keys ignore case (Databricks guide "Secret
+// canonical is the same for all spellings of a place: names of scopes and keys ignore case (Databricks guide "Secret
 // management").
-func (p secretPlace) folded() string { return strings.ToLower(p.String()) }
+func (p secretRef) canonical() string { return strings.ToLower(p.String()) }
 
-func placeOf(data *framework.FieldData) (secretPlace, error) {
-	place := secretPlace{Scope: data.Get(keyScope).(string), Key: data.Get(keyKey).(string)}
-	if err := checkName(keyScope, place.Scope); err != nil {
-		return place, err
+func secretRefOf(data *framework.FieldData) (secretRef, error) {
+	ref := secretRef{Scope: data.Get(keyScope).(string), Key: data.Get(keyKey).(string)}
+	if err := checkName(keyScope, ref.Scope); err != nil {
+		return ref, err
 	}
-	return place, checkName(keyKey, place.Key)
+	return ref, checkName(keyKey, ref.Key)
 }
 
 // secretUpdated answers when the secret was last written, the zero time when it or its scope does not exist.
-func secretUpdated(ctx context.Context, conn *connection, place secretPlace) (time.Time, error) {
-	secrets, err := conn.client.ListSecrets(ctx, place.Scope)
+func secretUpdated(ctx context.Context, conn *connection, ref secretRef) (time.Time, error) {
+	secrets, err := conn.client.ListSecrets(ctx, ref.Scope)
 	if client.IsGone(err) {
 		return time.Time{}, nil
 	}
@@ -46,10 +46,10 @@ func secretUpdated(ctx context.Context, conn *connection, place secretPlace) (ti
 	}
 	var updated time.Time
 	for _, secret := range secrets {
-		if secret.Key == place.Key {
+		if secret.Key == ref.Key {
 			return secret.Updated, nil
 		}
-		if strings.EqualFold(secret.Key, place.Key) {
+		if strings.EqualFold(secret.Key, ref.Key) {
 			updated = secret.Updated
 		}
 	}
@@ -63,14 +63,14 @@ type secretValue struct {
 	binary bool
 }
 
-func (v secretValue) put(ctx context.Context, conn *connection, place secretPlace) error {
+func (v secretValue) put(ctx context.Context, conn *connection, ref secretRef) error {
 	var err error
 	if v.binary {
-		err = conn.client.PutSecretBytes(ctx, place.Scope, place.Key, v.bytes)
+		err = conn.client.PutSecretBytes(ctx, ref.Scope, ref.Key, v.bytes)
 	} else {
-		err = conn.client.PutSecretString(ctx, place.Scope, place.Key, v.text)
+		err = conn.client.PutSecretString(ctx, ref.Scope, ref.Key, v.text)
 	}
-	return explainSecrets(err, place.Scope, permissionWrite)
+	return explainSecrets(err, ref.Scope, permissionWrite)
 }
 
 // valueOf reads and checks the value of a request, or makes one.

@@ -57,12 +57,12 @@ func (r *staticRole) mints() *roleEntry {
 	}
 }
 
-// place returns where the credential is delivered to, nil for nowhere.
-func (r *staticRole) place() *secretPlace {
+// delivery returns where the credential is delivered to, nil for nowhere.
+func (r *staticRole) delivery() *secretRef {
 	if r.DeliverScope == "" {
 		return nil
 	}
-	return &secretPlace{Scope: r.DeliverScope, Key: r.DeliverKey}
+	return &secretRef{Scope: r.DeliverScope, Key: r.DeliverKey}
 }
 
 // sameCredentials reports whether a credential for one of the roles does for the other.
@@ -93,12 +93,12 @@ type staticEntry struct {
 // staticState is what the engine knows of a static role's credentials.
 type staticState struct {
 	rotationState
-	Current kept           `json:"current,omitzero"`
-	Answer  map[string]any `json:"answer,omitempty"` // what static-creds answers besides the secret part
-	Field   string         `json:"field"`            // the name of the secret part in that answer
+	Current storedCredential `json:"current,omitzero"`
+	Answer  map[string]any   `json:"answer,omitempty"` // what static-creds answers besides the secret part
+	Field   string           `json:"field"`            // the name of the secret part in that answer
 
 	// Copies are all copies of the role's credentials that may be in secret scopes: where it delivers to now, and where it did.
-	Copies []keptCopy `json:"copies,omitempty"`
+	Copies []storedCopy `json:"copies,omitempty"`
 
 	// Deleting is set when the role is being deleted: all that is left to do is to remove what it made.
 	Deleting bool `json:"deleting,omitempty"`
@@ -113,7 +113,7 @@ type sealedStatic struct {
 }
 
 // all returns the credentials that the role holds.
-func (s *staticState) all() []kept { return s.rotationState.all(&s.Current) }
+func (s *staticState) all() []storedCredential { return s.rotationState.all(&s.Current) }
 
 func (e *staticEntry) clone() *staticEntry {
 	c := *e
@@ -124,19 +124,19 @@ func (e *staticEntry) clone() *staticEntry {
 	return &c
 }
 
-// unreadableStatic is the error for an entry of a static role that can't be read.
-type unreadableStatic struct {
+// unreadableRoleError is the error for an entry of a static role that can't be read.
+type unreadableRoleError struct {
 	name string
 	why  error
 }
 
-func (u *unreadableStatic) Error() string {
+func (u *unreadableRoleError) Error() string {
 	return fmt.Sprintf("the stored static role %q cannot be read (was it written by another version of the plugin?); force=true deletes it: %s", u.name, u.why)
 }
 
 // isUnreadable reports whether the error is that the entry of a static role can't be read.
 func isUnreadable(err error) bool {
-	var unreadable *unreadableStatic
+	var unreadable *unreadableRoleError
 	return errors.As(err, &unreadable)
 }
 
@@ -148,14 +148,14 @@ func decodeStatic(ctx context.Context, s logical.Storage, key string) (*staticEn
 	}
 	sealed := new(sealedStatic)
 	if err := entry.DecodeJSON(sealed); err != nil {
-		return nil, &unreadableStatic{strings.TrimPrefix(key, staticStoragePrefix), err}
+		return nil, &unreadableRoleError{strings.TrimPrefix(key, staticStoragePrefix), err}
 	}
 	e := sealed.staticEntry
 	e.State.Secret = client.Secret(sealed.Secret)
 	return &e, nil
 }
 
-// readStatic reads a static role, and returns an unreadableStatic for an entry that nothing can be done with. It returns nil when there
+// readStatic reads a static role, and returns an unreadableRoleError for an entry that nothing can be done with. It returns nil when there
 // is none.
 func readStatic(ctx context.Context, s logical.Storage, key string) (*staticEntry, error) {
 	e, err := decodeStatic(ctx, s, key)
@@ -174,7 +174,7 @@ func readStatic(ctx context.Context, s logical.Storage, key string) (*staticEntr
 		}
 	}
 	if err != nil {
-		return nil, &unreadableStatic{strings.TrimPrefix(key, staticStoragePrefix), err}
+		return nil, &unreadableRoleError{strings.TrimPrefix(key, staticStoragePrefix), err}
 	}
 	return e, nil
 }
@@ -264,26 +264,26 @@ func (i *staticItem) resolve(ctx context.Context, role *staticRole) error {
 		before = &i.e.staticRole
 	}
 	mints := role.mints()
-	if err := mints.settle(ctx, i.conn, before.mints()); err != nil {
+	if err := mints.resolve(ctx, i.conn, before.mints()); err != nil {
 		return err
 	}
 	role.ServicePrincipalID, role.ApplicationID = mints.ServicePrincipalID, mints.ApplicationID
-	place := role.place()
-	if place == nil || before.place() != nil && *before.place() == *place {
+	ref := role.delivery()
+	if ref == nil || before.delivery() != nil && *before.delivery() == *ref {
 		return nil
 	}
-	if err := i.b.checkPlaceFree(ctx, i.req.Storage, i.name, *place); err != nil {
+	if err := i.b.checkDeliveryFree(ctx, i.req.Storage, i.name, *ref); err != nil {
 		return err
 	}
-	_, err := i.conn.client.ListSecrets(ctx, place.Scope)
+	_, err := i.conn.client.ListSecrets(ctx, ref.Scope)
 	if client.IsGone(err) {
-		return badField(keyDeliverScope, "there is no secret scope %q at %s; write scopes/%s first", place.Scope, i.conn.config.Host, place.Scope)
+		return badField(keyDeliverScope, "there is no secret scope %q at %s; write scopes/%s first", ref.Scope, i.conn.config.Host, ref.Scope)
 	}
-	return explainSecrets(err, place.Scope, permissionRead)
+	return explainSecrets(err, ref.Scope, permissionRead)
 }
 
-// checkPlaceFree returns an error when another static role delivers to the place: each would overwrite the other's copy.
-func (b *backend) checkPlaceFree(ctx context.Context, s logical.Storage, name string, place secretPlace) error {
+// checkDeliveryFree returns an error when another static role delivers to the place: each would overwrite the other's copy.
+func (b *backend) checkDeliveryFree(ctx context.Context, s logical.Storage, name string, ref secretRef) error {
 	names, err := s.List(ctx, staticStoragePrefix)
 	if err != nil {
 		return err
@@ -296,8 +296,8 @@ func (b *backend) checkPlaceFree(ctx context.Context, s logical.Storage, name st
 		if err != nil && !isUnreadable(err) {
 			return err
 		}
-		if e != nil && e.place() != nil && e.place().folded() == place.folded() {
-			return badField(keyDeliverKey, "%s is where static role %q delivers to; choose another key", place, other)
+		if e != nil && e.delivery() != nil && e.delivery().canonical() == ref.canonical() {
+			return badField(keyDeliverKey, "%s is where static role %q delivers to; choose another key", ref, other)
 		}
 	}
 	return nil

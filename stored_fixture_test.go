@@ -414,3 +414,6 @@ func (f *fixtureMaker) write(file string) {
 	require.NoError(f.t, os.MkdirAll(fixtureDir, 0o755))
 	require.NoError(f.t, os.WriteFile(filepath.Join(fixtureDir, file), []byte(hidden), 0o644))
 }
+
+// undone is the effect that takes this one back.
+func (e storedEffect) undone() storedEffect { return storedEffect{Removes: e.Puts, Puts: e.Removes} }

@@ -111,9 +111,6 @@ func effect(before, after []string) storedEffect {
 	return e
 }
 
-// undone is the effect that takes this one back.
-func (e storedEffect) undone() storedEffect { return storedEffect{Removes: e.Puts, Puts: e.Removes} }
-
 // storedKeys are all keys of the storage, in order.
 func storedKeys(t *testing.T, s logical.Storage) []string {
 	t.Helper()

@@ -215,7 +215,7 @@ func (b *backend) beginTidy(ctx context.Context, run *tidyRun) (bool, error) {
 		// A panic of this goroutine would end every mount of the process.
 		defer close(run.done)
 		defer cancel(nil)
-		err := b.safely("tidy", func() error { return b.tidyUp(running, run) })
+		err := b.safely("tidy", func() error { return b.runTidy(running, run) })
 		_ = b.safely("end of tidy", func() error { b.endTidy(running, run, err); return nil })
 	}()
 	return true, nil
@@ -244,9 +244,9 @@ func (b *backend) stopTidy() {
 	}
 }
 
-// tidyTick begins an automatic run when one is due. It is called about once a minute and reads no storage while there is
+// tidyPeriodic begins an automatic run when one is due. It is called about once a minute and reads no storage while there is
 // nothing to do.
-func (b *backend) tidyTick(ctx context.Context, req *logical.Request) error {
+func (b *backend) tidyPeriodic(ctx context.Context, req *logical.Request) error {
 	if !b.WriteSafeReplicationState() || b.System().Tainted() || b.mountID == unnamedMount {
 		return nil
 	}

@@ -18,12 +18,12 @@ import (
 )
 
 const (
-	// tidySlack is how long past its end something must be, for clocks that differ and revocations that are late.
-	tidySlack = 10 * time.Minute
+	// tidyGrace is how long past its end something must be, for clocks that differ and revocations that are late.
+	tidyGrace = 10 * time.Minute
 
-	// tidyKeptAge is how old a credential must be that no lease answers for, before it may count as disowned: more than any
+	// tidyStoredAge is how old a credential must be that no lease answers for, before it may count as disowned: more than any
 	// rotation takes, at both clocks.
-	tidyKeptAge = time.Hour
+	tidyStoredAge = time.Hour
 
 	// tidyBatch is how many deletes go by between two looks at whether the mount is still connected to the same place.
 	tidyBatch = 50
@@ -46,7 +46,7 @@ const (
 type tidyObject struct {
 	kind    string // tidyToken or tidyServicePrincipal
 	id      string
-	how     credential.Access
+	access  credential.Access
 	mark    marker.Mark
 	created time.Time // zero for unknown
 }
@@ -55,11 +55,11 @@ func (o *tidyObject) remove(ctx context.Context, conn *connection) error {
 	if o.kind == tidyServicePrincipal {
 		return credential.DeletePrincipal(ctx, conn, o.id)
 	}
-	return credential.DeleteToken(ctx, conn, o.how, o.id)
+	return credential.DeleteToken(ctx, conn, o.access, o.id)
 }
 
-// tidyUp finds garbage and removes it. An error ends the run; a delete that fails does not.
-func (b *backend) tidyUp(ctx context.Context, run *tidyRun) error {
+// runTidy finds garbage and removes it. An error ends the run; a delete that fails does not.
+func (b *backend) runTidy(ctx context.Context, run *tidyRun) error {
 	b.Logger().Info("tidy begins", "host", run.conn.config.Host, "dry_run", run.dryRun, "automatic", run.automatic)
 	b.event(ctx, "tidy-start", "tidy", "dry_run", strconv.FormatBool(run.dryRun), "automatic", strconv.FormatBool(run.automatic))
 	made, err := run.conn.origin(ctx)
@@ -93,7 +93,7 @@ func (b *backend) tidyUp(ctx context.Context, run *tidyRun) error {
 		return nil
 	}
 	// What could not be removed the last time doesn't stand in the way of the rest.
-	slices.SortStableFunc(garbage, func(x, y tidyObject) int { return b.tidy.stuck(x.id) - b.tidy.stuck(y.id) })
+	slices.SortStableFunc(garbage, func(x, y tidyObject) int { return b.tidy.failedBefore(x.id) - b.tidy.failedBefore(y.id) })
 	if run.automatic && len(garbage) > tidyPerTick {
 		garbage, run.more = garbage[:tidyPerTick], true
 	}
@@ -124,12 +124,12 @@ func (b *backend) listMarked(ctx context.Context, run *tidyRun) ([]tidyObject, e
 	}
 	tokensToo := !run.automatic && !run.conn.account
 	if tokensToo {
-		tokens, how, err := listTokensToTidy(ctx, run.conn)
+		tokens, access, err := listTokensToTidy(ctx, run.conn)
 		if err != nil {
 			return nil, err
 		}
 		for _, token := range tokens {
-			add(token.Comment, tidyObject{kind: tidyToken, id: token.TokenID, how: how, created: token.CreationTime})
+			add(token.Comment, tidyObject{kind: tidyToken, id: token.TokenID, access: access, created: token.CreationTime})
 		}
 	}
 	var principals []client.ServicePrincipal
@@ -179,10 +179,10 @@ func (b *backend) isGarbage(o *tidyObject, owned map[string]bool) bool {
 		return false
 	}
 	now := b.now()
-	if now.After(o.mark.Until.Add(tidySlack)) {
+	if now.After(o.mark.Until.Add(tidyGrace)) {
 		return true
 	}
-	return o.mark.Stored && o.mark.MountID == b.mountID && !o.created.IsZero() && now.After(o.created.Add(tidyKeptAge))
+	return o.mark.Stored && o.mark.MountID == b.mountID && !o.created.IsZero() && now.After(o.created.Add(tidyStoredAge))
 }
 
 // removeGarbage removes one thing after the other.
@@ -230,8 +230,8 @@ func (b *backend) removeGarbage(ctx context.Context, run *tidyRun, made origin, 
 	return nil
 }
 
-// stuck is 1 for what could not be removed the last time, else 0.
-func (t *tidying) stuck(id string) int {
+// failedBefore is 1 for what could not be removed the last time, else 0.
+func (t *tidying) failedBefore(id string) int {
 	if _, failed := t.failures.Load(id); failed {
 		return 1
 	}

@@ -47,11 +47,11 @@ type intent struct {
 	Expires time.Time `json:"expires"` // from here on there can be nothing left to undo, or it is no use to go on trying
 
 	// Keeper is the key of the storage entry that will hold the credential; empty where a lease will.
-	Keeper string `json:"keeper,omitempty"`
+	OwnerKey string `json:"keeper,omitempty"`
 
 	Credential *credentialIntent `json:"credential,omitempty"`
 	Secret     *secretIntent     `json:"secret,omitempty"` // alone, or where the credential is delivered to
-	Grant      *grantID          `json:"grant,omitempty"`
+	Grant      *aclLeaseID       `json:"grant,omitempty"`
 }
 
 // credentialIntent is a credential to be created, which will bear the intent's nonce.
@@ -66,7 +66,7 @@ type credentialIntent struct {
 
 	// Keep is set when the create was repeated: the bearer of the nonce that has this id is held by a lease, and any other is a
 	// duplicate.
-	Keep string `json:"keep,omitempty"`
+	KeepID string `json:"keep,omitempty"`
 }
 
 // newIntent begins an intent over the connection. The caller adds what is to be done, and when that will be over.
@@ -102,7 +102,7 @@ type pendingOperation struct {
 	// undo is set as soon as it is known what was done. It is called at most once.
 	undo func(ctx context.Context) error
 
-	// uncertain is set when it isn't known what was done, or may be done yet, so that only the rollback can tell, later.
+	// uncertainError is set when it isn't known what was done, or may be done yet, so that only the rollback can tell, later.
 	uncertain bool
 
 	// duplicate is set where there may be more with the nonce than undo knows, which is the rollback's to remove, and keep is the id
@@ -142,7 +142,7 @@ func (b *backend) perform(ctx context.Context, s logical.Storage, in intent, do 
 		}
 		return err
 	}
-	if in.Keeper != "" {
+	if in.OwnerKey != "" {
 		op.released = true
 		if !op.duplicate { // else the rollback looks for it, and keeps what the storage has
 			op.discard(lasting)
@@ -159,7 +159,7 @@ func (b *backend) perform(ctx context.Context, s logical.Storage, in intent, do 
 	return nil
 }
 
-// begin writes the intent to the log.
+// prepare writes the intent to the log.
 func (b *backend) begin(ctx context.Context, s logical.Storage, in intent) (*pendingOperation, error) {
 	b.inFlight.Store(in.Nonce, true)
 	id, err := framework.PutWAL(ctx, s, walKind, in)
@@ -181,7 +181,7 @@ func (op *pendingOperation) commit(ctx context.Context) error {
 	}
 	kept := op.intent
 	created := *kept.Credential
-	created.Keep = op.keep
+	created.KeepID = op.keep
 	kept.Credential, kept.Secret = &created, nil
 	return op.b.putIntent(ctx, op.storage, op.id, &kept)
 }
@@ -267,9 +267,9 @@ func eachIntent(ctx context.Context, s logical.Storage, show func(id string, in 
 func (in *intent) fields() []any {
 	fields := []any{"host", in.Host, "nonce", in.Nonce}
 	if in.Credential != nil {
-		fields = append(fields, "credential_type", in.Credential.Type, "role", in.Credential.Role, "keep", in.Credential.Keep)
-		if in.Keeper != "" {
-			fields = append(fields, "keeper", in.Keeper)
+		fields = append(fields, "credential_type", in.Credential.Type, "role", in.Credential.Role, "keep", in.Credential.KeepID)
+		if in.OwnerKey != "" {
+			fields = append(fields, "keeper", in.OwnerKey)
 		}
 		if in.Credential.ServicePrincipalID != "" {
 			fields = append(fields, "service_principal_id", in.Credential.ServicePrincipalID, "lifetime", in.Credential.Lifetime)

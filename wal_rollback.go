@@ -18,7 +18,7 @@ import (
 // rollbackSecret deletes a secret whose write was not completed, unless a later write has superseded the intent. It is ours
 // if its timestamp changed, and changed about when we wrote; a later one is somebody else's.
 func (b *backend) rollbackSecret(ctx context.Context, s logical.Storage, conn *connection, in *intent) error {
-	unlock, err := b.secretLocks.Lock(ctx, in.Secret.folded())
+	unlock, err := b.secretLocks.Lock(ctx, in.Secret.canonical())
 	if err != nil {
 		return err
 	}
@@ -31,18 +31,18 @@ func (b *backend) rollbackSecret(ctx context.Context, s logical.Storage, conn *c
 	if err != nil || !open {
 		return err
 	}
-	updated, err := secretUpdated(ctx, conn, in.Secret.secretPlace)
+	updated, err := secretUpdated(ctx, conn, in.Secret.secretRef)
 	if err != nil {
 		return err
 	}
 	if updated.IsZero() || updated.Equal(in.Secret.Before) {
 		return nil
 	}
-	if !in.Secret.mayBe(updated, in.Started) {
+	if !in.Secret.matches(updated, in.Started) {
 		b.Logger().Warn("a secret whose write was not completed was written by somebody else since, so it is left alone", "scope", in.Secret.Scope, "key", in.Secret.Key)
 		return nil
 	}
-	return b.removeWritten(ctx, conn, &writtenSecret{secretPlace: in.Secret.secretPlace, Updated: updated})
+	return b.removeWrittenLocked(ctx, conn, &writtenSecret{secretRef: in.Secret.secretRef, Updated: updated})
 }
 
 // rollback undoes an intent that was not handed over. Vault calls it about once a minute for every entry older than
@@ -95,11 +95,11 @@ func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, p *p
 	if err != nil {
 		return err
 	}
-	how, err := p.reaches(ctx, conn, in.origin)
+	access, err := p.accessTo(ctx, conn, in.origin)
 	if err != nil {
 		return err
 	}
-	if how == credential.AccessNone {
+	if access == credential.AccessNone {
 		return fmt.Errorf("it was done at %s, but the mount is now connected to another workspace, %s", in.Host, conn.config.Host)
 	}
 	if in.Credential != nil {
@@ -107,17 +107,17 @@ func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, p *p
 		if kind == nil {
 			return fmt.Errorf("unknown credential type %q; was the entry written by a newer version of the plugin?", in.Credential.Type)
 		}
-		lost, err := p.lostBy(ctx, req.Storage, in)
+		lost, err := p.lostCredential(ctx, req.Storage, in)
 		if err != nil {
 			return err
 		}
-		removed, err := kind.Undo(ctx, conn, how, p, lost)
+		removed, err := kind.Undo(ctx, conn, access, p, lost)
 		for _, id := range removed {
 			b.Logger().Warn("removed a credential whose creation was not completed", append(in.fields(), "id", id)...)
 			b.event(ctx, "creds-rollback", req.Path, "credential_type", in.Credential.Type, "id", id)
 		}
 		if errors.Is(err, credential.ErrAmbiguous) {
-			if in.Keeper != "" {
+			if in.OwnerKey != "" {
 				return err // it lives for long, and leases that it can't be told from may end before
 			}
 			b.Logger().Error("a credential whose creation was not completed may be left", append(in.fields(), "error", err)...)
@@ -133,29 +133,29 @@ func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, p *p
 		}
 	}
 	if in.Grant != nil {
-		return b.endGrant(ctx, req.Storage, conn, in.origin, *in.Grant)
+		return b.endACLLease(ctx, req.Storage, conn, in.origin, *in.Grant)
 	}
 	return nil
 }
 
-// lostBy returns the credential that the intent was to create. What a storage entry holds is to be kept, under the intent's owner key
+// lostCredential returns the credential that the intent was to create. What a storage entry holds is to be kept, under the intent's owner key
 // as elsewhere: an OAuth secret can't bear the nonce that would tell it apart. While an entry can't be read, it fails.
-func (p *pass) lostBy(ctx context.Context, s logical.Storage, in *intent) (credential.Lost, error) {
+func (p *pass) lostCredential(ctx context.Context, s logical.Storage, in *intent) (credential.Lost, error) {
 	c := in.Credential
 	lost := credential.Lost{
-		Nonce: in.Nonce, Keep: c.Keep, Spared: make(map[string]bool), Expires: in.Expires,
+		Nonce: in.Nonce, Keep: c.KeepID, Spared: make(map[string]bool), Expires: in.Expires,
 		ServicePrincipalID: c.ServicePrincipalID, Lifetime: seconds(c.Lifetime),
-		Earliest: in.Started.Add(-stampSlack), Latest: in.Started.Add(mintBudget + stampSlack),
+		Earliest: in.Started.Add(-clockSkew), Latest: in.Started.Add(mintBudget + clockSkew),
 	}
-	var all []kept
+	var all []storedCredential
 	var err error
 	if c.ServicePrincipalID != "" {
-		if all, err = p.allKept(ctx, s); err != nil {
+		if all, err = p.allStored(ctx, s); err != nil {
 			return lost, err
 		}
 	}
-	if in.Keeper != "" {
-		own, err := keptUnder(ctx, s, in.Keeper)
+	if in.OwnerKey != "" {
+		own, err := storedUnder(ctx, s, in.OwnerKey)
 		if err != nil {
 			return lost, fmt.Errorf("look whether the credential was saved: %w", err)
 		}
@@ -183,10 +183,10 @@ func (b *backend) reportOnce(in intent, why error) {
 // pass is one run of Vault's rollback over all entries of the write-ahead log. It lists Databricks' tokens once, and asks
 // once who the engine is, however many entries there are, so that a run after an outage stays within its time.
 type pass struct {
-	listings map[credential.Access]func() ([]client.TokenInfo, error)
-	unknown  error // why it is not known who the engine is
-	kept     []kept
-	keptRead bool
+	listings   map[credential.Access]func() ([]client.TokenInfo, error)
+	unknown    error // why it is not known who the engine is
+	kept       []storedCredential
+	storedRead bool
 }
 
 type passKey struct{}
@@ -208,38 +208,38 @@ func passOf(ctx context.Context) *pass {
 	return newPass()
 }
 
-func (p *pass) reaches(ctx context.Context, conn *connection, made origin) (credential.Access, error) {
+func (p *pass) accessTo(ctx context.Context, conn *connection, made origin) (credential.Access, error) {
 	if p.unknown != nil {
 		return credential.AccessNone, p.unknown
 	}
-	how, err := conn.reaches(ctx, made)
+	access, err := conn.accessTo(ctx, made)
 	p.unknown = err
-	return how, err
+	return access, err
 }
 
-// allKept are the credentials that the config and the static roles answer for. Those of an entry that can't be read are not known.
-func (p *pass) allKept(ctx context.Context, s logical.Storage) ([]kept, error) {
-	if p.keptRead {
+// allStored are the credentials that the config and the static roles answer for. Those of an entry that can't be read are not known.
+func (p *pass) allStored(ctx context.Context, s logical.Storage) ([]storedCredential, error) {
+	if p.storedRead {
 		return p.kept, nil
 	}
 	p.kept = nil
-	err := eachKept(ctx, s, func(_ string, all []kept) { p.kept = append(p.kept, all...) })
+	err := eachStored(ctx, s, func(_ string, all []storedCredential) { p.kept = append(p.kept, all...) })
 	if err != nil && !isUnreadable(err) {
 		return nil, fmt.Errorf("look which credentials were saved: %w", err)
 	}
-	p.keptRead = true
+	p.storedRead = true
 	return p.kept, nil
 }
 
 // Tokens lists what the connection can reach, as it was at the first call of the pass.
-func (p *pass) Tokens(ctx context.Context, conn credential.Conn, how credential.Access) ([]client.TokenInfo, error) {
-	if p.listings[how] == nil {
-		p.listings[how] = sync.OnceValues(func() ([]client.TokenInfo, error) {
-			if how == credential.AccessAdmin {
+func (p *pass) Tokens(ctx context.Context, conn credential.Conn, access credential.Access) ([]client.TokenInfo, error) {
+	if p.listings[access] == nil {
+		p.listings[access] = sync.OnceValues(func() ([]client.TokenInfo, error) {
+			if access == credential.AccessAdmin {
 				return conn.Client().ListManagedTokens(ctx)
 			}
 			return conn.Client().ListTokens(ctx)
 		})
 	}
-	return p.listings[how]()
+	return p.listings[access]()
 }

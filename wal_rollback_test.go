@@ -43,11 +43,11 @@ func (m *mount) youngTick() {
 // open intents asked for is only learned if it hasn't been told that it has been.
 func (m *mount) leaveLifetimes(c *clock, sp simulator.Principal, least time.Duration, learned bool, left ...time.Duration) {
 	l := &m.backend.(*backend).lifetimes
-	l.learned.Store(learned)
+	l.loaded.Store(learned)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for i := range int64(maxLifetimeOffset) {
-		l.take(c.now(), sp.ID, least+seconds(i))
+		l.reserve(c.now(), sp.ID, least+seconds(i))
 	}
 	for _, lifetime := range left {
 		delete(l.used, sp.ID+" "+lifetime.String())

@@ -47,5 +47,5 @@ func TestIntentHoldsNoSecret(t *testing.T) {
 	mark, ok := marker.Parse(m.minted()[0].Comment)
 	require.True(t, ok)
 	require.Equal(t, mark.Nonce, kept.Data.Nonce)
-	require.Empty(t, kept.Data.Credential.Keep)
+	require.Empty(t, kept.Data.Credential.KeepID)
 }
