@@ -16,7 +16,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// unknownPrincipal tells whether Databricks does not know the principal any more, for which it has no code of its own.
+// unknownPrincipal reports whether Databricks does not know the principal any more, for which it has no code of its own.
 func unknownPrincipal(err error) bool {
 	var remote *client.Error
 	return errors.As(err, &remote) && remote.ErrorCode == "INVALID_PARAMETER_VALUE" && strings.Contains(strings.ToLower(remote.Message), "principal")
@@ -50,7 +50,7 @@ func aclRefOf(data *framework.FieldData) (aclRef, error) {
 	return ref, nil
 }
 
-// permissionOf answers a principal's own permission, "" for none.
+// permissionOf returns a principal's own permission, "" for none.
 func permissionOf(ctx context.Context, conn *connection, ref aclRef) (string, error) {
 	acl, err := conn.client.GetACL(ctx, ref.Scope, ref.Principal)
 	if client.IsGone(err) {
@@ -82,7 +82,7 @@ func setPermission(ctx context.Context, conn *connection, ref aclRef, want strin
 }
 
 // guardManage refuses a change after which the engine could no longer manage the scope: of its own permission, or of that
-// of the last of its groups that manages it for good. Groups change, so Databricks is asked which they are now.
+// of the last of its groups that manages it without a lease. Groups change, so Databricks is asked which they are now.
 func (b *backend) guardManage(ctx context.Context, s logical.Storage, conn *connection, ref aclRef, permission string, force bool) error {
 	if permission == permissionManage || force {
 		return nil

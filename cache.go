@@ -13,7 +13,7 @@ type cache[T any] struct {
 	generation uint64
 }
 
-// get answers from memory, or else from load. What load answers is remembered when keep says so and no drop came between.
+// get returns what is remembered, or else what load returns, which is remembered when keep says so and no drop came between.
 func (c *cache[T]) get(key string, load func() (value T, keep bool, err error)) (T, error) {
 	c.mu.RLock()
 	value, ok := c.entries[key]

@@ -60,7 +60,7 @@ func (c *connection) fits(name string, spec credential.Spec) error {
 	return err
 }
 
-// GroupIDs answers the ids of the groups. They are remembered for groupMemory, or until ForgetGroups.
+// GroupIDs returns the ids of the groups. They are remembered for groupMemory, or until ForgetGroups.
 func (c *connection) GroupIDs(ctx context.Context, names []string) ([]string, error) {
 	var ids []string
 	for _, name := range names {
@@ -89,15 +89,15 @@ func (c *connection) GroupIDs(ctx context.Context, names []string) ([]string, er
 	return ids, nil
 }
 
-// ForgetGroups makes the next GroupIDs ask again, since a group may have been made anew.
+// ForgetGroups makes the next GroupIDs ask again, since a group may have been recreated.
 func (c *connection) ForgetGroups() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.groups = nil
 }
 
-// whoami answers who the engine is at Databricks. It costs a call only where the config was stored without verification,
-// and only once, however many requests want to know: the call goes on when one of them gives up.
+// whoami returns who the engine is at Databricks. It costs a call only where the config was stored without verification,
+// and only once, however many requests wait for it: the call continues when one of them gives up.
 func (c *connection) whoami(ctx context.Context) (*client.Identity, error) {
 	if known := c.cachedIdentity(); known != nil {
 		return known, nil
@@ -139,7 +139,7 @@ func (c *connection) cachedIdentity() *client.Identity {
 	return c.identity
 }
 
-// connection answers with the mount's connection, making it from storage when needed, or with errNotConfigured.
+// connection returns the mount's connection, making it from storage when needed, or with errNotConfigured.
 func (b *backend) connection(ctx context.Context, s logical.Storage) (*connection, error) {
 	return b.connections.get(configStorageKey, func() (*connection, bool, error) {
 		config, err := readConfig(ctx, s)
@@ -185,7 +185,7 @@ func (b *backend) connect(ctx context.Context, config *configEntry) (*connection
 	return &connection{config: config, client: c, account: settings.Account(), identity: config.Identity}, nil
 }
 
-// dropConnection makes the next request read the config anew. Calls under way on the old connection go on.
+// dropConnection makes the next request read the config again. Calls in flight on the old connection continue.
 func (b *backend) dropConnection() {
 	if old, ok := b.connections.drop(configStorageKey); ok {
 		old.client.Close()

@@ -16,7 +16,7 @@ import (
 
 const (
 	// tokenFileVariable names the file that an operator gave the plugin at registration (vault plugin register -env=…). It is
-	// read for auth_type oidc only, and never from the config: whoever writes that may not read files of the server.
+	// read for auth_type oidc only, and never from the config: who may write that may not read files of the server.
 	tokenFileVariable = "DATABRICKS_OIDC_TOKEN_FILEPATH"
 
 	// maxTokenFile bounds what is read of that file, in bytes.
@@ -25,7 +25,7 @@ const (
 	defaultIdentityTokenTTL = time.Hour
 )
 
-// subjectToken answers where the token comes from that is exchanged for an access token: from the operator's file, or from
+// subjectToken returns where the token comes from that is exchanged for an access token: from the operator's file, or from
 // Vault's plugin identity tokens, which Enterprise has. It is nil for other auth types.
 func (b *backend) subjectToken(config *configEntry) func(context.Context) (client.Secret, error) {
 	if config.AuthType != client.AuthOIDC {

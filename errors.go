@@ -27,7 +27,7 @@ func badField(field, format string, args ...any) error {
 	return &fieldError{field: field, reason: fmt.Sprintf(format, args...)}
 }
 
-// errNotConfigured answers whatever needs a connection on a mount that has none.
+// errNotConfigured is the error of a request that needs a connection on a mount that has none.
 var errNotConfigured = &fieldError{field: "config", reason: "this mount has no connection yet; write host and credentials to its config path first, for example: vault write databricks/config host=https://… token=…"}
 
 // answer turns errors into what Vault's clients should see. The user's mistakes and Databricks' refusals are 400, never
@@ -64,7 +64,7 @@ func answer(resp *logical.Response, err error) (*logical.Response, error) {
 	}
 }
 
-// hasCode tells whether Databricks answered with this error_code.
+// hasCode reports whether Databricks answered with this error_code.
 func hasCode(err error, code string) bool {
 	var remote *client.Error
 	return errors.As(err, &remote) && remote.ErrorCode == code
@@ -83,13 +83,13 @@ func remoteCheck(err error) error {
 // requestID is how errors end that came with an answer; it tells apart what is the same reason.
 var requestID = regexp.MustCompile(` \[request id [^\]]*\]$`)
 
-// hasResponse tells whether Databricks hasResponse the request that failed, so that what it does of it is done by now.
+// hasResponse reports whether Databricks hasResponse the request that failed, so that what it does of it is done by now.
 func hasResponse(err error) bool {
 	var remote *client.Error
 	return errors.As(err, &remote) && remote.Status != 0
 }
 
-// sameReason tells whether two errors differ in no more than the ids of requests.
+// sameReason reports whether two errors differ in no more than the ids of requests.
 func sameReason(a, b string) bool {
 	return anyRequestID.ReplaceAllString(a, "") == anyRequestID.ReplaceAllString(b, "")
 }

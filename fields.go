@@ -14,10 +14,10 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// keyForce is the field by which a caller insists on what is refused else.
+// keyForce is the field that overrides a refusal.
 const keyForce = "force"
 
-// given tells whether the request names the field with a value other than null or the empty string.
+// given reports whether the request names the field with a value other than null or the empty string.
 func given(data *framework.FieldData, field string) bool {
 	value, ok := data.Raw[field]
 	return ok && value != nil && value != ""
@@ -72,7 +72,7 @@ func (b *backend) writeOperation(callback framework.OperationFunc, summary strin
 // sensitiveFields returns the types of the fields that carry secrets, by their names: those that the schema of any path marks as
 // sensitive.
 func sensitiveFields(paths []*framework.Path) map[string]framework.FieldType {
-	// The name of a policy is no secret, but a value that was sent in its place is.
+	// The name of a policy is not a secret, but a value that was sent in its place is.
 	found := map[string]framework.FieldType{keyPasswordPolicy: framework.TypeString}
 	for _, path := range paths {
 		for name, schema := range path.Fields {
@@ -107,7 +107,7 @@ func requestedTTL(data *framework.FieldData) (time.Duration, error) {
 	}
 	ttl := data.Get(keyTTL).(int)
 	if _, sent := data.Raw[keyTTL]; sent && ttl <= 0 {
-		// Where a policy demands a ttl, an empty one must not mean "for good".
+		// Where a policy demands a ttl, an empty one must not mean "without a lease".
 		return 0, badField(keyTTL, "is not more than 0; send at least 1s, or leave it out")
 	}
 	return seconds(int64(ttl)), nil

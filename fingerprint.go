@@ -55,7 +55,7 @@ func (b *backend) loadLifetimes(ctx context.Context, s logical.Storage) error {
 	return nil
 }
 
-// distinct answers a lifetime of at least the given one, or a little less where that is the longest there is. Unless all are
+// distinct returns a lifetime of at least the given one, or a little less where that is the longest there is. Unless all are
 // taken, no create for the service principal has asked for it lately.
 func (l *lifetimes) distinct(now time.Time, principalID string, least time.Duration) (lifetime time.Duration, unique bool) {
 	least = min(least, maxLifetime-maxLifetimeOffset*time.Second)

@@ -27,7 +27,7 @@ type aclLeaseID struct {
 	ID string `json:"id"`
 }
 
-// aclStale is how long Databricks may go on answering with a permission that was changed since (Terraform provider for
+// aclStale is how long Databricks may still return a permission that was changed since (Terraform provider for
 // Databricks, which waits as long).
 const aclStale = 5 * time.Minute
 
@@ -35,8 +35,8 @@ const aclStale = 5 * time.Minute
 // and Databricks knows only one permission, so each lease's share has to be remembered: the last lease that was given
 // counts, and when none is left, what was there before the first.
 //
-// It is kept for as long as Databricks' answers may be old even when no lease is left: an old answer, taken for true, would
-// become the base of the next lease, and be put back for good by its end.
+// The record stays for as long as Databricks' answers may be stale, even when no lease is left: a stale answer would become the base
+// of the next lease, and its end would restore that permanently.
 type aclRecord struct {
 	aclRef
 	Base   string     `json:"base"` // what was there before the first lease, "" for none
@@ -61,7 +61,7 @@ func (g *aclRecord) desired() string {
 	return g.Leases[len(g.Leases)-1].Permission
 }
 
-// overridden tells whether somebody else has put the permission that is there.
+// overridden reports whether somebody else has put the permission that is there.
 func (g *aclRecord) overridden(has string, now time.Time) bool {
 	return has != g.Put && !slices.Contains(g.Pending, has) && (now.Sub(g.At) > aclStale || !slices.Contains(g.Past, has))
 }
@@ -80,8 +80,7 @@ func (g *aclRecord) recordPut(permission string, now time.Time) {
 	g.Put, g.At = permission, now.UTC()
 }
 
-// prepare answers the record for a next lease, of which old is what is known so far, nil for nothing, and has what Databricks
-// answers.
+// prepare returns the record for a next lease. Old is the stored record, nil for none, and has what Databricks returns.
 func (old *aclRecord) prepare(ref aclRef, has string, now time.Time) *aclRecord {
 	switch {
 	case old == nil || old.overridden(has, now):
@@ -111,7 +110,7 @@ func aclRecordKey(made origin, ref aclRef) string {
 	return aclRecordPrefix(made, ref.Scope) + hashKey(ref.Principal)
 }
 
-// readACLRecord answers nil when nothing is known.
+// readACLRecord returns nil when there is no record.
 func readACLRecord(ctx context.Context, s logical.Storage, key string) (*aclRecord, error) {
 	entry, err := s.Get(ctx, key)
 	if err != nil || entry == nil {
@@ -155,7 +154,7 @@ func (b *backend) sweepACLRecords(ctx context.Context, req *logical.Request) (er
 	}
 	defer func() {
 		if err != nil {
-			b.aclRecordsSwept.Store(false) // the next tick tries again
+			b.aclRecordsSwept.Store(false) // the next periodic call tries again
 		}
 	}()
 	scopes, err := req.Storage.List(ctx, aclStoragePrefix)
@@ -319,21 +318,21 @@ func (b *backend) endACLLease(ctx context.Context, s logical.Storage, conn *conn
 	return b.endACLLeaseLocked(ctx, s, conn, key, id)
 }
 
-// endACLLeaseLocked is endACLLease for who has the turn.
+// endACLLeaseLocked is endACLLease for a caller that holds the lock.
 func (b *backend) endACLLeaseLocked(ctx context.Context, s logical.Storage, conn *connection, key string, id aclLeaseID) error {
 	g, err := readACLRecord(ctx, s, key)
 	if err != nil {
 		return err
 	}
 	if g == nil || !slices.ContainsFunc(g.Leases, func(l aclLease) bool { return l.ID == id.ID }) {
-		// Overruled by a permission for good, or ended already.
+		// Overridden by a permission without a lease, or ended already.
 		return nil
 	}
 	given := g.desired()
 	left := slices.DeleteFunc(slices.Clone(g.Leases), func(l aclLease) bool { return l.ID == id.ID })
 	b.aclRecordsSwept.Store(false)
 	if after := (&aclRecord{Base: g.Base, Leases: left}).desired(); after == given && after == g.Put && len(left) > 0 {
-		// Another lease goes on giving the same: nothing is to be put, nor to be given back that somebody took away.
+		// Another lease gives the same permission: there is nothing to put, and what somebody else removed stays removed.
 		g.Leases = left
 		return g.save(ctx, s, key)
 	}

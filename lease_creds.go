@@ -220,7 +220,7 @@ func (b *backend) nameIntent(ctx context.Context, s logical.Storage, kind creden
 	}
 	in.Started = b.now().UTC()
 	until := in.Started.Add(r.Lifetime + mintBudget)
-	// What doesn't end by itself, as a copy in a scope, is to be undone even later.
+	// What has no expiry at Databricks, such as a copy in a scope, is undone for longer.
 	if !t.Lasting && in.Secret == nil || until.After(in.Expires) {
 		in.Expires = until
 	}
@@ -228,7 +228,7 @@ func (b *backend) nameIntent(ctx context.Context, s logical.Storage, kind creden
 	return nil
 }
 
-// createCredential creates the credential of an operation, and completes what is answered of it.
+// createCredential creates the credential of an operation, and fills in the fields that all answers have.
 func (b *backend) createCredential(ctx context.Context, op *pendingOperation, conn *connection, kind credential.Type, r credential.Request) (*credential.Credential, error) {
 	token, err := kind.Mint(ctx, conn, r)
 	if err != nil {
@@ -256,7 +256,7 @@ func (b *backend) create(ctx context.Context, op *pendingOperation, p *mintPlan)
 	l.ID, l.ServicePrincipalID = token.ID, token.ServicePrincipalID
 	l.Expires, l.Dead = start.Add(token.Lifetime), b.now().Add(token.Lifetime)
 	if token.Lifetime <= 0 {
-		op.intent.Expires = start.Add(maxLifetime).UTC() // it takes more than waiting
+		op.intent.Expires = start.Add(maxLifetime).UTC() // it never expires, so waiting doesn't end it
 	}
 	deliver := op.intent.Secret
 	if deliver == nil {

@@ -17,7 +17,7 @@ import (
 const (
 	secretTypeSecret = "databricks_secret"
 
-	// confirmTimeout is how long we look for the timestamp of a secret that was just written: lists may lag behind.
+	// confirmTimeout is how long the timestamp of a secret that was just written is waited for: lists may lag behind.
 	confirmTimeout = 10 * time.Second
 
 	// clockSkew is how far the clocks of Vault and Databricks may be apart when a rollback decides whether a secret was
@@ -38,12 +38,12 @@ type secretIntent struct {
 	Before time.Time `json:"before"` // when it was last written before, zero for never
 }
 
-// matches tells whether what was written at the one time can be what a put stored that began at the other.
+// matches reports whether what was written at the one time can be what a put stored that began at the other.
 func (in *secretIntent) matches(updated, started time.Time) bool {
 	return !updated.Equal(in.Before) && !updated.Before(started.Add(-clockSkew)) && !updated.After(started.Add(mintBudget+clockSkew))
 }
 
-// confirmWrite answers what it takes to delete a secret again that was just stored by the intent.
+// confirmWrite waits until Databricks lists the secret that the intent stored, and returns what it takes to delete it again.
 func confirmWrite(ctx context.Context, conn *connection, in *secretIntent) (*writtenSecret, error) {
 	ref := in.secretRef
 	deadline := time.Now().Add(confirmTimeout)
@@ -78,7 +78,7 @@ func (b *backend) putUnleased(ctx context.Context, s logical.Storage, conn *conn
 }
 
 // supersede takes the secret out of the intents that earlier writes of it left open: whatever they stored is gone, and their
-// rollback could not tell what is there now from it. The caller has the secret's turn and has just stored a value.
+// rollback could not tell the new value from it. The caller holds the secret's lock and has just stored a value.
 func (b *backend) supersede(ctx context.Context, s logical.Storage, conn *connection, ref secretRef) error {
 	err := eachIntent(ctx, s, func(id string, in *intent) error {
 		if in.Secret == nil || in.Secret.canonical() != ref.canonical() {
@@ -102,7 +102,7 @@ func (b *backend) supersede(ctx context.Context, s logical.Storage, conn *connec
 	return nil
 }
 
-// removeWritten is removeWrittenLocked in the secret's turn.
+// removeWritten is removeWrittenLocked with the secret's lock.
 func (b *backend) removeWritten(ctx context.Context, conn *connection, secret *writtenSecret) error {
 	unlock, err := b.secretLocks.Lock(ctx, secret.canonical())
 	if err != nil {
@@ -112,7 +112,7 @@ func (b *backend) removeWritten(ctx context.Context, conn *connection, secret *w
 	return b.removeWrittenLocked(ctx, conn, secret)
 }
 
-// removeWrittenLocked deletes a secret if it is still the one that we wrote.
+// removeWrittenLocked deletes a secret if it is still the one that the engine wrote. The caller holds its lock.
 func (b *backend) removeWrittenLocked(ctx context.Context, conn *connection, secret *writtenSecret) error {
 	updated, err := secretUpdated(ctx, conn, secret.secretRef)
 	if err != nil {
@@ -236,7 +236,7 @@ func (b *backend) renewWrite(ctx context.Context, req *logical.Request, _ *frame
 	return resp, nil
 }
 
-// leaseConnection decodes a lease of a secret or a grant and answers the connection over which it was made. Identities may
+// leaseConnection decodes the lease of a secret or a permission and returns the connection, if it leads to where the lease was made. Identities may
 // have changed since: permissions on scopes decide what the present one may do.
 func (b *backend) leaseConnection(ctx context.Context, req *logical.Request) (*writeLease, *connection, error) {
 	l := new(writeLease)
@@ -273,7 +273,7 @@ func (b *backend) revokeSecret(ctx context.Context, req *logical.Request, _ *fra
 }
 
 // removeUnconfirmed deletes a secret that was, or may have been, stored a moment ago. It fails when Databricks does not show it:
-// it may do so later, so that is for the rollback to look at. The caller has the secret's turn.
+// it may do so later, so that is left to the rollback. The caller holds the secret's lock.
 func (b *backend) removeUnconfirmed(ctx context.Context, conn *connection, in *secretIntent) error {
 	updated, err := secretUpdated(ctx, conn, in.secretRef)
 	if err != nil {

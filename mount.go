@@ -48,7 +48,7 @@ type backend struct {
 	// already and would be the same again; lastAttempt has when a rollback last tried to undo an intent.
 	inFlight, reported, lastAttempt sync.Map
 
-	// The locks of the mount, in the order in which they may be taken: who holds one may take those below it only, and none twice.
+	// The locks of the mount, in the order in which they may be taken: a holder may take only locks below it, and none twice.
 	// Those by key may be held over calls to Databricks, which knows no compare-and-set; a wait for one ends with its request. The
 	// mutexes make read-modify-write on storage atomic and are never held over a call. The tests fail when the order is broken.
 	rotationLocks orderedLocks // a credential that is rotated, by the key of its storage entry: one request or periodic run at a time
@@ -179,14 +179,14 @@ func (b *backend) clean(context.Context) {
 // now is the time of whatever is written down. Time-outs go by the real one.
 func (b *backend) now() time.Time { return b.clock() }
 
-// mayWrite tells whether this node may write the mount's local storage, as a rollback must.
+// mayWrite reports whether this node may write the mount's local storage, as a rollback must.
 func (b *backend) mayWrite() bool {
 	state := b.System().ReplicationState()
 	return !state.HasState(consts.ReplicationPerformanceStandby) && !state.HasState(consts.ReplicationDRSecondary)
 }
 
 // event tells Vault's event bus of a change; pairs are metadata keys and values, never secrets. A host without an event
-// bus is no error, and an event that can't be sent must not undo what has happened.
+// bus is not an error, and an event that can't be sent must not undo what has happened.
 func (b *backend) event(ctx context.Context, kind, path string, pairs ...string) {
 	pairs = append(pairs, logical.EventMetadataPath, path, logical.EventMetadataModified, "true")
 	err := logical.SendEvent(ctx, b, "databricks/"+kind, pairs...)

@@ -74,22 +74,22 @@ func (b *backend) pathACLs() []*framework.Path {
 				},
 				keyTTL: {
 					Type:        framework.TypeDurationSecond,
-					Description: "Makes the permission a lease: when it ends, the permission that it replaced is put back, unless somebody has changed it since. More than the mount's maximum is capped, with a warning.",
+					Description: "Makes the permission a lease: when it ends, the previous permission is restored, unless somebody has changed it since. More than the mount's maximum is capped, with a warning.",
 				},
 				keyForce: {
 					Type:        framework.TypeBool,
-					Description: "Go on even if the engine loses its own MANAGE on the scope.",
+					Description: "Proceed even if the engine loses its own MANAGE on the scope.",
 					Query:       true,
 				},
 				keyWait: {
 					Type:        framework.TypeBool,
-					Description: fmt.Sprintf("Answer only when Databricks shows the change, or with a warning after %d seconds: it keeps permissions in caches.", int(waitBudget/time.Second)),
+					Description: fmt.Sprintf("Return when Databricks shows the change, or with a warning after %d seconds: it caches permissions.", int(waitBudget/time.Second)),
 					Query:       true,
 				},
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.CreateOperation: b.writeOperation(b.writeACL, "Give a principal a permission on a scope.", write,
-					framework.RequestExample{Description: "For good.", Data: map[string]any{keyPermission: permissionRead}},
+					framework.RequestExample{Description: "Without a lease.", Data: map[string]any{keyPermission: permissionRead}},
 					framework.RequestExample{Description: "For an hour.", Data: map[string]any{keyPermission: permissionWrite, keyTTL: "1h"}},
 				),
 				logical.UpdateOperation: b.writeOperation(b.writeACL, "Change a principal's permission on a scope.", write),
@@ -234,9 +234,9 @@ func (b *backend) deleteACL(ctx context.Context, req *logical.Request, data *fra
 }
 
 const aclsHelp = `
-Who may do what in a scope: READ its secrets, WRITE them, or MANAGE the scope.
-Permissions are per scope, not per key. Databricks keeps them in caches, so a
-change may take some minutes to work everywhere; wait=true waits for it.
+Permissions on a scope: READ its secrets, WRITE them, or MANAGE the scope. They are
+per scope, not per key. Databricks caches them, so a change may take some minutes to
+work everywhere; wait=true waits for it.
 
   vault write databricks/acls/etl/data-engineers permission=READ
   vault write databricks/acls/etl/jane@example.com permission=WRITE ttl=1h
@@ -244,6 +244,6 @@ change may take some minutes to work everywhere; wait=true waits for it.
   vault list -detailed databricks/acls/etl
   vault delete databricks/acls/etl/data-engineers
 
-With a ttl the permission is a lease: when it ends, what it replaced is put back.
-Writing a permission without a ttl makes it stay, whatever leases there are.
+With a ttl the permission is a lease: when it ends, the previous permission is
+restored. A permission written without a ttl stays, whatever leases there are.
 `

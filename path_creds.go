@@ -68,7 +68,7 @@ func (b *backend) pathCreds() []*framework.Path {
 			},
 			keyDeliverScope: {
 				Type:        framework.TypeString,
-				Description: "Secret scope to put the secret part of the credential into, as a text, instead of answering it. Revoking removes it again. Needs deliver_key.",
+				Description: "Secret scope to store the secret part of the credential in, as a string, instead of returning it. Revoking removes it again. Needs deliver_key.",
 			},
 			keyDeliverKey: {
 				Type:        framework.TypeString,
@@ -110,7 +110,7 @@ var credsResponseFields = func() map[string]*framework.FieldSchema {
 }()
 
 const credsHelp = `
-Mints a credential of the role and answers it once, as a lease. Revoking the
+Mints a credential of the role and returns it once, as a lease. Revoking the
 lease, or letting it end, deletes the credential at Databricks.
 
   vault read databricks/creds/etl
@@ -122,6 +122,5 @@ lease, or letting it end, deletes the credential at Databricks.
 A caller can only narrow what the role allows. The token ends at Databricks one
 minute after the lease's longest duration, whatever happens to Vault.
 
-An oauth_token is an exception: Databricks can't revoke it. It ends by itself after
-its hour, its lease is as long and can't be renewed, and revoking that does nothing.
+An oauth_token is an exception: Databricks can't revoke it. It expires after an hour, its lease is as long and can't be renewed, and revoking that does nothing.
 `

@@ -108,7 +108,7 @@ func (b *backend) pathRoles() []*framework.Path {
 					}),
 				logical.UpdateOperation: b.writeOperation(b.writeRole, "Change a role; fields that are not named keep their values.", write),
 				logical.PatchOperation:  b.writeOperation(b.writeRole, "Change a role; null resets a field.", write),
-				logical.DeleteOperation: b.writeOperation(b.deleteRole, "Delete a role. Its leases can't be renewed any more, but go on until they end and can be revoked.",
+				logical.DeleteOperation: b.writeOperation(b.deleteRole, "Delete a role. Its leases can't be renewed any more; they stay until they end or are revoked.",
 					[]framework.Response{{Description: "Deleted.", Fields: map[string]*framework.FieldSchema{}}}),
 				logical.ReadOperation: &framework.PathOperation{
 					Callback:  b.handleReadRole,

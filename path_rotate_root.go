@@ -76,7 +76,7 @@ func withRootRotation(fields map[string]*framework.FieldSchema) map[string]*fram
 		keyCredentialID:    {Type: framework.TypeString, Required: true, Description: "Id of the credential, if a rotation created it; else empty."},
 		keyExpiryTime:      {Type: framework.TypeString, Required: true, Description: "When that ends at Databricks if it is not replaced, RFC 3339; empty where it isn't known."},
 		keyRetiredIDs:      {Type: framework.TypeStringSlice, Required: true, Description: "Ids of credentials that were replaced and are about to be removed."},
-		keyOperatorCreated: {Type: framework.TypeStringSlice, Required: true, Description: "Ids of credentials that an operator created and that have been replaced, to be deleted by hand."},
+		keyOperatorCreated: {Type: framework.TypeStringSlice, Required: true, Description: "Ids of credentials that an operator created and that have been replaced, to be deleted by an operator."},
 	})
 	return withRotation(fields)
 }

@@ -221,7 +221,7 @@ func (b *backend) deleteScope(ctx context.Context, req *logical.Request, data *f
 
 const scopesHelp = `
 Secret scopes hold the secrets that notebooks and jobs read. Writing a scope that
-exists in the same form succeeds; scopes can't be changed.
+already exists in the same form succeeds; scopes can't be changed.
 
   vault write -f databricks/scopes/etl
   vault list -detailed databricks/scopes

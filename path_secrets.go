@@ -61,7 +61,7 @@ func (b *backend) pathSecrets() []*framework.Path {
 				},
 				keyStringValue: {
 					Type:         framework.TypeString,
-					Description:  "The value as a text, 128 KB at most. Exactly one of string_value, bytes_value and password_policy must be sent.",
+					Description:  "The value as a string, 128 KB at most. Exactly one of string_value, bytes_value and password_policy must be sent.",
 					DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
 				},
 				keyBytesValue: {
@@ -71,7 +71,7 @@ func (b *backend) pathSecrets() []*framework.Path {
 				},
 				keyPasswordPolicy: {
 					Type:        framework.TypeString,
-					Description: "Name of a password policy by which Vault makes the value. Nobody gets to see it.",
+					Description: "Name of a password policy by which Vault generates the value. The value is not returned.",
 				},
 				keyTTL: {
 					Type:        framework.TypeDurationSecond,
@@ -108,7 +108,7 @@ var secretWriteFields = map[string]*framework.FieldSchema{
 var secretReadFields = map[string]*framework.FieldSchema{
 	keyKey:         {Type: framework.TypeString, Required: true, Description: "Key of the secret."},
 	keyBytesValue:  {Type: framework.TypeString, Required: true, Description: "The value in base64.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
-	keyStringValue: {Type: framework.TypeString, Description: "The value as a text, where the bytes are UTF-8.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
+	keyStringValue: {Type: framework.TypeString, Description: "The value as a string, where the bytes are UTF-8.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
 	keyLastUpdated: {Type: framework.TypeString, Required: true, Description: "When it was last written, RFC 3339."},
 }
 

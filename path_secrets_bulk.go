@@ -47,7 +47,7 @@ func (b *backend) pathSecretsBulk() *framework.Path {
 			},
 			keySecrets: {
 				Type:         framework.TypeMap,
-				Description:  "Texts to store, by key. 1,000 keys at most.",
+				Description:  "Strings to store, by key. 1,000 keys at most.",
 				DisplayAttrs: &framework.DisplayAttributes{Sensitive: true},
 			},
 			keyBytes: {
@@ -61,7 +61,7 @@ func (b *backend) pathSecretsBulk() *framework.Path {
 			},
 			keyDryRun: {
 				Type:        framework.TypeBool,
-				Description: "Only tell what would be written and deleted.",
+				Description: "Only report what would be written and deleted.",
 			},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
@@ -167,10 +167,9 @@ func (b *backend) pushSecrets(ctx context.Context, req *logical.Request, data *f
 }
 
 const bulkHelp = `
-Stores many secrets in one call, several at a time. With prune=true the scope
-holds exactly what was sent afterwards; dry_run=true only tells what would
-happen. When some keys fail, the call fails, says which and why, and the same
-call again finishes the work.
+Stores many secrets in one call, several at a time. With prune=true the scope then
+holds exactly what was sent; dry_run=true only reports what would happen. When some
+keys fail, the call fails and says which and why; repeating it finishes the work.
 
   vault list -detailed databricks/secrets/etl
   vault write databricks/secrets/etl - <<< '{"secrets": {"user": "etl", "password": "…"}, "prune": true}'

@@ -30,12 +30,12 @@ func (b *backend) pathStatus() []*framework.Path {
 				Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: map[string]*framework.FieldSchema{
 					"configured":        {Type: framework.TypeBool, Required: true, Description: "Whether the mount has a connection."},
 					"plugin_version":    {Type: framework.TypeString, Required: true, Description: "Version of the plugin."},
-					"mount_id":          {Type: framework.TypeString, Required: true, Description: "What marks the comments of everything that this mount makes."},
+					"mount_id":          {Type: framework.TypeString, Required: true, Description: "The id in the comments of everything that this mount creates."},
 					keyHost:             {Type: framework.TypeString, Description: "Origin of the workspace."},
 					keyAuthType:         {Type: framework.TypeString, Description: "How the engine authenticates."},
 					keyWorkspaceID:      {Type: framework.TypeString, Description: "Id of the workspace, as Databricks says."},
 					"identity":          {Type: framework.TypeMap, Description: "Who the engine is: id, user_name, display_name, service_principal, admin. Null when it was never asked."},
-					"verified_time":     {Type: framework.TypeString, Description: "When the config was last proved by asking Databricks, RFC 3339; empty for never."},
+					"verified_time":     {Type: framework.TypeString, Description: "When the config was last verified by asking Databricks, RFC 3339; empty for never."},
 					"last_success_time": {Type: framework.TypeString, Description: "When Databricks last accepted a call since the connection was made on this node, RFC 3339; empty for never."},
 					keyLastRotation:     {Type: framework.TypeString, Description: "When Vault last replaced the credential, RFC 3339; null for never."},
 					keyNextRotation:     {Type: framework.TypeString, Description: "When Vault will next replace it, RFC 3339; null for never."},
@@ -44,7 +44,7 @@ func (b *backend) pathStatus() []*framework.Path {
 					keyRotationRetry:    {Type: framework.TypeString, Description: "When the next attempt is made after a failure, RFC 3339; null for none."},
 					keyPendingError:     {Type: framework.TypeString, Description: "Why a credential that was replaced could not be removed yet; empty for nothing."},
 					keyPendingAttempt:   {Type: framework.TypeString, Description: "When that is tried again, RFC 3339; null for never."},
-					keyRotatedBy:        {Type: framework.TypeString, Description: "Who keeps the schedule: engine, vault for its rotation manager, or nobody."},
+					keyRotatedBy:        {Type: framework.TypeString, Description: "Who follows the rotation schedule: engine, vault for its rotation manager, or nobody."},
 					"calls":             {Type: framework.TypeMap, Required: true, Description: "By operation, since the plugin started on this node: calls, errors, retries, throttled, mean_ms and max_ms."},
 				}}}},
 			},
@@ -128,8 +128,8 @@ func milliseconds(d time.Duration) float64 {
 }
 
 const statusHelp = `
-Tells who the engine is at Databricks, over which auth type, when that was last
-proved, and how its calls went on this node. Reading it makes no call.
+Reports who the engine is at Databricks, over which auth type, when that was last
+verified, and how its calls went on this node. Reading it makes no call.
 
   vault read databricks/status
 `

@@ -46,11 +46,11 @@ func (b *backend) pathTidy() []*framework.Path {
 				},
 				keyMountIDs: {
 					Type:        framework.TypeCommaStringSlice,
-					Description: "Ids of other mounts, as their status shows them: also remove what they made and what is past its end. For mounts that are gone, and on an account mount for the service principals that workspaces have left there.",
+					Description: "Ids of other mounts, as their status shows them: also remove what they created and what is past its end. For mounts that no longer exist, and on an account mount for the service principals that workspaces left there.",
 				},
 				keyCancel: {
 					Type:        framework.TypeBool,
-					Description: "Stop the run that is under way. What it has removed stays removed.",
+					Description: "Stop the run in progress. What it has removed stays removed.",
 				},
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
@@ -90,15 +90,15 @@ var tidyResponseFields = map[string]*framework.FieldSchema{
 	keyStarted:           {Type: framework.TypeString, Required: true, Description: "When the run began, RFC 3339; empty before the first one."},
 	keyFinished:          {Type: framework.TypeString, Required: true, Description: "When it ended, RFC 3339; empty when it has not."},
 	keyDryRun:            {Type: framework.TypeBool, Required: true, Description: "Whether it only reports."},
-	keyAutomatic:         {Type: framework.TypeBool, Required: true, Description: "Whether the engine began it by itself."},
+	keyAutomatic:         {Type: framework.TypeBool, Required: true, Description: "Whether the engine began it automatically."},
 	keyFound:             {Type: framework.TypeInt, Required: true, Description: "How many things it found that should be removed."},
-	keyDeleted:           {Type: framework.TypeInt, Required: true, Description: "How many of them it has removed, those included that were gone already."},
+	keyDeleted:           {Type: framework.TypeInt, Required: true, Description: "How many of them it has removed, including those that were gone already."},
 	keyFailed:            {Type: framework.TypeInt, Required: true, Description: "How many of them it could not remove."},
 	keyLastError:         {Type: framework.TypeString, Required: true, Description: "What went wrong last; empty for nothing."},
 	keyTokens:            {Type: framework.TypeStringSlice, Required: true, Description: fmt.Sprintf("Ids of the personal access tokens that it found, %d at most.", tidyMaxIDs)},
 	keyServicePrincipals: {Type: framework.TypeStringSlice, Required: true, Description: fmt.Sprintf("Ids of the service principals that it found, %d at most.", tidyMaxIDs)},
 	keyTruncated:         {Type: framework.TypeBool, Required: true, Description: "Whether it found more than are shown."},
-	keyNextAutomatic:     {Type: framework.TypeString, Required: true, Description: "When the engine will next look for service principals by itself, RFC 3339; empty when that is not decided yet."},
+	keyNextAutomatic:     {Type: framework.TypeString, Required: true, Description: "When the engine will next look for service principals automatically, RFC 3339; empty when that is not decided yet."},
 }
 
 // data is the status as answers show it.
@@ -175,9 +175,9 @@ var mountIDForm = regexp.MustCompile(`^[0-9A-Za-z-]{1,64}$`)
 const tidyHelp = `
 Finds what this mount made at Databricks and no longer owns, and removes it: what
 is past the last moment that its lease could have lived, and credentials of static
-roles and of the config that nothing in Vault knows of any more. The mount's own
-mark at the end of a comment or a display name tells; what doesn't bear it is never
-touched.
+roles and of the config that no entry in Vault refers to. They are found by the
+mount's own mark at the end of a comment or a display name; what doesn't bear it is
+never touched.
 
   vault write databricks/tidy dry_run=true
   vault write -force databricks/tidy
@@ -192,6 +192,6 @@ It looks at the personal access tokens of the engine's identity, or of everybody
 where that identity is a workspace admin, and at service principals, whose secrets
 go with them. On an account mount it looks at service principals only.
 
-A run goes on in the background. Service principals never end by themselves, so the
-engine also looks for those on its own, once a day.
+A run continues in the background. Service principals have no expiry, so the engine
+also looks for those automatically, once a day.
 `

@@ -26,7 +26,7 @@ const (
 
 var allField = &framework.FieldSchema{
 	Type:        framework.TypeBool,
-	Description: "Not only the tokens of the engine's identity, but those of everybody in the workspace. Needs a workspace admin.",
+	Description: "The tokens of all users of the workspace, not only of the engine's identity. Needs a workspace admin.",
 	Query:       true,
 }
 
@@ -217,16 +217,16 @@ func checkNotInUse(ctx context.Context, s logical.Storage, id string) error {
 
 const tokensHelp = `
 Shows the live personal access tokens of the engine's own identity as Databricks
-lists them, those that Vault did not make included. issued_by_this_mount tells
-them apart.
+lists them, including those that Vault did not create; issued_by_this_mount tells
+which it did.
 
   vault list -detailed databricks/tokens
   vault read databricks/tokens/5684c955…
   vault delete databricks/tokens/5684c955…
 
-With all=true the three work on the tokens of everybody in the workspace, which
-needs a workspace admin.
+With all=true they apply to the tokens of all users of the workspace, which needs a
+workspace admin.
 
 A delete takes effect at Databricks at once. The lease of such a token, if it has
-one, can still be revoked: that the token is gone is no error.
+one, can still be revoked: that the token is gone is not an error.
 `

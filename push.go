@@ -195,7 +195,7 @@ func (e *pushError) Error() string { return e.text }
 
 func (e *pushError) Unwrap() error { return e.first }
 
-// failsForAll tells whether what failed for one key will fail for all.
+// failsForAll reports whether what failed for one key will fail for all.
 func failsForAll(err error) bool {
 	var remote *client.Error
 	if !errors.As(err, &remote) {

@@ -40,7 +40,7 @@ type roleEntry struct {
 	text *template.StringTemplate
 }
 
-// role answers nil when there is no such role. What it answers is shared and must not be changed.
+// role returns nil when there is no such role. The result is shared and must not be changed.
 func (b *backend) role(ctx context.Context, s logical.Storage, name string) (*roleEntry, error) {
 	key := roleStoragePrefix + name
 	return b.roles.get(key, func() (*roleEntry, bool, error) {
@@ -115,7 +115,7 @@ func (b *backend) saveRole(ctx context.Context, req *logical.Request, data *fram
 	return role, nil
 }
 
-// forgetOtherID drops the id that was stored when the request names only the other one, so that it is looked up anew.
+// forgetOtherID drops the id that was stored when the request names only the other one, so that it is looked up again.
 func (r *roleEntry) forgetOtherID(data *framework.FieldData) {
 	switch {
 	case given(data, keyServicePrincipalID) && !given(data, keyApplicationID):
@@ -273,7 +273,7 @@ func cleanScopes(scopes []string) ([]string, error) {
 	return clean, nil
 }
 
-// narrowScopes answers the scopes to mint with: the role's, unless the caller asks for fewer. No input widens a role.
+// narrowScopes returns the scopes to mint with: the role's, unless the caller asks for fewer. No input widens a role.
 func narrowScopes(allowed, requested []string) ([]string, error) {
 	requested, err := cleanScopes(requested)
 	if err != nil {

@@ -46,7 +46,7 @@ type storedRequest struct {
 
 // makeStored creates a credential, and has save store the entry that holds it from then on. What the entry has is kept, and what it
 // hasn't is removed: at once when save fails, or by the rollback, which asks the storage. When save returns an uncertain error,
-// nothing is undone until the storage has settled.
+// nothing is undone until a rollback has read the storage.
 func (b *backend) makeStored(ctx context.Context, s logical.Storage, conn *connection, want storedRequest, save func(ctx context.Context, k *storedCredential, made *credential.Credential) error) error {
 	in, err := b.newIntent(ctx, conn)
 	if err != nil {

@@ -22,7 +22,7 @@ func scopeData(scope *client.Scope) map[string]any {
 	return data
 }
 
-// findScope answers nil when there is no scope of the name, which Databricks compares without regard to case.
+// findScope returns nil when there is no scope of the name, which Databricks compares without regard to case.
 func (b *backend) findScope(ctx context.Context, req *logical.Request, data *framework.FieldData) (*client.Scope, error) {
 	name := data.Get(keyScope).(string)
 	if err := checkName(keyScope, name); err != nil {

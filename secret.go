@@ -35,7 +35,7 @@ func secretRefOf(data *framework.FieldData) (secretRef, error) {
 	return ref, checkName(keyKey, ref.Key)
 }
 
-// secretUpdated answers when the secret was last written, the zero time when it or its scope does not exist.
+// secretUpdated returns when the secret was last written, and the zero time when it or its scope does not exist.
 func secretUpdated(ctx context.Context, conn *connection, ref secretRef) (time.Time, error) {
 	secrets, err := conn.client.ListSecrets(ctx, ref.Scope)
 	if client.IsGone(err) {

@@ -18,7 +18,7 @@ import (
 const tidyStorageKey = "tidy/status"
 
 const (
-	// tidyPerTick is how many service principals an automatic run removes at most. The next tick goes on.
+	// tidyPerTick is how many service principals an automatic run removes at most. The next periodic call continues.
 	tidyPerTick = 50
 
 	// A first automatic run is tidyRetry after the mount was connected, the next one tidyPeriod after one that succeeded and
@@ -62,7 +62,7 @@ type tidyStatus struct {
 	Tokens            []string  `json:"tokens"`
 	ServicePrincipals []string  `json:"service_principals"`
 	Truncated         bool      `json:"truncated"`
-	NextAutomatic     time.Time `json:"next_automatic,omitzero"` // zero when no tick has found a config yet
+	NextAutomatic     time.Time `json:"next_automatic,omitzero"` // zero until a periodic call has found a config
 }
 
 // tidying is the tidy of a mount on this node.
@@ -79,7 +79,7 @@ type tidying struct {
 	saving sync.Mutex
 }
 
-// tidyRun is one run. It ends by itself, or by cancel.
+// tidyRun is one run. It ends when it is done, or when it is cancelled.
 type tidyRun struct {
 	conn              *connection
 	storage           logical.Storage
@@ -92,7 +92,7 @@ type tidyRun struct {
 	done   chan struct{} // closed when that is also stored and told
 }
 
-// inFlight tells whether there is a run. The caller holds the mutex.
+// inFlight reports whether there is a run. The caller holds the mutex.
 func (t *tidying) inFlight() bool { return t.run != nil && !t.run.over }
 
 // stop cancels the run and waits for its end, for tidyStopPatience at most.
@@ -106,7 +106,7 @@ func (r *tidyRun) stop(why error) {
 	}
 }
 
-// tidyStatus answers how the latest run went, and whether it is under way on this node.
+// tidyStatus returns how the latest run went, and whether one is in flight on this node.
 func (b *backend) tidyStatus(ctx context.Context, s logical.Storage) (status tidyStatus, inFlight bool, err error) {
 	b.tidy.mu.Lock()
 	defer b.tidy.mu.Unlock()
@@ -149,7 +149,7 @@ func (b *backend) forgetTidy() {
 	}
 }
 
-// changeTidy changes the status of the run under way, which is stored later.
+// changeTidy changes the status of the run in flight, which is stored later.
 func (b *backend) changeTidy(change func(*tidyStatus)) {
 	b.tidy.mu.Lock()
 	defer b.tidy.mu.Unlock()
@@ -180,7 +180,7 @@ func (b *backend) saveTidy(ctx context.Context, s logical.Storage) error {
 	return err
 }
 
-// beginTidy begins a run in the background. It answers false, and does nothing, when one is under way.
+// beginTidy begins a run in the background. It returns false, and does nothing, when one is in flight.
 func (b *backend) beginTidy(ctx context.Context, run *tidyRun) (bool, error) {
 	t := &b.tidy
 	running, cancel := context.WithCancelCause(context.Background())
@@ -221,7 +221,7 @@ func (b *backend) beginTidy(ctx context.Context, run *tidyRun) (bool, error) {
 	return true, nil
 }
 
-// cancelTidy stops the run under way, and answers false when there is none.
+// cancelTidy stops the run in flight, and returns false when there is none.
 func (b *backend) cancelTidy() bool {
 	b.tidy.mu.Lock()
 	run, inFlight := b.tidy.run, b.tidy.inFlight()
@@ -233,7 +233,7 @@ func (b *backend) cancelTidy() bool {
 	return true
 }
 
-// stopTidy stops the run under way and allows no other.
+// stopTidy stops the run in flight and allows no other.
 func (b *backend) stopTidy() {
 	b.tidy.mu.Lock()
 	b.tidy.closed = true
@@ -312,7 +312,7 @@ func (b *backend) endTidy(ctx context.Context, run *tidyRun, err error) {
 	switch {
 	case !run.automatic:
 	case err == nil && run.more:
-		s.NextAutomatic = s.Finished // the next tick goes on
+		s.NextAutomatic = s.Finished // the next periodic call continues
 	case err == nil && s.Failed == 0, client.IsKind(err, client.PermissionDenied):
 		s.NextAutomatic = s.Finished.Add(tidyPeriod)
 	}

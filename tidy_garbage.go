@@ -21,7 +21,7 @@ const (
 	// tidyGrace is how long past its end something must be, for clocks that differ and revocations that are late.
 	tidyGrace = 10 * time.Minute
 
-	// tidyStoredAge is how old a credential must be that no lease answers for, before it may count as disowned: more than any
+	// tidyStoredAge is how old a stored credential must be before it may count as garbage: more than any
 	// rotation takes, at both clocks.
 	tidyStoredAge = time.Hour
 
@@ -172,8 +172,8 @@ func listTokensToTidy(ctx context.Context, conn *connection) ([]client.TokenInfo
 	return tokens, credential.AccessOwn, err
 }
 
-// isGarbage tells whether nothing answers any more for what bears a mount's marker. For what this one keeps, owned may do so
-// however long it is past its end; what another one keeps, it alone knows.
+// isGarbage reports whether nothing holds the object any more. Owned has the nonces that this mount's log and storage entries hold,
+// however long an object is past its end; of another mount's stored credentials only that mount knows.
 func (b *backend) isGarbage(o *tidyObject, owned map[string]bool) bool {
 	if _, busy := b.inFlight.Load(o.mark.Nonce); busy || o.mark.Stored && owned[o.mark.Nonce] {
 		return false
@@ -238,8 +238,8 @@ func (t *tidying) failedBefore(id string) int {
 	return 0
 }
 
-// sameConnection answers the mount's connection as it is by now, if it is still to the same place, as the same identity:
-// elsewhere, what is to be removed would seem to be gone.
+// sameConnection returns the mount's present connection, if it leads to the same workspace as the same identity: elsewhere, what is
+// to be removed would seem to be gone.
 func (b *backend) sameConnection(ctx context.Context, s logical.Storage, made origin) (*connection, error) {
 	conn, err := b.connection(ctx, s)
 	if err != nil {

@@ -44,7 +44,7 @@ type intent struct {
 	origin
 	Nonce   string    `json:"nonce"`
 	Started time.Time `json:"started"` // by Vault's clock
-	Expires time.Time `json:"expires"` // from here on there can be nothing left to undo, or it is no use to go on trying
+	Expires time.Time `json:"expires"` // after this time nothing is left to undo, or retrying is pointless
 
 	// Keeper is the key of the storage entry that will hold the credential; empty where a lease will.
 	OwnerKey string `json:"keeper,omitempty"`
@@ -92,7 +92,7 @@ func (in *intent) what() string {
 }
 
 // pendingOperation is something that is being done at Databricks. Between begin and release it has an entry in the write-ahead log,
-// by which a rollback undoes it should the process die.
+// by which a rollback undoes it if the process dies.
 type pendingOperation struct {
 	b       *backend
 	storage logical.Storage
@@ -105,8 +105,7 @@ type pendingOperation struct {
 	// uncertainError is set when it isn't known what was done, or may be done yet, so that only the rollback can tell, later.
 	uncertain bool
 
-	// duplicate is set where there may be more with the nonce than undo knows, which is the rollback's to remove, and keep is the id
-	// that it must keep then.
+	// duplicate is set where other objects may bear the nonce, which the rollback removes, and keep is the id that it must keep then.
 	duplicate bool
 	keep      string
 
@@ -114,7 +113,7 @@ type pendingOperation struct {
 }
 
 // perform carries an operation from the write-ahead log to what holds its outcome, a lease or, where the intent has an owner key, a
-// storage entry. It alone owns the order of steps that everything's safety rests on:
+// storage entry. It alone owns the order of steps that crash safety depends on:
 //
 //  1. begin: the intent is in the log before anything is done at Databricks;
 //  2. do: creates, delivers, says by op.undo what it takes to undo that, and sends the event: nothing that could be done earlier comes
@@ -122,9 +121,9 @@ type pendingOperation struct {
 //  3. commit: the entry goes from the log, or stays only for a duplicate;
 //  4. release: the lease is the caller's, if the caller is still there.
 //
-// However else it ends, by an error, by the caller's leaving or by a panic, what is known to have been done is undone at once, and
-// what is not, or can't be undone now, is left in the log for the rollback. The context of do doesn't end with the caller's, so that
-// no cancellation comes between a create and its record, but after mintBudget.
+// However else it ends, by an error, a panic or because the caller is gone, what is known to have been done is undone at once, and
+// what is not, or can't be undone now, is left in the log for the rollback. The context of do ends after mintBudget and
+// not with the caller's, so that no cancellation separates a create from its record.
 func (b *backend) perform(ctx context.Context, s logical.Storage, in intent, do func(ctx context.Context, op *pendingOperation) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -171,8 +170,8 @@ func (b *backend) begin(ctx context.Context, s logical.Storage, in intent) (*pen
 }
 
 // commit says that a lease will hold what was done. Where there may be a duplicate, the entry is replaced in one write by one that
-// keeps the lease's, so that no crash can leave one that condemns it. It has time of its own: Databricks' slowness is no reason to
-// undo what has succeeded.
+// keeps the lease's, so that no crash can leave one by which a rollback removes it. It has its own timeout, so that a slow create isn't
+// undone for lack of time.
 func (op *pendingOperation) commit(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
 	defer cancel()
@@ -186,7 +185,7 @@ func (op *pendingOperation) commit(ctx context.Context) error {
 	return op.b.putIntent(ctx, op.storage, op.id, &kept)
 }
 
-// discard deletes an entry by which a rollback would find nothing to undo, so that a failure to do so is no error.
+// discard deletes an entry by which a rollback would find nothing to undo, so that a failure to do so is not an error.
 func (op *pendingOperation) discard(ctx context.Context) {
 	if err := deleteIntent(ctx, op.storage, op.id); err != nil {
 		op.b.Logger().Warn("an entry of the write-ahead log was left behind; the rollback will find nothing to undo", "error", err)
@@ -210,7 +209,7 @@ func (op *pendingOperation) end(ctx context.Context) {
 	if err == nil {
 		left.Secret = nil
 	}
-	// The entry may have been deleted, or changed to keep what nobody got.
+	// The entry may have been deleted, or changed to keep a credential that was not released.
 	if putErr := op.b.putIntent(ctx, op.storage, op.id, &left); putErr != nil {
 		op.b.reportOnce(left, errors.Join(err, putErr))
 		return
@@ -241,7 +240,7 @@ func deleteIntent(ctx context.Context, s logical.Storage, id string) error {
 }
 
 // eachIntent shows every intent of the write-ahead log, with the id of its entry. What can't be read is left out: the
-// rollback complains of it.
+// rollback reports it.
 func eachIntent(ctx context.Context, s logical.Storage, show func(id string, in *intent) error) error {
 	ids, err := framework.ListWAL(ctx, s)
 	if err != nil {

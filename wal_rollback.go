@@ -15,8 +15,8 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// rollbackSecret deletes a secret whose write was not completed, unless a later write has superseded the intent. It is ours
-// if its timestamp changed, and changed about when we wrote; a later one is somebody else's.
+// rollbackSecret deletes a secret whose write was not completed, unless a later write has superseded the intent. It is the
+// engine's if its timestamp changed, and changed about when the engine wrote; a later one is somebody else's.
 func (b *backend) rollbackSecret(ctx context.Context, s logical.Storage, conn *connection, in *intent) error {
 	unlock, err := b.secretLocks.Lock(ctx, in.Secret.canonical())
 	if err != nil {
@@ -85,7 +85,7 @@ func (b *backend) rollback(ctx context.Context, req *logical.Request, kind strin
 	return err
 }
 
-// endsByItself tells whether what the intent leaves ends at Databricks without anybody's doing.
+// endsByItself reports whether what the intent leaves ends at Databricks without anybody's doing.
 func (in *intent) endsByItself() bool {
 	return in.Secret == nil && in.Grant == nil && (in.Credential == nil || credential.Lookup(in.Credential.Type) == nil || !credential.Lookup(in.Credential.Type).Traits().Lasting)
 }
@@ -170,8 +170,8 @@ func (p *pass) lostCredential(ctx context.Context, s logical.Storage, in *intent
 	return lost, nil
 }
 
-// reportOnce says, loudly and once for each intent and reason, what could not be undone, so that it can be cleaned by hand if
-// the reason stays.
+// reportOnce logs at error level, once per intent and reason, what could not be undone, so that an operator can remove it if the
+// reason stays.
 func (b *backend) reportOnce(in intent, why error) {
 	if _, said := b.reported.LoadOrStore(in.Nonce+" "+requestID.ReplaceAllString(why.Error(), ""), true); said {
 		return
@@ -217,7 +217,7 @@ func (p *pass) accessTo(ctx context.Context, conn *connection, made origin) (cre
 	return access, err
 }
 
-// allStored are the credentials that the config and the static roles answer for. Those of an entry that can't be read are not known.
+// allStored returns the credentials that the config and the static roles hold. Those of an entry that can't be read are not known.
 func (p *pass) allStored(ctx context.Context, s logical.Storage) ([]storedCredential, error) {
 	if p.storedRead {
 		return p.kept, nil

@@ -64,19 +64,19 @@ type Config struct {
 	SubjectToken func(ctx context.Context) (Secret, error)
 }
 
-// Account tells whether the client works on an account rather than on a workspace: it has an account id, no workspace id,
+// Account reports whether the client works on an account rather than on a workspace: it has an account id, no workspace id,
 // and a host that serves accounts, or a loopback one.
 func (cfg Config) Account() bool {
 	return cfg.AccountID != "" && cfg.WorkspaceID == "" && (IsAccountHost(cfg.Host) || isLoopback(cfg.Host))
 }
 
-// IsAccountHost tells whether an origin, as [ParseHost] returns it, is one that serves accounts only (Databricks
+// IsAccountHost reports whether an origin, as [ParseHost] returns it, is one that serves accounts only (Databricks
 // documentation, account console).
 func IsAccountHost(origin string) bool {
 	return strings.HasPrefix(origin, "https://accounts.") || strings.HasPrefix(origin, "https://accounts-dod.")
 }
 
-// IsAzureHost tells whether an origin is one of Azure Databricks, in all clouds, by their zone (Databricks SDK for Go, environments).
+// IsAzureHost reports whether an origin is one of Azure Databricks, in all clouds, by their zone (Databricks SDK for Go, environments).
 func IsAzureHost(origin string) bool {
 	_, host, _ := strings.Cut(origin, "://")
 	host, _, _ = strings.Cut(host, ":")
@@ -88,7 +88,7 @@ func IsAzureHost(origin string) bool {
 	return false
 }
 
-// isLoopback tells whether an origin is on this machine, as a simulated workspace is.
+// isLoopback reports whether an origin is on this machine, as a simulated workspace is.
 func isLoopback(origin string) bool {
 	u, err := url.Parse(origin)
 	if err != nil {
@@ -163,10 +163,10 @@ func parseHostName(name string) (text string, loopback bool, err error) {
 	return name, name == "localhost", nil
 }
 
-// notInHeader tells whether a credential holds something that no header can carry, such as a pasted newline.
+// notInHeader reports whether a credential holds something that no header can carry, such as a pasted newline.
 func notInHeader(r rune) bool { return r <= ' ' || r > unicode.MaxASCII || r == 0x7f }
 
-// ValidCredential tells whether a text can be a credential or an id: it holds no space, no control character and nothing
+// ValidCredential reports whether a text can be a credential or an id: it holds no space, no control character and nothing
 // beyond ASCII. The empty text passes.
 func ValidCredential(text string) bool { return !strings.ContainsFunc(text, notInHeader) }
 

@@ -208,11 +208,11 @@ func ended(op string, cause error, sent bool) *Error {
 	return e
 }
 
-// IsKind tells whether err is, or wraps, an *Error of the kind.
+// IsKind reports whether err is, or wraps, an *Error of the kind.
 func IsKind(err error, kind Kind) bool {
 	var remote *Error
 	return errors.As(err, &remote) && remote.Kind == kind
 }
 
-// IsGone tells whether err says that what the request was about does not exist at Databricks.
+// IsGone reports whether err says that what the request was about does not exist at Databricks.
 func IsGone(err error) bool { return IsKind(err, NotFound) }

@@ -61,7 +61,7 @@ func spread(d time.Duration) time.Duration {
 	return rand.N(min(d/4, maxSpread) + 1)
 }
 
-// fits tells whether a wait of d ends before the context's deadline.
+// fits reports whether a wait of d ends before the context's deadline.
 func fits(ctx context.Context, d time.Duration) bool {
 	deadline, ok := ctx.Deadline()
 	return !ok || time.Until(deadline) > d

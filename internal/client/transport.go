@@ -166,7 +166,7 @@ func (t *transport) settle(req *http.Request, body []byte, ca *call) (*reply, *E
 	}
 }
 
-// repeatable tells whether a create that failed may be sent again: when nothing of it was sent, or when it was turned
+// repeatable reports whether a create that failed may be sent again: when nothing of it was sent, or when it was turned
 // away for now, which most likely but not certainly means that it was not processed.
 func repeatable(e *Error) bool {
 	return e.Unprocessed || e.Status == http.StatusTooManyRequests || e.Status == http.StatusServiceUnavailable
@@ -331,7 +331,7 @@ func (t *transport) lost(ctx, attemptCtx context.Context, ca *call, err error, s
 	return e
 }
 
-// refusedStream tells whether an HTTP/2 server said that it did not process the request (RFC 9113, section 8.7). net/http
+// refusedStream reports whether an HTTP/2 server said that it did not process the request (RFC 9113, section 8.7). net/http
 // has no types for these errors, so their texts have to do; an unknown one counts as processed.
 func refusedStream(err error) bool {
 	text := err.Error()

@@ -174,7 +174,7 @@ func judgeAPI(ca *call, req *http.Request, r *reply) *Error {
 	return e
 }
 
-// names tells whether a message, in lower case, speaks of what the operation is about.
+// names reports whether a message, in lower case, speaks of what the operation is about.
 func names(op, text string) bool {
 	nouns := []string{"token"}
 	switch {
@@ -189,13 +189,13 @@ func names(op, text string) bool {
 	return slices.ContainsFunc(nouns, func(noun string) bool { return strings.Contains(text, noun) })
 }
 
-// tooManySecrets tells whether a message, in lower case, is about the limit of five OAuth secrets for a service principal.
+// tooManySecrets reports whether a message, in lower case, is about the limit of five OAuth secrets for a service principal.
 // Which code that comes with is not documented, and one that is likely, RESOURCE_EXHAUSTED, means throttling otherwise.
 func tooManySecrets(text string) bool {
 	return strings.Contains(text, "secrets") && limitText.MatchString(text) && !rateText.MatchString(text)
 }
 
-// tooManyPrincipals tells whether a message, in lower case, is about how many service principals there may be, which SCIM
+// tooManyPrincipals reports whether a message, in lower case, is about how many service principals there may be, which SCIM
 // says in words.
 func tooManyPrincipals(text string) bool {
 	return strings.Contains(text, "quota_exceeded") || strings.Contains(text, "cannot have more than")

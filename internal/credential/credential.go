@@ -35,15 +35,15 @@ type Type interface {
 	// Undo removes every bearer of the nonce but the one to keep, and returns the ids of what it removed.
 	Undo(ctx context.Context, conn Conn, access Access, tokens Tokens, lost Lost) (removed []string, err error)
 
-	// Revoke ends the credential at Databricks. That it is gone already is success.
+	// Revoke ends the credential at Databricks. It succeeds if the credential is gone already.
 	Revoke(ctx context.Context, conn Conn, access Access, ref Ref) error
 
 	// Warnings returns what the author of a role should know of its credentials. The identity may be nil, when it isn't known.
 	Warnings(identity *client.Identity, spec Spec) []string
 }
 
-// Types has every credential type, in the order in which help lists them. Whatever differs between types is said by the types
-// themselves, the values that the API allows and the fields of its answers included.
+// Types has every credential type, in the order in which help lists them. All differences between types are defined by the types, the
+// values that the API allows and the fields of its answers included.
 var Types = []Type{
 	patCredential{described{&patTraits}},
 	oboCredential{described{&oboTraits}},
@@ -52,7 +52,7 @@ var Types = []Type{
 	servicePrincipalCredential{described{&servicePrincipalTraits}},
 }
 
-// Lookup returns the type that roles name so, and nil for an unknown one.
+// Lookup returns the type with the name, and nil where there is none.
 func Lookup(name string) Type {
 	i := slices.IndexFunc(Types, func(t Type) bool { return t.Traits().Name == name })
 	if i < 0 {
@@ -155,7 +155,7 @@ type Spec struct {
 	Groups, Entitlements              []string
 }
 
-// Named tells whether the credentials are those of a named service principal.
+// Named reports whether the credentials are those of a named service principal.
 func (s Spec) Named() bool { return s.ServicePrincipalID != "" || s.ApplicationID != "" }
 
 // Request is what to mint.
@@ -255,7 +255,7 @@ const (
 // scopesSchema is the schema of the scopes, which every type shows.
 var scopesSchema = &framework.FieldSchema{Type: framework.TypeStringSlice, Required: true, Description: "API scopes of the credential, as Databricks reports them."}
 
-// textField is the schema of a text in an answer, and secretField that of one that is a secret.
+// textField is the schema of a string in an answer, and secretField that of one that is a secret.
 func textField(description string) *framework.FieldSchema {
 	return &framework.FieldSchema{Type: framework.TypeString, Description: description}
 }
@@ -290,7 +290,7 @@ type partialError struct {
 
 func (e *partialError) Unwrap() error { return e.error }
 
-// NotApplied tells whether a change that failed is known to have left nothing behind at Databricks.
+// NotApplied reports whether a change that failed is known to have left nothing behind at Databricks.
 func NotApplied(err error) bool {
 	var partial *partialError
 	if errors.As(err, &partial) {

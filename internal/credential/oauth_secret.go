@@ -85,7 +85,7 @@ func deleteOAuthSecret(ctx context.Context, conn Conn, principalID, id string) e
 	return nil
 }
 
-// ErrAmbiguous is that nothing tells what was left behind from what belongs to a lease. No repetition changes that.
+// ErrAmbiguous means that what was left behind can't be told from what a lease holds. A retry doesn't change that.
 var ErrAmbiguous = errors.New("so none is touched")
 
 // undoOAuthSecret removes the secret whose creation was not completed, if exactly one fits. Where several fit, none is
@@ -121,7 +121,7 @@ func undoOAuthSecret(ctx context.Context, conn Conn, lost Lost) (removed []strin
 }
 
 // explainSecretQuota adds to the refusal of a sixth secret what the limit is, how many there are, and the way out. The code
-// of that refusal isn't documented, so the count decides, unless Databricks wants to be left alone for now.
+// of that refusal isn't documented, so the count decides, unless the answer has a Retry-After.
 func explainSecretQuota(ctx context.Context, conn Conn, principalID string, err error) error {
 	var remote *client.Error
 	if !errors.As(err, &remote) || remote.RetryAfter > 0 || remote.Kind != client.QuotaExceeded && remote.Kind != client.Refused && remote.Kind != client.Throttled {

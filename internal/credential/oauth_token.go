@@ -25,7 +25,7 @@ const (
 	stepSecretBudget = 15 * time.Second
 
 	// stepSecretSlots is how many of them a mount has at most for one service principal, which can have MaxOAuthSecrets in
-	// all: who asks for more waits.
+	// all: further mints wait.
 	stepSecretSlots = 2
 )
 
@@ -71,7 +71,7 @@ func (oauthTokenCredential) Mint(ctx context.Context, conn Conn, r Request) (*Cr
 		return nil, explainSecretQuota(ctx, conn, r.ServicePrincipalID, err)
 	}
 	token, err := conn.Client().AccessTokenFor(ctx, r.ApplicationID, secret.Value, r.Scopes)
-	// Whatever came of it, the secret goes, even if there is no time left for anything else.
+	// The secret is deleted in any case, even if there is no time left for anything else.
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), stepSecretBudget)
 	defer cancel()
 	deleteErr := deleteOAuthSecret(last, conn, r.ServicePrincipalID, secret.ID)

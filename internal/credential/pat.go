@@ -76,7 +76,7 @@ var tokenAnswer = map[string]*framework.FieldSchema{
 	fieldScopes:       scopesSchema,
 }
 
-// mintedToken is a new personal access token, whoever it acts for.
+// mintedToken is a new personal access token, of the engine's identity or on behalf of another.
 func mintedToken(created *client.CreatedToken) *Credential {
 	token := &Credential{ID: created.Info.TokenID, Duplicate: created.Retried, Data: TokenData(&created.Info), Secret: fieldTokenValue}
 	token.Lifetime = Life(created.Info.CreationTime, created.Info.ExpiryTime)
@@ -103,7 +103,7 @@ func undoTokens(ctx context.Context, conn Conn, access Access, tokens Tokens, lo
 	return removed, nil
 }
 
-// DeleteToken deletes a personal access token. That it is gone already is success.
+// DeleteToken deletes a personal access token. It succeeds if the token is gone already.
 func DeleteToken(ctx context.Context, conn Conn, access Access, id string) error {
 	remove := conn.Client().DeleteToken
 	if access == AccessAdmin {

@@ -24,7 +24,7 @@ type servicePrincipalCredential struct{ described }
 
 var _ Type = servicePrincipalCredential{}
 
-// deleteBudget is how long it may take to delete a service principal that is of no use.
+// deleteBudget is how long it may take to delete a service principal whose secret could not be created.
 const deleteBudget = 25 * time.Second
 
 var servicePrincipalTraits = Traits{

@@ -21,7 +21,7 @@ func WithUnifiedHost() Option { return func(s *settings) { s.unified = true } }
 // AccountID is the id of the account, empty without [WithAccount].
 func (w *Workspace) AccountID() string { return w.settings.accountID }
 
-// underAccount tells whether a path is of the account plane. Paths of the
+// underAccount reports whether a path is of the account plane. Paths of the
 // workspace's proxy for secrets of service principals look alike.
 func underAccount(r *request) bool {
 	rest, ok := strings.CutPrefix(r.URL.Path, "/api/2.0/accounts/")

@@ -86,7 +86,7 @@ func (w *Workspace) RevokeAccessTokens() {
 	}
 }
 
-// isLive tells whether a is good for something. The caller holds the mutex.
+// isLive reports whether a is good for something. The caller holds the mutex.
 func (w *Workspace) isLive(a *accessToken, now time.Time) bool {
 	if a.secret != nil && a.secret.revoked && w.settings.killTokens {
 		return false

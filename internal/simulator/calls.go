@@ -93,7 +93,7 @@ func (w *Workspace) ResetCalls() {
 	clear(w.calls.counts)
 }
 
-// matches tells whether e fits a method and a path, which is exact or a prefix
+// matches reports whether e fits a method and a path, which is exact or a prefix
 // ending in "*". An empty one fits anything.
 func matches(method, path string, e endpoint) bool {
 	if method != "" && method != e.method {

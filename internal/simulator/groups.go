@@ -165,7 +165,7 @@ func (p *principal) groupsOn(account bool) []*group {
 	return list
 }
 
-// isPrincipal tells whether name is a user name, an application id or the
+// isPrincipal reports whether name is a user name, an application id or the
 // display name of a group. The caller holds the mutex.
 func (w *Workspace) isPrincipal(name string) bool {
 	return w.byName[name] != nil || w.groupsByName[groupName{false, name}] != nil

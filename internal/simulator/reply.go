@@ -36,7 +36,7 @@ func jsonReply(r *request, status int, value any) *reply {
 
 func underSCIM(r *request) bool { return strings.Contains(r.URL.Path, "/scim/") }
 
-// underOIDC tells whether a path is one of OAuth, Microsoft Entra ID's included.
+// underOIDC reports whether a path is one of OAuth, Microsoft Entra ID's included.
 func underOIDC(r *request) bool {
 	return strings.HasPrefix(r.URL.Path, "/oidc/") || strings.HasSuffix(r.URL.Path, "/oauth2/token")
 }

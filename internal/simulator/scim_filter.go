@@ -17,7 +17,7 @@ const filterLimit = 200
 // attributesOf gives the value of a plain attribute by its name in lower case.
 type attributesOf = func(name string) string
 
-// filter tells whether a resource with these attributes is wanted. Values are
+// filter reports whether a resource with these attributes is wanted. Values are
 // compared without regard to case, as RFC 7643 has it for strings by default.
 type filter = func(attributesOf) bool
 

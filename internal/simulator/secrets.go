@@ -29,7 +29,7 @@ func (w *Workspace) PutSecret(scope, key string, value []byte) {
 	w.mustFindScope(scope).put(key, append([]byte{}, value...), w.settings.now())
 }
 
-// SetSecretReads tells whether secrets/get answers with values, as it does at
+// SetSecretReads reports whether secrets/get answers with values, as it does at
 // first, or with BAD_REQUEST. Real workspaces do either: the REST reference says
 // that values can't be read outside a notebook, the tests of the Databricks CLI
 // read them.
