@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -55,6 +56,60 @@ func mergeFields(data *framework.FieldData, current, result any, leaveOut ...str
 		return err
 	}
 	return json.Unmarshal(merged, result)
+}
+
+// storedFields returns the schema of an answer that shows an entry as it is stored, derived from that of the request which writes it:
+// all its fields but secrets and those to leave out, with durations in whole seconds. A new field of an entry needs no more than its
+// schema in the request, and a field with that JSON key in the struct that is stored.
+func storedFields(request map[string]*framework.FieldSchema, leaveOut ...string) map[string]*framework.FieldSchema {
+	fields := make(map[string]*framework.FieldSchema)
+	for name, field := range request {
+		if slices.Contains(leaveOut, name) || field.DisplayAttrs != nil && field.DisplayAttrs.Sensitive {
+			continue
+		}
+		kind := field.Type
+		switch kind {
+		case framework.TypeDurationSecond:
+			kind = framework.TypeInt64
+		case framework.TypeCommaStringSlice:
+			kind = framework.TypeStringSlice
+		}
+		fields[name] = &framework.FieldSchema{Type: kind, Required: true, Description: field.Description}
+	}
+	return fields
+}
+
+// storedData returns the fields of an entry as it is stored, as storedFields describes them.
+func storedData(entry any, fields map[string]*framework.FieldSchema) map[string]any {
+	stored, data := make(map[string]any), make(map[string]any)
+	if err := decodeMap(entry, &stored); err != nil {
+		panic(err) // it couldn't have been stored
+	}
+	for name, field := range fields {
+		number, _ := stored[name].(float64)
+		switch field.Type {
+		case framework.TypeInt64:
+			data[name] = int64(number)
+		case framework.TypeInt:
+			data[name] = int(number)
+		case framework.TypeStringSlice:
+			texts := []string{}
+			list, _ := stored[name].([]any)
+			for _, text := range list {
+				texts = append(texts, text.(string))
+			}
+			data[name] = texts
+		case framework.TypeString:
+			text, _ := stored[name].(string)
+			data[name] = text
+		default:
+			data[name] = stored[name]
+			if stored[name] == nil {
+				data[name] = field.Type.Zero()
+			}
+		}
+	}
+	return data
 }
 
 // writeOperation declares an operation that changes storage, and is therefore forwarded to a node that may.

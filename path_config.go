@@ -174,50 +174,10 @@ func configFields() map[string]*framework.FieldSchema {
 	return fields
 }
 
-var configResponseFields = withRootRotation(map[string]*framework.FieldSchema{
-	keyHost:        {Type: framework.TypeString, Required: true, Description: "Origin of the workspace."},
-	keyAuthType:    {Type: framework.TypeString, Required: true, Description: "How the engine authenticates."},
-	keyClientID:    {Type: framework.TypeString, Required: true, Description: "Application id of the engine's service principal."},
-	keyAccountID:   {Type: framework.TypeString, Required: true, Description: "Databricks account."},
-	keyWorkspaceID: {Type: framework.TypeString, Required: true, Description: "Workspace that requests are routed to."},
-
-	keyAzureTenantID:            {Type: framework.TypeString, Required: true, Description: "Entra tenant."},
-	keyAzureClientID:            {Type: framework.TypeString, Required: true, Description: "Client id of the Entra application."},
-	keyAzureWorkspaceResourceID: {Type: framework.TypeString, Required: true, Description: "Azure resource id of the workspace."},
-	keyIdentityTokenAudience:    {Type: framework.TypeString, Required: true, Description: "Audience of the token that is exchanged."},
-	keyIdentityTokenTTL:         {Type: framework.TypeInt64, Required: true, Description: "Life of the token that is exchanged, in seconds."},
-
-	keyCACert:           {Type: framework.TypeString, Required: true, Description: "PEM certificates trusted besides the system's."},
-	keyTTL:              {Type: framework.TypeInt64, Required: true, Description: "Default lease duration in seconds."},
-	keyMaxTTL:           {Type: framework.TypeInt64, Required: true, Description: "Default longest lease in seconds."},
-	keyRequestTimeout:   {Type: framework.TypeInt64, Required: true, Description: "Time-out of one attempt in seconds."},
-	keyMaxRetries:       {Type: framework.TypeInt, Required: true, Description: "Repetitions of a request at most."},
-	keyRateLimit:        {Type: framework.TypeFloat, Required: true, Description: "Requests per second at most."},
-	keyVerifyConnection: {Type: framework.TypeBool, Required: true, Description: "Whether writes verify the connection first."},
-})
+var configStoredFields = storedFields(configFields(), keyForce)
 
 func (c *configEntry) response() *logical.Response {
-	data := map[string]any{
-		keyHost:        c.Host,
-		keyAuthType:    c.AuthType,
-		keyClientID:    c.ClientID,
-		keyAccountID:   c.AccountID,
-		keyWorkspaceID: c.WorkspaceID,
-
-		keyAzureTenantID:            c.AzureTenantID,
-		keyAzureClientID:            c.AzureClientID,
-		keyAzureWorkspaceResourceID: c.AzureWorkspaceResourceID,
-		keyIdentityTokenAudience:    c.IdentityTokenAudience,
-		keyIdentityTokenTTL:         c.IdentityTokenTTL,
-
-		keyCACert:           c.CACert,
-		keyTTL:              c.TTL,
-		keyMaxTTL:           c.MaxTTL,
-		keyRequestTimeout:   c.RequestTimeout,
-		keyMaxRetries:       c.MaxRetries,
-		keyRateLimit:        c.RateLimit,
-		keyVerifyConnection: c.VerifyConnection,
-	}
+	data := storedData(c, configStoredFields)
 	c.addRotation(data)
 	return &logical.Response{Data: data}
 }

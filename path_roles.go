@@ -56,50 +56,7 @@ func (b *backend) pathRoles() []*framework.Path {
 				OperationPrefix: "databricks",
 				OperationSuffix: "role",
 			},
-			Fields: map[string]*framework.FieldSchema{
-				keyName: {
-					Type:        framework.TypeString,
-					Description: "Name of the role.",
-					Required:    true,
-				},
-				keyCredentialType: credential.Field(credential.Names(nil)),
-				keyServicePrincipalID: {
-					Type:        framework.TypeString,
-					Description: "Numeric id of the service principal to mint for. This or application_id is enough.",
-				},
-				keyApplicationID: {
-					Type:        framework.TypeString,
-					Description: "Application id (a UUID, also called client id) of the service principal to mint for. This or service_principal_id is enough.",
-				},
-				keyGroups: {
-					Type:        framework.TypeCommaStringSlice,
-					Description: "Display names of the groups that a service_principal is made a member of.",
-				},
-				keyEntitlements: {
-					Type:        framework.TypeCommaStringSlice,
-					Description: "Entitlements of a service_principal, for example workspace-access,databricks-sql-access.",
-				},
-				keyDisplayNameTemplate: {
-					Type:        framework.TypeString,
-					Description: "Template of the display name of a service_principal, with the fields that comment has.",
-				},
-				keyScopes: {
-					Type:        framework.TypeCommaStringSlice,
-					Description: "API scopes of what is minted, for example sql,clusters. Empty leaves them to Databricks, which gives all. Callers may name a subset.",
-				},
-				keyTTL: {
-					Type:        framework.TypeDurationSecond,
-					Description: "Lease duration. 0 means the config's, or else the mount's default.",
-				},
-				keyMaxTTL: {
-					Type:        framework.TypeDurationSecond,
-					Description: "Longest lease, renewals included; the credential lives a minute longer at Databricks. 0 means the config's, or else the mount's maximum.",
-				},
-				keyComment: {
-					Type:        framework.TypeString,
-					Description: "Template of the comment on what is minted, with {{.RoleName}}, {{.DisplayName}}, {{.EntityName}}, {{.RequestID}} and {{.MountPath}}. Empty means one that names role and entity.",
-				},
-			},
+			Fields: roleFields,
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.CreateOperation: b.writeOperation(b.writeRole, "Create a role.", write,
 					framework.RequestExample{
@@ -126,33 +83,55 @@ func (b *backend) pathRoles() []*framework.Path {
 	}
 }
 
-var roleResponseFields = map[string]*framework.FieldSchema{
-	keyCredentialType: {Type: framework.TypeString, Required: true, Description: "What is minted."},
-	keyScopes:         {Type: framework.TypeStringSlice, Required: true, Description: "API scopes of what is minted."},
-	keyTTL:            {Type: framework.TypeInt64, Required: true, Description: "Lease duration in seconds."},
-	keyMaxTTL:         {Type: framework.TypeInt64, Required: true, Description: "Longest lease in seconds."},
-	keyComment:        {Type: framework.TypeString, Required: true, Description: "Template of the comment."},
-
-	keyServicePrincipalID:  {Type: framework.TypeString, Required: true, Description: "Numeric id of the service principal."},
-	keyApplicationID:       {Type: framework.TypeString, Required: true, Description: "Application id of the service principal."},
-	keyGroups:              {Type: framework.TypeStringSlice, Required: true, Description: "Groups of a service_principal."},
-	keyEntitlements:        {Type: framework.TypeStringSlice, Required: true, Description: "Entitlements of a service_principal."},
-	keyDisplayNameTemplate: {Type: framework.TypeString, Required: true, Description: "Template of the display name of a service_principal."},
+var roleFields = map[string]*framework.FieldSchema{
+	keyName: {
+		Type:        framework.TypeString,
+		Description: "Name of the role.",
+		Required:    true,
+	},
+	keyCredentialType: credential.Field(credential.Names(nil)),
+	keyServicePrincipalID: {
+		Type:        framework.TypeString,
+		Description: "Numeric id of the service principal to mint for. This or application_id is enough.",
+	},
+	keyApplicationID: {
+		Type:        framework.TypeString,
+		Description: "Application id (a UUID, also called client id) of the service principal to mint for. This or service_principal_id is enough.",
+	},
+	keyGroups: {
+		Type:        framework.TypeCommaStringSlice,
+		Description: "Display names of the groups that a service_principal is made a member of.",
+	},
+	keyEntitlements: {
+		Type:        framework.TypeCommaStringSlice,
+		Description: "Entitlements of a service_principal, for example workspace-access,databricks-sql-access.",
+	},
+	keyDisplayNameTemplate: {
+		Type:        framework.TypeString,
+		Description: "Template of the display name of a service_principal, with the fields that comment has.",
+	},
+	keyScopes: {
+		Type:        framework.TypeCommaStringSlice,
+		Description: "API scopes of what is minted, for example sql,clusters. Empty leaves them to Databricks, which gives all. Callers may name a subset.",
+	},
+	keyTTL: {
+		Type:        framework.TypeDurationSecond,
+		Description: "Lease duration. 0 means the config's, or else the mount's default.",
+	},
+	keyMaxTTL: {
+		Type:        framework.TypeDurationSecond,
+		Description: "Longest lease, renewals included; the credential lives a minute longer at Databricks. 0 means the config's, or else the mount's maximum.",
+	},
+	keyComment: {
+		Type:        framework.TypeString,
+		Description: "Template of the comment on what is minted, with {{.RoleName}}, {{.DisplayName}}, {{.EntityName}}, {{.RequestID}} and {{.MountPath}}. Empty means one that names role and entity.",
+	},
 }
 
+var roleResponseFields = storedFields(roleFields, keyName)
+
 func (r *roleEntry) response() *logical.Response {
-	return &logical.Response{Data: map[string]any{
-		keyCredentialType:      r.CredentialType,
-		keyScopes:              append([]string{}, r.Scopes...),
-		keyTTL:                 r.TTL,
-		keyMaxTTL:              r.MaxTTL,
-		keyComment:             r.Comment,
-		keyServicePrincipalID:  r.ServicePrincipalID,
-		keyApplicationID:       r.ApplicationID,
-		keyGroups:              append([]string{}, r.Groups...),
-		keyEntitlements:        append([]string{}, r.Entitlements...),
-		keyDisplayNameTemplate: r.DisplayNameTemplate,
-	}}
+	return &logical.Response{Data: storedData(r, roleResponseFields)}
 }
 
 func (b *backend) handleReadRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {

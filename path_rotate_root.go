@@ -66,26 +66,17 @@ func (b *backend) handleRotateRoot(ctx context.Context, req *logical.Request, _ 
 	return resp, nil
 }
 
-// withRootRotation adds to the fields of the config's answer those of its rotation.
-func withRootRotation(fields map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
-	maps.Copy(fields, map[string]*framework.FieldSchema{
-		keyDisableRotation: {Type: framework.TypeBool, Required: true, Description: "Whether automatic rotation is suspended."},
-		keyRotationPolicy:  {Type: framework.TypeString, Required: true, Description: "Rotation policy that Vault's rotation manager is given; empty for none."},
-		keyPendingError:    {Type: framework.TypeString, Required: true, Description: "Why a credential that was replaced could not be removed yet; empty for nothing."},
-		keyPendingAttempt:  {Type: framework.TypeString, Required: true, Description: "When that is tried again, RFC 3339; null for never."},
-		keyCredentialID:    {Type: framework.TypeString, Required: true, Description: "Id of the credential, if a rotation created it; else empty."},
-		keyExpiryTime:      {Type: framework.TypeString, Required: true, Description: "When that ends at Databricks if it is not replaced, RFC 3339; empty where it isn't known."},
-		keyRetiredIDs:      {Type: framework.TypeStringSlice, Required: true, Description: "Ids of credentials that were replaced and are about to be removed."},
-		keyOperatorCreated: {Type: framework.TypeStringSlice, Required: true, Description: "Ids of credentials that an operator created and that have been replaced, to be deleted by an operator."},
-	})
-	return withRotation(fields)
-}
+var configResponseFields = withRotation(configStoredFields, map[string]*framework.FieldSchema{
+	keyPendingError:    {Type: framework.TypeString, Required: true, Description: "Why a credential that was replaced could not be removed yet; empty for nothing."},
+	keyPendingAttempt:  {Type: framework.TypeString, Required: true, Description: "When that is tried again, RFC 3339; null for never."},
+	keyCredentialID:    {Type: framework.TypeString, Required: true, Description: "Id of the credential, if a rotation created it; else empty."},
+	keyExpiryTime:      {Type: framework.TypeString, Required: true, Description: "When that ends at Databricks if it is not replaced, RFC 3339; empty where it isn't known."},
+	keyRetiredIDs:      {Type: framework.TypeStringSlice, Required: true, Description: "Ids of credentials that were replaced and are about to be removed."},
+	keyOperatorCreated: {Type: framework.TypeStringSlice, Required: true, Description: "Ids of credentials that an operator created and that have been replaced, to be deleted by an operator."},
+})
 
 // addRotation shows the rotation of the config's credential in an answer.
 func (c *configEntry) addRotation(data map[string]any) {
-	addSchedule(data, c.Schedule)
-	data[keyDisableRotation] = c.DisableRotation
-	data[keyRotationPolicy] = c.RotationPolicy
 	c.rotationView().addTo(data)
 	data[keyCredentialID] = c.Rotation.Credential.ID
 	data[keyExpiryTime] = rfc3339(c.Rotation.Credential.Expires)

@@ -44,11 +44,13 @@ func rotationFields() map[string]*framework.FieldSchema {
 	return fields
 }
 
-// scheduleFields are those of rotationFields that are for a schedule which the engine itself follows.
-func scheduleFields() map[string]*framework.FieldSchema {
-	fields := rotationFields()
-	delete(fields, keyRotationPolicy)
-	delete(fields, keyDisableRotation)
+// withSchedule adds to the fields of a request those of rotationFields that are for a schedule which the engine itself follows.
+func withSchedule(fields map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
+	for name, field := range rotationFields() {
+		if name != keyRotationPolicy && name != keyDisableRotation {
+			fields[name] = field
+		}
+	}
 	return fields
 }
 
@@ -62,19 +64,11 @@ func checkSchedule(s schedule.Schedule, now time.Time) error {
 	return err
 }
 
-// addSchedule shows a schedule in an answer.
-func addSchedule(data map[string]any, s schedule.Schedule) {
-	data[keyRotationPeriod] = s.Period
-	data[keyRotationSchedule] = s.Cron
-	data[keyRotationWindow] = s.Window
-}
-
-// withRotation adds to the fields of an answer those of a schedule and of how it goes.
-func withRotation(fields map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
+// withRotation returns the fields of an answer that shows an entry as it is stored, and how its rotations go.
+func withRotation(stored, more map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
+	fields := maps.Clone(stored)
+	maps.Copy(fields, more)
 	maps.Copy(fields, map[string]*framework.FieldSchema{
-		keyRotationPeriod:   {Type: framework.TypeInt64, Required: true, Description: "Seconds from one rotation to the next; 0 for none."},
-		keyRotationSchedule: {Type: framework.TypeString, Required: true, Description: "Cron schedule in UTC; empty for none."},
-		keyRotationWindow:   {Type: framework.TypeInt64, Required: true, Description: "Seconds that a rotation may be late; 0 for any."},
 		keyLastRotation:     {Type: framework.TypeString, Required: true, Description: "When Vault last replaced the credential, RFC 3339; null for never."},
 		keyNextRotation:     {Type: framework.TypeString, Required: true, Description: "When Vault will next replace it, RFC 3339; null for never."},
 		keyRotationFailures: {Type: framework.TypeInt, Required: true, Description: "Attempts that failed since then, one after the other."},

@@ -5,7 +5,6 @@ package databricks
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/http"
 	"strings"
 	"time"
@@ -47,35 +46,11 @@ func (b *backend) pathStaticList() *framework.Path {
 }
 
 func (b *backend) pathStaticRole() *framework.Path {
-	fields := map[string]*framework.FieldSchema{
-		keyName:               {Type: framework.TypeString, Description: "Name of the static role.", Required: true},
-		keyCredentialType:     credential.Field(credential.Names(credential.Static)),
-		keyServicePrincipalID: {Type: framework.TypeString, Description: "Numeric id of the service principal whose credential it is. It or application_id is needed for obo_token and oauth_secret."},
-		keyApplicationID:      {Type: framework.TypeString, Description: "Application id of that service principal, instead."},
-		keyScopes:             {Type: framework.TypeCommaStringSlice, Description: "API scopes of the credential. Empty leaves them to Databricks."},
-		keyComment:            {Type: framework.TypeString, Description: "Template of the comment, as in roles. Of pat and obo_token."},
-		keyGrace: {
-			Type:        framework.TypeDurationSecond,
-			Description: "How long the previous credential lives on after a rotation. An hour unless set, or the period if that is shorter; 0 removes it at once.",
-		},
-		keyLifetime: {
-			Type:        framework.TypeDurationSecond,
-			Description: "How long each credential lives at Databricks. 0 means as long as the schedule needs, and 730 days without one.",
-		},
-		keyDeliverScope: {Type: framework.TypeString, Description: "Secret scope in which the current secret part is kept, too, as a text. Needs deliver_key."},
-		keyDeliverKey:   {Type: framework.TypeString, Description: "Key in deliver_scope. What is there is overwritten."},
-		keyForce: {
-			Type:        framework.TypeBool,
-			Description: "On a delete: forget the role even if what it made can't be removed at Databricks.",
-			Query:       true,
-		},
-	}
-	maps.Copy(fields, scheduleFields())
 	write := []framework.Response{{Description: "The static role as stored.", Fields: staticResponseFields}}
 	return &framework.Path{
 		Pattern:      "static-roles/" + framework.GenericNameRegex(keyName),
 		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: "databricks", OperationSuffix: "static-role"},
-		Fields:       fields,
+		Fields:       staticFields,
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.CreateOperation: b.writeOperation(b.writeStatic, "Create a static role, and its first credential.", write,
 				framework.RequestExample{
@@ -101,17 +76,33 @@ func (b *backend) pathStaticRole() *framework.Path {
 	}
 }
 
-var staticResponseFields = withRotation(map[string]*framework.FieldSchema{
-	keyCredentialType:     {Type: framework.TypeString, Required: true, Description: "What kind of credential it is."},
-	keyServicePrincipalID: {Type: framework.TypeString, Required: true, Description: "Numeric id of the service principal."},
-	keyApplicationID:      {Type: framework.TypeString, Required: true, Description: "Application id of the service principal."},
-	keyScopes:             {Type: framework.TypeStringSlice, Required: true, Description: "API scopes of the credential."},
-	keyComment:            {Type: framework.TypeString, Required: true, Description: "Template of the comment."},
-	keyGrace:              {Type: framework.TypeInt64, Required: true, Description: "Seconds that the previous credential lives on after a rotation."},
-	keyLifetime:           {Type: framework.TypeInt64, Required: true, Description: "Seconds that each credential lives at Databricks; 0 for as long as the schedule needs."},
-	keyDeliverScope:       {Type: framework.TypeString, Required: true, Description: "Secret scope in which the current secret part is kept, too."},
-	keyDeliverKey:         {Type: framework.TypeString, Required: true, Description: "Key in deliver_scope."},
+var staticFields = withSchedule(map[string]*framework.FieldSchema{
+	keyName:               {Type: framework.TypeString, Description: "Name of the static role.", Required: true},
+	keyCredentialType:     credential.Field(credential.Names(credential.Static)),
+	keyServicePrincipalID: {Type: framework.TypeString, Description: "Numeric id of the service principal whose credential it is. It or application_id is needed for obo_token and oauth_secret."},
+	keyApplicationID:      {Type: framework.TypeString, Description: "Application id of that service principal, instead."},
+	keyScopes:             {Type: framework.TypeCommaStringSlice, Description: "API scopes of the credential. Empty leaves them to Databricks."},
+	keyComment:            {Type: framework.TypeString, Description: "Template of the comment, as in roles. Of pat and obo_token."},
+	keyGrace: {
+		Type:        framework.TypeDurationSecond,
+		Description: "How long the previous credential lives on after a rotation. An hour unless set, or the period if that is shorter; 0 removes it at once.",
+	},
+	keyLifetime: {
+		Type:        framework.TypeDurationSecond,
+		Description: "How long each credential lives at Databricks. 0 means as long as the schedule needs, and 730 days without one.",
+	},
+	keyDeliverScope: {Type: framework.TypeString, Description: "Secret scope in which the current secret part is kept, too, as a text. Needs deliver_key."},
+	keyDeliverKey:   {Type: framework.TypeString, Description: "Key in deliver_scope. What is there is overwritten."},
+	keyForce: {
+		Type:        framework.TypeBool,
+		Description: "On a delete: forget the role even if what it made can't be removed at Databricks.",
+		Query:       true,
+	},
+})
 
+var staticStoredFields = storedFields(staticFields, keyName, keyForce)
+
+var staticResponseFields = withRotation(staticStoredFields, map[string]*framework.FieldSchema{
 	keyCredentialID:   {Type: framework.TypeString, Required: true, Description: "Id of the current credential."},
 	keyExpiryTime:     {Type: framework.TypeString, Required: true, Description: "When it ends at Databricks if it is not replaced, RFC 3339."},
 	keyRetiredIDs:     {Type: framework.TypeStringSlice, Required: true, Description: "Ids of the previous ones that are still alive."},
@@ -121,20 +112,10 @@ var staticResponseFields = withRotation(map[string]*framework.FieldSchema{
 })
 
 func (b *backend) staticResponse(e *staticEntry) *logical.Response {
-	data := map[string]any{
-		keyCredentialType:     e.CredentialType,
-		keyServicePrincipalID: e.ServicePrincipalID,
-		keyApplicationID:      e.ApplicationID,
-		keyScopes:             append([]string{}, e.Scopes...),
-		keyComment:            e.Comment,
-		keyGrace:              e.Grace,
-		keyLifetime:           e.Lifetime,
-		keyDeliverScope:       e.DeliverScope,
-		keyDeliverKey:         e.DeliverKey,
-		keyCredentialID:       e.State.Current.ID,
-		keyExpiryTime:         rfc3339(e.State.Current.Expires),
-		keyDelivered:          e.delivery() != nil && !e.undelivered(),
-	}
+	data := storedData(e.staticRole, staticStoredFields)
+	data[keyCredentialID] = e.State.Current.ID
+	data[keyExpiryTime] = rfc3339(e.State.Current.Expires)
+	data[keyDelivered] = e.delivery() != nil && !e.undelivered()
 	ids := []string{}
 	for _, old := range e.State.Retired {
 		if b.now().Before(old.Expires) {
@@ -142,7 +123,6 @@ func (b *backend) staticResponse(e *staticEntry) *logical.Response {
 		}
 	}
 	data[keyRetiredIDs] = ids
-	addSchedule(data, e.Schedule)
 	e.rotationView().addTo(data)
 	resp := &logical.Response{Data: data}
 	e.addEndWarning(resp, b.now())
