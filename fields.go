@@ -3,6 +3,7 @@
 package databricks
 
 import (
+	"context"
 	"encoding/json"
 	"math"
 	"net/http"
@@ -110,6 +111,36 @@ func storedData(entry any, fields map[string]*framework.FieldSchema) map[string]
 		}
 	}
 	return data
+}
+
+// pathNames is the path that lists the names under which entries are stored.
+func pathNames(pattern, storagePrefix, summary, help string) *framework.Path {
+	list := func(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+		names, err := req.Storage.List(ctx, storagePrefix)
+		if err != nil {
+			return nil, err
+		}
+		return logical.ListResponse(names), nil
+	}
+	return &framework.Path{
+		Pattern:      pattern + "/?",
+		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: "databricks", OperationSuffix: pattern},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.ListOperation: readOperation(list, summary, map[string]*framework.FieldSchema{
+				"keys": {Type: framework.TypeStringSlice, Description: "The names."},
+			}),
+		},
+		HelpSynopsis:    summary,
+		HelpDescription: strings.TrimSpace(help),
+	}
+}
+
+// readOperation declares an operation that changes nothing.
+func readOperation(callback framework.OperationFunc, summary string, fields map[string]*framework.FieldSchema) *framework.PathOperation {
+	return &framework.PathOperation{
+		Callback: callback, Summary: summary,
+		Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: fields}}},
+	}
 }
 
 // writeOperation declares an operation that changes storage, and is therefore forwarded to a node that may.

@@ -262,28 +262,8 @@ func (b *backend) create(ctx context.Context, op *pendingOperation, p *mintPlan)
 	if deliver == nil {
 		return token, nil
 	}
-	err = secretValue{text: token.SecretPart()}.put(ctx, p.conn, deliver.secretRef)
-	if err != nil && credential.NotApplied(err) {
-		return nil, undelivered(deliver, err)
-	}
-	revoke := op.undo
-	op.undo = func(ctx context.Context) error {
-		if err := revoke(ctx); err != nil {
-			return err
-		}
-		if l.Delivered != nil {
-			return b.removeWrittenLocked(ctx, p.conn, l.Delivered)
-		}
-		return b.removeUnconfirmed(ctx, p.conn, deliver)
-	}
-	if err == nil {
-		l.Delivered, err = confirmWrite(ctx, p.conn, deliver)
-	}
-	if err == nil {
-		err = b.supersede(ctx, op.storage, p.conn, deliver.secretRef)
-	}
-	if err != nil {
-		return nil, undelivered(deliver, err)
+	if l.Delivered, err = b.storeSecret(ctx, op, p.conn, secretValue{text: token.SecretPart()}); err != nil {
+		return nil, fmt.Errorf("the credential could not be delivered to %s, so it is revoked: %w", deliver.secretRef, err)
 	}
 	delete(token.Data, token.Secret)
 	token.Data[keyDeliverScope], token.Data[keyDeliverKey] = deliver.Scope, deliver.Key
@@ -304,10 +284,6 @@ func (b *backend) leaseOfCredential(p *mintPlan, token *credential.Credential) (
 	return resp, nil
 }
 
-func undelivered(deliver *secretIntent, err error) error {
-	return fmt.Errorf("the credential could not be delivered to %s, so it is revoked: %w", deliver.secretRef, err)
-}
-
 // deliveryOf reads where the credential is to be put besides the lease; nil for nowhere.
 func deliveryOf(req *logical.Request, data *framework.FieldData) (*secretIntent, error) {
 	ref := secretRef{Scope: data.Get(keyDeliverScope).(string), Key: data.Get(keyDeliverKey).(string)}
@@ -322,10 +298,7 @@ func deliveryOf(req *logical.Request, data *framework.FieldData) (*secretIntent,
 	case ref.Key == "":
 		return nil, badField(keyDeliverKey, "is missing; %s needs it", keyDeliverScope)
 	}
-	if err := checkName(keyDeliverScope, ref.Scope); err != nil {
-		return nil, err
-	}
-	return &secretIntent{secretRef: ref}, checkName(keyDeliverKey, ref.Key)
+	return &secretIntent{secretRef: ref}, ref.check(keyDeliverScope, keyDeliverKey)
 }
 
 // renew extends a lease without any call: the credential itself can't be extended.

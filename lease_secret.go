@@ -64,6 +64,35 @@ func confirmWrite(ctx context.Context, conn *connection, in *secretIntent) (*wri
 	}
 }
 
+// storeSecret stores the value of an operation that is to write a secret, and returns what it takes to delete it again. From then on, the
+// undoing of the operation removes it, too, after what was to be undone before. The caller holds the secret's lock.
+func (b *backend) storeSecret(ctx context.Context, op *pendingOperation, conn *connection, value secretValue) (written *writtenSecret, err error) {
+	in, before := op.intent.Secret, op.undo
+	err = value.put(ctx, conn, in.secretRef)
+	if err != nil && credential.NotApplied(err) {
+		return nil, err
+	}
+	var confirmed *writtenSecret
+	op.undo = func(ctx context.Context) error {
+		if before != nil {
+			if err := before(ctx); err != nil {
+				return err
+			}
+		}
+		if confirmed != nil {
+			return b.removeWrittenLocked(ctx, conn, confirmed)
+		}
+		return b.removeUnconfirmed(ctx, conn, in)
+	}
+	if err == nil {
+		confirmed, err = confirmWrite(ctx, conn, in)
+	}
+	if err == nil {
+		err = b.supersede(ctx, op.storage, conn, in.secretRef)
+	}
+	return confirmed, err
+}
+
 // putUnleased stores a value that no lease and no rollback deletes.
 func (b *backend) putUnleased(ctx context.Context, s logical.Storage, conn *connection, ref secretRef, value secretValue) error {
 	unlock, err := b.secretLocks.Lock(ctx, ref.canonical())
@@ -136,7 +165,7 @@ func (b *backend) leasedSecretType() *framework.Secret {
 	return &framework.Secret{Type: secretTypeSecret, Fields: secretWriteFields, Renew: b.renewWrite, Revoke: b.revokeSecret}
 }
 
-// writeLease is what is kept with the lease of a secret or a grant.
+// writeLease is what Vault keeps with the lease of a secret or a permission.
 type writeLease struct {
 	origin
 	writtenSecret
@@ -172,20 +201,8 @@ func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *c
 
 	var resp *logical.Response
 	err = b.perform(ctx, req.Storage, in, func(ctx context.Context, op *pendingOperation) error {
-		err := value.put(ctx, conn, ref)
-		if err != nil && credential.NotApplied(err) {
-			return err
-		}
-		op.undo = func(ctx context.Context) error { return b.removeUnconfirmed(ctx, conn, in.Secret) }
+		written, err := b.storeSecret(ctx, op, conn, value)
 		if err != nil {
-			return err
-		}
-		written, err := confirmWrite(ctx, conn, in.Secret)
-		if err != nil {
-			return err
-		}
-		op.undo = func(ctx context.Context) error { return b.removeWrittenLocked(ctx, conn, written) }
-		if err := b.supersede(ctx, req.Storage, conn, ref); err != nil {
 			return err
 		}
 		l := &writeLease{origin: in.origin, writtenSecret: *written, TTL: int64(t.ttl / time.Second)}

@@ -5,7 +5,6 @@ package databricks
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -44,11 +43,7 @@ func (b *backend) pathACLs() []*framework.Path {
 			},
 			Fields: map[string]*framework.FieldSchema{keyScope: scope},
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ListOperation: &framework.PathOperation{
-					Callback:  b.listACLs,
-					Summary:   "List who has a permission on a scope.",
-					Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: listResponseFields}}},
-				},
+				logical.ListOperation: readOperation(b.listACLs, "List who has a permission on a scope.", listResponseFields),
 			},
 			HelpSynopsis:    "List who has a permission on a scope.",
 			HelpDescription: "Lists principals, with their permissions as details:\n\n  vault list -detailed databricks/acls/etl",
@@ -95,11 +90,7 @@ func (b *backend) pathACLs() []*framework.Path {
 				logical.UpdateOperation: b.writeOperation(b.writeACL, "Change a principal's permission on a scope.", write),
 				logical.DeleteOperation: b.writeOperation(b.deleteACL, "Take a principal's permission on a scope.",
 					[]framework.Response{{Description: "Taken, or there was none.", Fields: map[string]*framework.FieldSchema{}}}),
-				logical.ReadOperation: &framework.PathOperation{
-					Callback:  b.readACL,
-					Summary:   "Read a principal's own permission on a scope, not what it has through groups.",
-					Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: aclResponseFields}}},
-				},
+				logical.ReadOperation: readOperation(b.readACL, "Read a principal's own permission on a scope, not what it has through groups.", aclResponseFields),
 			},
 			ExistenceCheck:  b.aclExists,
 			HelpSynopsis:    "A principal's permission on a scope.",

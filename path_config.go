@@ -59,11 +59,7 @@ func (b *backend) pathConfig() []*framework.Path {
 			logical.PatchOperation:  b.writeOperation(b.writeConfig, "Change the connection; null resets a field.", write),
 			logical.DeleteOperation: b.writeOperation(b.deleteConfig, "Remove the connection. Leases can't be revoked until there is one again.",
 				[]framework.Response{{Description: "Removed.", Fields: map[string]*framework.FieldSchema{}}}),
-			logical.ReadOperation: &framework.PathOperation{
-				Callback:  b.handleReadConfig,
-				Summary:   "Read the connection, without its secrets.",
-				Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: configResponseFields}}},
-			},
+			logical.ReadOperation: readOperation(b.handleReadConfig, "Read the connection, without its secrets.", configResponseFields),
 		},
 		ExistenceCheck: func(ctx context.Context, req *logical.Request, _ *framework.FieldData) (bool, error) {
 			entry, err := req.Storage.Get(ctx, configStorageKey)

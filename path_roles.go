@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"strings"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -32,24 +31,7 @@ const (
 func (b *backend) pathRoles() []*framework.Path {
 	write := []framework.Response{{Description: "The role as stored.", Fields: roleResponseFields}}
 	return []*framework.Path{
-		{
-			Pattern: "roles/?",
-			DisplayAttrs: &framework.DisplayAttributes{
-				OperationPrefix: "databricks",
-				OperationSuffix: "roles",
-			},
-			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ListOperation: &framework.PathOperation{
-					Callback: b.listRoles,
-					Summary:  "List the names of the roles.",
-					Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: map[string]*framework.FieldSchema{
-						"keys": {Type: framework.TypeStringSlice, Description: "Names of the roles."},
-					}}}},
-				},
-			},
-			HelpSynopsis:    "List the roles of the mount.",
-			HelpDescription: "Lists the names of the roles:\n\n  vault list databricks/roles",
-		},
+		pathNames("roles", roleStoragePrefix, "List the names of the roles.", rolesHelp),
 		{
 			Pattern: "roles/" + framework.GenericNameRegex(keyName),
 			DisplayAttrs: &framework.DisplayAttributes{
@@ -67,11 +49,7 @@ func (b *backend) pathRoles() []*framework.Path {
 				logical.PatchOperation:  b.writeOperation(b.writeRole, "Change a role; null resets a field.", write),
 				logical.DeleteOperation: b.writeOperation(b.deleteRole, "Delete a role. Its leases can't be renewed any more; they stay until they end or are revoked.",
 					[]framework.Response{{Description: "Deleted.", Fields: map[string]*framework.FieldSchema{}}}),
-				logical.ReadOperation: &framework.PathOperation{
-					Callback:  b.handleReadRole,
-					Summary:   "Read a role.",
-					Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: roleResponseFields}}},
-				},
+				logical.ReadOperation: readOperation(b.handleReadRole, "Read a role.", roleResponseFields),
 			},
 			ExistenceCheck: func(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
 				role, err := b.role(ctx, req.Storage, data.Get(keyName).(string))
@@ -140,14 +118,6 @@ func (b *backend) handleReadRole(ctx context.Context, req *logical.Request, data
 		return nil, err
 	}
 	return role.response(), nil
-}
-
-func (b *backend) listRoles(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	names, err := req.Storage.List(ctx, roleStoragePrefix)
-	if err != nil {
-		return nil, err
-	}
-	return logical.ListResponse(names), nil
 }
 
 // writeRole checks a role, looks up what Databricks has to say about it, and stores it. No lock is held over the calls: what
@@ -221,6 +191,8 @@ gets it, so give each team a role of its own.
   vault write databricks/roles/etl credential_type=pat ttl=15m max_ttl=1h
   vault write databricks/roles/bi credential_type=pat scopes=sql ttl=8h max_ttl=8h \
       comment='BI for {{.EntityName}}, request {{.RequestID}}'
+
+  vault list databricks/roles
 
   vault write databricks/roles/job credential_type=oauth_token application_id=6f5ccf28-…
   vault write databricks/roles/app credential_type=service_principal groups=readers ttl=1h max_ttl=8h

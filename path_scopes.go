@@ -36,11 +36,7 @@ func (b *backend) pathScopes() []*framework.Path {
 				OperationSuffix: "scopes",
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ListOperation: &framework.PathOperation{
-					Callback:  b.listScopes,
-					Summary:   "List the secret scopes of the workspace.",
-					Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: listResponseFields}}},
-				},
+				logical.ListOperation: readOperation(b.listScopes, "List the secret scopes of the workspace.", listResponseFields),
 			},
 			HelpSynopsis:    "List the secret scopes of the workspace.",
 			HelpDescription: strings.TrimSpace(scopesHelp),

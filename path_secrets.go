@@ -5,7 +5,6 @@ package databricks
 import (
 	"context"
 	"encoding/base64"
-	"net/http"
 	"strings"
 	"unicode/utf8"
 	"vault-plugin-secrets-databricks/internal/client"
@@ -32,11 +31,7 @@ func (b *backend) pathSecrets() []*framework.Path {
 				OperationSuffix: "secret-scopes",
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ListOperation: &framework.PathOperation{
-					Callback:  b.listScopes,
-					Summary:   "List the secret scopes of the workspace.",
-					Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: listResponseFields}}},
-				},
+				logical.ListOperation: readOperation(b.listScopes, "List the secret scopes of the workspace.", listResponseFields),
 			},
 			HelpSynopsis:    "List the secret scopes of the workspace.",
 			HelpDescription: "Lists the scopes, as scopes/ does:\n\n  vault list databricks/secrets",
@@ -86,11 +81,7 @@ func (b *backend) pathSecrets() []*framework.Path {
 				logical.UpdateOperation: b.writeOperation(b.writeSecret, "Overwrite a secret.", write),
 				logical.DeleteOperation: b.writeOperation(b.deleteSecret, "Delete a secret.",
 					[]framework.Response{{Description: "Deleted, or there was none.", Fields: map[string]*framework.FieldSchema{}}}),
-				logical.ReadOperation: &framework.PathOperation{
-					Callback:  b.readSecret,
-					Summary:   "Read a secret, where the workspace gives values to REST clients.",
-					Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: secretReadFields}}},
-				},
+				logical.ReadOperation: readOperation(b.readSecret, "Read a secret, where the workspace gives values to REST clients.", secretReadFields),
 			},
 			ExistenceCheck:  b.secretExists,
 			HelpSynopsis:    "A secret in a scope.",

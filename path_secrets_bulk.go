@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -65,11 +64,7 @@ func (b *backend) pathSecretsBulk() *framework.Path {
 			},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.ListOperation: &framework.PathOperation{
-				Callback:  b.listSecrets,
-				Summary:   "List the keys of a scope.",
-				Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: listResponseFields}}},
-			},
+			logical.ListOperation: readOperation(b.listSecrets, "List the keys of a scope.", listResponseFields),
 			logical.UpdateOperation: b.writeOperation(b.pushSecrets, "Store many secrets at once.",
 				[]framework.Response{{Description: "The keys that were written and deleted.", Fields: map[string]*framework.FieldSchema{
 					keyWritten: {Type: framework.TypeStringSlice, Required: true, Description: "Keys that were stored."},

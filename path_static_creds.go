@@ -5,7 +5,6 @@ package databricks
 import (
 	"context"
 	"maps"
-	"net/http"
 	"strings"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -20,11 +19,7 @@ func (b *backend) pathStaticCreds() *framework.Path {
 		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: "databricks", OperationSuffix: "static-credentials"},
 		Fields:       map[string]*framework.FieldSchema{keyName: {Type: framework.TypeString, Description: "Name of the static role.", Required: true}},
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.ReadOperation: &framework.PathOperation{
-				Callback:  b.readStaticCreds,
-				Summary:   "Read the current credential of a static role.",
-				Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: staticCredsFields}}},
-			},
+			logical.ReadOperation: readOperation(b.readStaticCreds, "Read the current credential of a static role.", staticCredsFields),
 		},
 		HelpSynopsis:    "The current credential of a static role.",
 		HelpDescription: strings.TrimSpace(staticHelp),

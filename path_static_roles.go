@@ -24,25 +24,7 @@ const (
 )
 
 func (b *backend) pathStatic() []*framework.Path {
-	return []*framework.Path{b.pathStaticList(), b.pathStaticRole(), b.pathStaticCreds(), b.pathRotateRole()}
-}
-
-func (b *backend) pathStaticList() *framework.Path {
-	return &framework.Path{
-		Pattern:      "static-roles/?",
-		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: "databricks", OperationSuffix: "static-roles"},
-		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.ListOperation: &framework.PathOperation{
-				Callback: b.listStatic,
-				Summary:  "List the static roles.",
-				Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: map[string]*framework.FieldSchema{
-					"keys": {Type: framework.TypeStringSlice, Description: "Names of the static roles."},
-				}}}},
-			},
-		},
-		HelpSynopsis:    "The static roles.",
-		HelpDescription: strings.TrimSpace(staticHelp),
-	}
+	return []*framework.Path{pathNames("static-roles", staticStoragePrefix, "List the static roles.", staticHelp), b.pathStaticRole(), b.pathStaticCreds(), b.pathRotateRole()}
 }
 
 func (b *backend) pathStaticRole() *framework.Path {
@@ -61,11 +43,7 @@ func (b *backend) pathStaticRole() *framework.Path {
 			logical.PatchOperation:  b.writeOperation(b.writeStatic, "Change a static role; null resets a field.", write),
 			logical.DeleteOperation: b.writeOperation(b.deleteStatic, "Delete a static role, and what it made at Databricks.",
 				[]framework.Response{{Description: "Deleted, or there was none.", Fields: map[string]*framework.FieldSchema{}}}),
-			logical.ReadOperation: &framework.PathOperation{
-				Callback:  b.readStaticRole,
-				Summary:   "Read a static role, and how its rotations go.",
-				Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: staticResponseFields}}},
-			},
+			logical.ReadOperation: readOperation(b.readStaticRole, "Read a static role, and how its rotations go.", staticResponseFields),
 		},
 		ExistenceCheck: func(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
 			entry, err := req.Storage.Get(ctx, staticStoragePrefix+data.Get(keyName).(string))
@@ -132,14 +110,6 @@ func (b *backend) staticResponse(e *staticEntry) *logical.Response {
 	return resp
 }
 
-func (b *backend) listStatic(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
-	names, err := req.Storage.List(ctx, staticStoragePrefix)
-	if err != nil {
-		return nil, err
-	}
-	return logical.ListResponse(names), nil
-}
-
 func (b *backend) readStaticRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	e, err := b.static(ctx, req.Storage, data.Get(keyName).(string))
 	if err != nil || e == nil {
@@ -166,6 +136,7 @@ deliver_scope and deliver_key, the current one is kept in a secret scope, too.
       application_id=6f5ccf28-… rotation_period=168h rotation_grace_period=24h
   vault read databricks/static-creds/bi
   vault write -f databricks/rotate-role/bi
+  vault list databricks/static-roles
   vault delete databricks/static-roles/bi
 
 Reading makes no call and no lease. ttl tells when to read again. Deleting the role

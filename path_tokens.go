@@ -67,11 +67,7 @@ func (b *backend) pathTokens() []*framework.Path {
 				keyAll: allField,
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ReadOperation: &framework.PathOperation{
-					Callback:  b.readToken,
-					Summary:   "Read what is known of a token. Its value is never shown again.",
-					Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: tokenResponseFields}}},
-				},
+				logical.ReadOperation: readOperation(b.readToken, "Read what is known of a token. Its value is never shown again.", tokenResponseFields),
 				logical.DeleteOperation: b.writeOperation(b.deleteToken, "Delete a token at Databricks at once, whatever its lease says.",
 					[]framework.Response{{Description: "Deleted, or there was none.", Fields: map[string]*framework.FieldSchema{}}}),
 			},

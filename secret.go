@@ -29,10 +29,15 @@ func (p secretRef) canonical() string { return strings.ToLower(p.String()) }
 
 func secretRefOf(data *framework.FieldData) (secretRef, error) {
 	ref := secretRef{Scope: data.Get(keyScope).(string), Key: data.Get(keyKey).(string)}
-	if err := checkName(keyScope, ref.Scope); err != nil {
-		return ref, err
+	return ref, ref.check(keyScope, keyKey)
+}
+
+// check refuses names that no scope and no key can have, by the names of their fields.
+func (p secretRef) check(scopeField, keyField string) error {
+	if err := checkName(scopeField, p.Scope); err != nil {
+		return err
 	}
-	return ref, checkName(keyKey, ref.Key)
+	return checkName(keyField, p.Key)
 }
 
 // secretUpdated returns when the secret was last written, and the zero time when it or its scope does not exist.

@@ -323,11 +323,8 @@ func (r *staticRole) check(now time.Time) error {
 	case (r.DeliverScope == "") != (r.DeliverKey == ""):
 		return badField(keyDeliverScope, "and %s belong together; send both or neither", keyDeliverKey)
 	}
-	if r.DeliverScope != "" {
-		if err := checkName(keyDeliverScope, r.DeliverScope); err != nil {
-			return err
-		}
-		if err := checkName(keyDeliverKey, r.DeliverKey); err != nil {
+	if ref := r.delivery(); ref != nil {
+		if err := ref.check(keyDeliverScope, keyDeliverKey); err != nil {
 			return err
 		}
 	}
