@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MPL-2.0
 #
-# Needs Go, git, make and a shell. A C compiler is used for the race detector where there is one.
+# Needs Go, git, make and a shell. If there is a C compiler, the tests use the race detector.
 
 NAME    := vault-plugin-secrets-databricks
 VERSION := $(shell git describe --tags --dirty --match 'v[0-9]*' 2>/dev/null || echo v0.1.0)
@@ -8,7 +8,7 @@ VERSION := $(shell git describe --tags --dirty --match 'v[0-9]*' 2>/dev/null || 
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false
 LDFLAGS  := -s -w -X $(NAME).Version=$(VERSION) -X main.version=$(VERSION)
 
-# Go itself switches cgo off where it finds no C compiler, and the race detector needs cgo.
+# The race detector needs cgo, which Go disables if it finds no C compiler.
 RACE     := $(if $(filter 1,$(shell go env CGO_ENABLED 2>/dev/null)),-race)
 E2E_TIMEOUT ?= 20m
 E2E_RUN     ?= .
@@ -18,8 +18,8 @@ BENCH       ?= .
 .DEFAULT_GOAL := help
 .PHONY: help build test test-unit test-e2e lint cover bench fuzz vault demo dev clean distclean no-race-note
 
-help: ## show this list
-	@echo "make <command>, where the command is one of"
+help: ## list the commands
+	@echo "Usage: make <command>"; echo; echo "Commands:"
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r c d; do printf '  %-10s  %s\n' $$c "$$d"; done
 
 build: ## build the plugin and the simulated workspace into bin/
@@ -27,22 +27,22 @@ build: ## build the plugin and the simulated workspace into bin/
 	$(GO_BUILD) -ldflags '$(LDFLAGS)' -o bin/$(NAME) ./cmd/$(NAME)
 	$(GO_BUILD) -ldflags '$(LDFLAGS)' -o bin/databricks-simulator ./cmd/databricks-simulator
 
-test: lint test-unit test-e2e ## all that must pass: lint, unit tests, and tests on a real Vault
+test: lint test-unit test-e2e ## run all checks: lint, unit tests, and tests on a real Vault server
 
-test-unit: no-race-note ## unit tests, with the race detector where there is a C compiler
+test-unit: no-race-note ## run the unit tests, with the race detector if there is a C compiler
 	go test $(RACE) ./...
 
-test-e2e: no-race-note ## tests on a real Vault server; E2E_RUN=<regexp> picks some
+test-e2e: no-race-note ## run the tests on a real Vault server; E2E_RUN=<regexp> selects tests
 	@vault=$$(scripts/find-vault.sh) && echo "VAULT_BIN=$$vault go test -tags e2e ./test/e2e/" && \
 	VAULT_BIN=$$vault go test $(RACE) -tags e2e -count=1 -parallel 16 -timeout $(E2E_TIMEOUT) -run '$(E2E_RUN)' ./test/e2e/
 
-lint: ## gofmt, go vet, staticcheck, shell syntax, tidy modules
+lint: ## check gofmt, go vet, staticcheck, shell syntax and tidy modules
 	@scripts/lint.sh
 
-cover: no-race-note ## unit test coverage; fails under 95 %, writes cover.html
+cover: no-race-note ## measure unit test coverage; fails below 95 %, writes cover.html
 	@RACE=$(RACE) scripts/cover.sh
 
-bench: ## run the benchmarks; BENCH=<regexp> picks some
+bench: ## run the benchmarks; BENCH=<regexp> selects benchmarks
 	go test -run '^$$' -bench '$(BENCH)' -benchmem ./...
 
 fuzz: ## run every fuzz target for FUZZTIME (10s) each
@@ -51,16 +51,16 @@ fuzz: ## run every fuzz target for FUZZTIME (10s) each
 vault: ## find Vault, or build it once, and print its path
 	@scripts/find-vault.sh
 
-demo: build ## a guided tour on a Vault of its own; real workspace with DATABRICKS_HOST and DATABRICKS_TOKEN
+demo: build ## run a guided tour on a separate Vault server; set DATABRICKS_HOST and DATABRICKS_TOKEN for a real workspace
 	@scripts/demo.sh
 
-dev: build ## set up as the demo does, then leave Vault running until Ctrl-C
+dev: build ## set up like the demo, then keep Vault running until Ctrl-C
 	@scripts/demo.sh --stay
 
-clean: ## remove what the build and the tests wrote
+clean: ## remove the files that the build and the tests wrote
 	rm -rf bin cover.out cover.html
 
-distclean: clean ## also remove the Vault that was built (.cache/)
+distclean: clean ## also remove the Vault binary that was built (.cache/)
 	rm -rf .cache
 
 no-race-note:

@@ -1,12 +1,12 @@
-# Decides who may read, write and manage one scope, here "etl", for good or with a ttl. Reads and writes no secrets.
+# Manages the permissions on one scope, here "etl", permanently or with a ttl. Does not allow reading or writing secrets.
 #
-# Whoever may write permissions may also give one to themselves: at Databricks, not in Vault.
+# Users with this policy can also grant themselves a permission at Databricks, but not in Vault.
 
 path "databricks/acls/etl" {
   capabilities = ["list"]
 }
 
-# The star, not a plus sign, since the name of a principal may hold slashes.
+# A star rather than a plus sign, because the name of a principal may contain slashes.
 path "databricks/acls/etl/*" {
   capabilities      = ["create", "read", "update", "delete"]
   denied_parameters = {
@@ -14,9 +14,9 @@ path "databricks/acls/etl/*" {
   }
 }
 
-# The engine's own permission on the scope is not the owner's business: put the engine's user name or application id here,
-# as 'vault read databricks/status' shows it. Vault checks no parameters of deletes, so denied_parameters alone would not
-# keep the owner from locking the engine out with force=true.
+# Protects the engine's own permission on the scope. Replace the name by the engine's user name or application id, as shown
+# by 'vault read databricks/status'. Vault does not check the parameters of a delete, so denied_parameters alone would not
+# prevent the owner from locking out the engine with force=true.
 path "databricks/acls/etl/engine@example.com" {
   capabilities = ["read"]
 }

@@ -1,5 +1,6 @@
-# Sets up the engine: its connection, its roles, static roles and the secret scopes. Sees and deletes tokens out of band, and ends all
-# leases of a role in an emergency. Mints nothing, and reads and writes neither secrets nor permissions.
+# Configures the engine: its connection, roles, static roles and secret scopes. Lists and deletes tokens regardless of their
+# leases, and revokes all leases of a role in an emergency. Does not allow minting, or reading and writing secrets and
+# permissions.
 
 path "databricks/config" {
   capabilities = ["create", "read", "update", "patch", "delete"]
@@ -13,7 +14,7 @@ path "databricks/roles/+" {
   capabilities = ["create", "read", "update", "patch", "delete"]
 }
 
-# What a static role made is never in its answers, but may be delivered into a secret scope.
+# A static role never returns its credential, but may have it delivered into a secret scope.
 path "databricks/static-roles" {
   capabilities = ["list"]
 }
@@ -22,7 +23,7 @@ path "databricks/static-roles/+" {
   capabilities = ["create", "read", "update", "patch", "delete"]
 }
 
-# Removes what the mount made and no longer owns, and nothing else.
+# Removes what the mount created and no longer uses.
 path "databricks/tidy" {
   capabilities = ["update"]
 }
@@ -31,7 +32,7 @@ path "databricks/tidy/status" {
   capabilities = ["read"]
 }
 
-# Deleting a scope deletes its secrets: leave "delete" out where administrators must not.
+# Deleting a scope deletes its secrets: omit "delete" if administrators must not do that.
 path "databricks/scopes" {
   capabilities = ["list"]
 }

@@ -1,5 +1,5 @@
-# Sees which scopes there are, which keys they have and when each was last written. Sees no value and no permission, and
-# changes nothing: for inventories and audits.
+# For inventories and audits: lists scopes, their keys and when each key was last written. Does not allow reading values or
+# permissions, or changing anything.
 
 path "databricks/scopes" {
   capabilities = ["list"]
@@ -9,7 +9,7 @@ path "databricks/secrets" {
   capabilities = ["list"]
 }
 
-# The plus sign stands for the name of any scope, and for no more: databricks/secrets/<scope>/<key> is not in this rule.
+# The plus sign matches the name of one scope only: databricks/secrets/<scope>/<key> is not included.
 path "databricks/secrets/+" {
   capabilities = ["list"]
 }

@@ -1,8 +1,9 @@
-# Sees how rotations go, and rotates at once: for an on-call engineer after a leak, and for monitoring. Sees no credential,
-# and changes neither schedules nor roles.
+# For monitoring, and for an on-call engineer who rotates credentials after a leak. Shows the results of rotations and
+# rotates immediately. Does not allow reading credentials, or changing schedules or roles.
 #
-# A credential of before lives on for its grace. Whoever must end it at once needs "update" on databricks/static-roles/<name>
-# to set rotation_grace_period=0 first. The one that was made by hand takes "delete" on databricks/tokens/<token_id>.
+# After a rotation, the previous credential stays valid for its grace period. To end it at once, set
+# rotation_grace_period=0 before the rotation, which needs "update" on databricks/static-roles/<name>. To delete a token
+# that an operator created, "delete" on databricks/tokens/<token_id> is needed.
 
 path "databricks/config/rotate-root" {
   capabilities = ["update"]

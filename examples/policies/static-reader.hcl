@@ -1,6 +1,6 @@
-# Reads the current credential of one static role, here "bi", and nothing else: neither how it is rotated, nor any other.
+# Reads the current credential of one static role, here "bi". Does not allow reading the role itself, or any other role.
 #
-# This is what a program or its Vault Agent needs. Name each role in full: databricks/static-creds/* would be all of them.
+# This is what a program or its Vault Agent needs. Name each role in full: databricks/static-creds/* would allow all roles.
 
 path "databricks/static-creds/bi" {
   capabilities = ["read"]
