@@ -80,18 +80,16 @@ func remoteCheck(err error) error {
 	return err
 }
 
-// requestID is how errors end that came with an answer; it tells apart what is the same reason.
-var requestID = regexp.MustCompile(` \[request id [^\]]*\]$`)
-
-// hasResponse reports whether Databricks hasResponse the request that failed, so that what it does of it is done by now.
+// hasResponse reports whether Databricks answered the request that failed, so that whatever effect it had has happened by now.
 func hasResponse(err error) bool {
 	var remote *client.Error
 	return errors.As(err, &remote) && remote.Status != 0
 }
 
 // sameReason reports whether two errors differ in no more than the ids of requests.
-func sameReason(a, b string) bool {
-	return anyRequestID.ReplaceAllString(a, "") == anyRequestID.ReplaceAllString(b, "")
-}
+func sameReason(a, b string) bool { return withoutRequestIDs(a) == withoutRequestIDs(b) }
 
-var anyRequestID = regexp.MustCompile(` \[request id [^\]]*\]`)
+// withoutRequestIDs removes what errors have of the ids of requests, which differ where the reason is the same.
+func withoutRequestIDs(text string) string { return requestID.ReplaceAllString(text, "") }
+
+var requestID = regexp.MustCompile(` \[request id [^\]]*\]`)

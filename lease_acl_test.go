@@ -21,7 +21,7 @@ import (
 	"vault-plugin-secrets-databricks/internal/simulator"
 )
 
-// aclLease leases a permission on the scope "etl" to the group "users".
+// grant leases a permission on the scope "etl" to the group "users".
 func (m *mount) grant(permission string) *logical.Secret {
 	m.t.Helper()
 	resp := m.write("acls/etl/users", map[string]any{"permission": permission, "ttl": "1h"})

@@ -72,7 +72,7 @@ func effectiveMaxTTL(sys logical.SystemView, config *configEntry, role *roleEntr
 	return longest
 }
 
-// aclLease holds the terms against the life that Databricks gave the credential, of which left is still to come, and shortens
+// capTo holds the terms against the life that Databricks gave the credential, of which left is still to come, and shortens
 // them where it is too short. It refuses a credential that no lease could be true of.
 func (t *terms) capTo(token *credential.Credential, requested, left time.Duration) error {
 	left = left.Truncate(time.Second)

@@ -37,7 +37,7 @@ type origin struct {
 	OwnerID     string `json:"owner_id"`
 }
 
-// delivery is the origin as messages show it: one host may serve several accounts or workspaces.
+// describe is the origin as messages show it: one host may serve several accounts or workspaces.
 func (o origin) describe() string {
 	switch {
 	case o.AccountID != "":

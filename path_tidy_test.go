@@ -82,7 +82,7 @@ func (m *mount) awaitTidy() map[string]any {
 	return status
 }
 
-// runTidy is a whole run.
+// tidyUp is a whole run.
 func (m *mount) tidyUp() map[string]any {
 	m.t.Helper()
 	m.write("tidy", nil)

@@ -160,7 +160,7 @@ func (p *push) fail(key string, err error) error {
 	if p.first == nil {
 		p.first = err
 	}
-	reason := requestID.ReplaceAllString(err.Error(), "")
+	reason := withoutRequestIDs(err.Error())
 	if p.failed[reason] == nil {
 		p.failed[reason] = &pushFailure{message: err.Error()}
 	}

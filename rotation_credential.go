@@ -15,7 +15,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// storedCredential is a credential that no lease answers for, but an entry of the mount's storage: the config, or that of a static role.
+// storedCredential is a credential that a storage entry holds instead of a lease: the config, or a static role.
 // It holds no secret.
 type storedCredential struct {
 	origin

@@ -28,7 +28,7 @@ type nextRun struct {
 	changes uint64
 }
 
-// prepare reports whether it is time to look, and returns what finish must be given.
+// begin reports whether it is time to look, and returns what finish must be given.
 func (n *nextRun) begin(now time.Time) (due bool, changes uint64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -102,7 +102,7 @@ type pendingOperation struct {
 	// undo is set as soon as it is known what was done. It is called at most once.
 	undo func(ctx context.Context) error
 
-	// uncertainError is set when it isn't known what was done, or may be done yet, so that only the rollback can tell, later.
+	// uncertain is set when it isn't known what was done, or may be done yet, so that only the rollback can tell, later.
 	uncertain bool
 
 	// duplicate is set where other objects may bear the nonce, which the rollback removes, and keep is the id that it must keep then.
@@ -158,7 +158,7 @@ func (b *backend) perform(ctx context.Context, s logical.Storage, in intent, do 
 	return nil
 }
 
-// prepare writes the intent to the log.
+// begin writes the intent to the log.
 func (b *backend) begin(ctx context.Context, s logical.Storage, in intent) (*pendingOperation, error) {
 	b.inFlight.Store(in.Nonce, true)
 	id, err := framework.PutWAL(ctx, s, walKind, in)

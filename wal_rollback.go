@@ -173,7 +173,7 @@ func (p *pass) lostCredential(ctx context.Context, s logical.Storage, in *intent
 // reportOnce logs at error level, once per intent and reason, what could not be undone, so that an operator can remove it if the
 // reason stays.
 func (b *backend) reportOnce(in intent, why error) {
-	if _, said := b.reported.LoadOrStore(in.Nonce+" "+requestID.ReplaceAllString(why.Error(), ""), true); said {
+	if _, said := b.reported.LoadOrStore(in.Nonce+" "+withoutRequestIDs(why.Error()), true); said {
 		return
 	}
 	b.Logger().Error("something may be left at Databricks that could not be undone yet: a credential bears the nonce in its comment, a secret or permission is named here; it is tried again until the time given, then remove it by hand",

@@ -37,7 +37,7 @@ cleanup() {
   status=$?
   trap - EXIT
   trap '' INT TERM
-  # No lease answers for the credentials of a static role.
+  # No lease holds the credentials of a static role.
   [ -z "$static" ] || vault delete databricks/static-roles/dash >/dev/null 2>&1 || echo "demo: the tokens of the static role dash could not be deleted; their comments begin with 'Vault static role dash'" >&2
   # The scope is the tour's own, and goes with what is in it.
   [ -z "$scope" ] || vault delete "databricks/scopes/$scope" >/dev/null 2>&1 || echo "demo: the secret scope $scope could not be deleted; please delete it by hand" >&2
@@ -309,13 +309,13 @@ scope=
 
 if [ -n "$simulator_pid" ]; then
   # Only in the simulated workspace: in a real one the credential that you gave would no longer be the engine's.
-  step "Replace the engine's own credential" "Every 30 days, and now. Nobody has seen the new one. The one that you gave was made by hand, so the engine leaves it alone and says how to delete it."
+  step "Replace the engine's own credential" "Every 30 days, and now. The new one is not shown. The one that you gave is an operator's, so the engine leaves it alone and says how to delete it."
   must vault write databricks/config rotation_period=720h
   must vault write -f databricks/config/rotate-root
   made_by_hand=$(field hand_made_credentials | tr -d '[]')
   [ -n "$made_by_hand" ] || die "the answer lacks hand_made_credentials"
 
-  step "Delete the one made by hand" "By the command of the warning. The engine goes on with its own."
+  step "Delete the previous credential" "With the command from the warning. The engine keeps working with its own."
   DATABRICKS_TOKEN=$token
   must databricks-simulator whoami
   must vault delete "databricks/tokens/$made_by_hand"
