@@ -52,6 +52,7 @@ type backend struct {
 	// Those by key may be held over calls to Databricks, which knows no compare-and-set; a wait for one ends with its request. The
 	// mutexes make read-modify-write on storage atomic and are never held over a call. The tests fail when the order is broken.
 	rotationLocks orderedLocks // a credential that is rotated, by the key of its storage entry: one request or periodic run at a time
+	jobLocks      orderedLocks // the job at Vault's rotation manager, together with the config that it follows: one writer at a time
 	deliveryLocks orderedLocks // a secret that a static role is about to deliver to, by its ref: no other role takes it meanwhile
 	slotLocks     orderedLocks // a slot of a service principal: bounds the secrets that it has for the sake of access tokens
 	secretLocks   orderedLocks // a secret, by its ref: one writer at a time, so that each knows what was there before
@@ -76,6 +77,7 @@ type backend struct {
 // The ranks of the mount's locks: one may be taken only while all that are held have lower ranks.
 const (
 	rankRotation = iota + 1
+	rankJob
 	rankDelivery
 	rankSlot
 	rankSecret
@@ -130,6 +132,7 @@ func (m *orderedMutex) Unlock() {
 // rankLocks gives the locks their ranks.
 func (b *backend) rankLocks() {
 	b.rotationLocks.rank = rankRotation
+	b.jobLocks.rank = rankJob
 	b.deliveryLocks.rank = rankDelivery
 	b.slotLocks.rank = rankSlot
 	b.secretLocks.rank = rankSecret

@@ -231,6 +231,12 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 	}
 
 	given, unknownEnd := b.findEnd(ctx, req, conn, old)
+	unlock, err := b.jobLocks.Lock(ctx, configStorageKey)
+	if err != nil {
+		conn.client.Close()
+		return nil, err
+	}
+	defer unlock()
 	managed, next, err := b.registerRotationJob(ctx, req.MountPoint, old, config)
 	if err != nil {
 		conn.client.Close()
@@ -289,6 +295,11 @@ func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, data *
 	if readErr != nil {
 		b.Logger().Warn("the config that is deleted can't be read", "error", readErr)
 	}
+	unlockJob, err := b.jobLocks.Lock(ctx, configStorageKey)
+	if err != nil {
+		return nil, err
+	}
+	defer unlockJob()
 	b.configWrite.Lock()
 	err = req.Storage.Delete(ctx, configStorageKey)
 	b.dropConnection() // even after an error it may be gone
@@ -302,14 +313,12 @@ func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, data *
 	}
 	b.event(ctx, "config-delete", req.Path)
 	resp := &logical.Response{}
+	b.deregisterRotationJob(ctx, resp, req.MountPoint) // there may be a job of a config that could not be saved
 	if readErr != nil {
 		resp.AddWarning(fmt.Sprintf("The config could not be read, so a credential that a rotation made for it may be left at Databricks, until it ends or a tidy finds it: %s", readErr))
 	}
 	if readErr != nil || config == nil {
 		return resp, nil
-	}
-	if config.Rotation.Managed {
-		b.deregisterRotationJob(ctx, resp, req.MountPoint)
 	}
 	if len(config.Rotation.all()) > 0 {
 		b.removeRoot(context.WithoutCancel(ctx), resp, config)

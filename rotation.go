@@ -282,7 +282,9 @@ func (b *backend) reconcile(ctx context.Context, it rotationItem) (next time.Tim
 	now := b.now()
 	if it.view().correct(now) {
 		b.warn(l, fmt.Sprintf("dates of the rotation of %s lay further ahead than can be, so they are corrected; was the clock set back?", l.kind))
-		if _, err := it.change(ctx, func(v rotationView) { v.correct(now) }); err != nil {
+		done, err := it.change(ctx, func(v rotationView) { v.correct(now) })
+		if err != nil || !done {
+			b.nextRun.touch() // another credential is stored by now, so the next call looks again
 			return time.Time{}, err
 		}
 	}

@@ -27,7 +27,8 @@ const (
 //
 // The order is: register, save, deregister. So nothing is stored that nobody follows. When the save fails, the manager has a
 // schedule that isn't stored, but it can't do harm: rotateManaged goes by what is stored, and the engine replaces the credential
-// before it ends in any case. The next write that has a schedule registers that one in its place.
+// before it ends in any case. The next write that has a schedule registers that one in its place, and deleting the config removes it.
+// The caller holds jobLocks from before this until after the deregistration, so that a late one removes no newer job.
 func (b *backend) registerRotationJob(ctx context.Context, mountPoint string, old, config *configEntry) (managed bool, next time.Time, err error) {
 	job := config.effectiveSchedule()
 	if !job.Automatic() {
@@ -40,7 +41,11 @@ func (b *backend) registerRotationJob(ctx context.Context, mountPoint string, ol
 	}
 	same := old.effectiveSchedule() == job
 	if same {
+		stored := old.Rotation.Next
 		b.refreshNextRotation(ctx, old)
+		if old.Rotation.Next.After(job.After(b.now()).Add(time.Second)) {
+			old.Rotation.Next = stored // the manager has the time of a schedule that could not be saved
+		}
 		if old.Rotation.Next.After(b.now()) {
 			request.MigratedLegacyNextRotationTime = old.Rotation.Next
 		}

@@ -111,8 +111,8 @@ func (b *backend) rotateDue(ctx context.Context, req *logical.Request) error {
 	// What has waited longest comes first, so that nothing waits for ever.
 	slices.SortFunc(works[own:], func(a, b work) int { return a.since.Compare(b.since) })
 	for i, w := range works {
-		if time.Since(start) > rotationBudget {
-			b.Logger().Info("not all static roles could be rotated within one tick; the next one goes on", "left", len(works)-i)
+		if i >= own && time.Since(start) > rotationBudget {
+			b.Logger().Info("not all static roles could be rotated within one periodic call; the next one continues", "left", len(works)-i)
 			times = append(times, w.since)
 			break
 		}

@@ -138,25 +138,37 @@ func (r *rootItem) followUp(ctx context.Context) error {
 	}
 	conn, done, err := r.b.connectionOf(ctx, r.req.Storage, r.config)
 	if err != nil {
-		return r.recordPending(ctx, nil, err)
+		return err
 	}
 	defer done()
-	return r.removeRetired(ctx, conn)
+	gone, why := r.removeRetired(ctx, conn)
+	return r.recordPending(ctx, gone, why)
 }
 
-func (r *rootItem) removeRetired(ctx context.Context, conn *connection) error {
+// removeRetired removes what has had its grace, and returns the ids of what is gone, and why the rest is not.
+func (r *rootItem) removeRetired(ctx context.Context, conn *connection) (gone []string, why error) {
 	now := r.b.now()
-	gone, why := r.b.removeRetired(ctx, conn, r.config.Rotation.Retired, func(old *retired) bool { return !now.Before(old.Until) })
-	return r.recordPending(ctx, gone, why)
+	return r.b.removeRetired(ctx, conn, r.config.Rotation.Retired, func(old *retired) bool { return !now.Before(old.Until) })
+}
+
+// forget records that retired credentials are gone.
+func (r *rootItem) forget(ctx context.Context, gone []string) error {
+	if len(gone) == 0 {
+		return nil
+	}
+	return r.b.changeRotation(context.WithoutCancel(ctx), r.req.Storage, func(c *configEntry) { c.Rotation.forget(gone) })
 }
 
 // recordPending records which retired credentials are gone, and why others are not.
 func (r *rootItem) recordPending(ctx context.Context, gone []string, why error) error {
 	hourly := func(int) time.Duration { return schedule.LongestRetry }
-	_, err := r.change(context.WithoutCancel(ctx), func(v rotationView) {
+	done, err := r.change(context.WithoutCancel(ctx), func(v rotationView) {
 		v.forget(gone)
 		v.pending(r.b.now(), why, hourly)
 	})
+	if err == nil && !done {
+		err = r.forget(ctx, gone) // what is gone is gone, whatever credential the config has by now
+	}
 	return errors.Join(why, err)
 }
 

@@ -72,7 +72,8 @@ func (r *rootItem) find(ctx context.Context, conn *connection, identity *client.
 		return found, err
 	}
 	// What has had its grace makes room.
-	if removeErr := r.removeRetired(ctx, conn); removeErr != nil {
+	gone, removeErr := r.removeRetired(ctx, conn)
+	if removeErr = errors.Join(removeErr, r.forget(ctx, gone)); removeErr != nil {
 		return nil, errors.Join(err, removeErr)
 	}
 	return r.b.findRoot(ctx, r.req, conn, identity)

@@ -39,7 +39,8 @@ func (i *staticItem) load(ctx context.Context) (found bool, err error) {
 		return false, nil // until there is a config, whose write makes the engine look again
 	}
 	if err == nil {
-		i.e, err = i.b.static(ctx, i.req.Storage, i.name)
+		// From storage: memory may have an entry from before a save that was applied late.
+		i.e, err = readStatic(ctx, i.req.Storage, staticStoragePrefix+i.name)
 	}
 	return err == nil && i.e != nil, err
 }
@@ -70,7 +71,7 @@ func (i *staticItem) rotate(ctx context.Context) error {
 	if err := i.followUp(ctx); err != nil {
 		i.b.Logger().Warn("what a static role had to do before a rotation could not be done", "name", i.name, "error", err)
 	}
-	e, err := i.b.static(ctx, i.req.Storage, i.name)
+	e, err := readStatic(ctx, i.req.Storage, staticStoragePrefix+i.name)
 	if err == nil {
 		err = e.usable(i.name)
 	}
@@ -139,6 +140,15 @@ func (i *staticItem) create(ctx context.Context, role *staticRole) error {
 // had its grace. For a role that is being deleted, it removes all that was made, and then the role: copies first, so that nobody finds
 // a dead credential there. It saves what it did, so that the next call goes on where it stopped.
 func (i *staticItem) followUp(ctx context.Context) error {
+	err := i.settle(ctx)
+	if i.e == nil {
+		i.b.event(ctx, "static-role-delete", "static-roles/"+i.name, "name", i.name)
+	}
+	return err
+}
+
+// settle is followUp without an event. When the role is gone, i.e is nil.
+func (i *staticItem) settle(ctx context.Context) error {
 	b, e := i.b, i.e.clone()
 	i.e = e
 	deleting, changed := e.State.Deleting, e.State.Deleting || e.State.PendingError != ""
@@ -176,7 +186,6 @@ func (i *staticItem) followUp(ctx context.Context) error {
 			return err
 		}
 		i.e = nil
-		b.event(ctx, "static-role-delete", "static-roles/"+i.name, "name", i.name)
 		return nil
 	case !changed && why == nil && len(gone) == 0:
 		return nil
@@ -193,7 +202,7 @@ func (i *staticItem) abandon(ctx context.Context, why error) error {
 		return fmt.Errorf("the static role was stored, but could neither be completed nor taken back; it is completed within minutes, read it then, and delete it if it is not wanted: %w", errors.Join(why, err))
 	}
 	i.e = e
-	if err := i.followUp(ctx); err != nil {
+	if err := i.settle(ctx); err != nil {
 		return fmt.Errorf("the static role was not created, and what was made of it is removed within minutes: %w", errors.Join(why, err))
 	}
 	return fmt.Errorf("the static role was not created, and nothing is left of it: %w", why)
