@@ -22,6 +22,7 @@ func unknownPrincipal(err error) bool {
 	return errors.As(err, &remote) && remote.ErrorCode == "INVALID_PARAMETER_VALUE" && strings.Contains(strings.ToLower(remote.Message), "principal")
 }
 
+// permissionWord returns the permission for a log message, "none" for the empty one.
 func permissionWord(permission string) string {
 	if permission == "" {
 		return "none"
@@ -29,9 +30,10 @@ func permissionWord(permission string) string {
 	return permission
 }
 
+// permissions are those that Databricks has; each includes the ones before it.
 var permissions = []string{permissionRead, permissionWrite, permissionManage}
 
-// aclRef is a principal on a scope.
+// aclRef identifies the permission of one principal on one scope.
 type aclRef struct {
 	Scope     string `json:"scope"`
 	Principal string `json:"principal"`
@@ -39,6 +41,7 @@ type aclRef struct {
 
 func (p aclRef) String() string { return fmt.Sprintf("%s on %s", p.Principal, p.Scope) }
 
+// aclRefOf returns the scope and principal of a request. Invalid names are a fieldError.
 func aclRefOf(data *framework.FieldData) (aclRef, error) {
 	ref := aclRef{Scope: data.Get(keyScope).(string), Principal: data.Get(keyPrincipal).(string)}
 	if err := checkName(keyScope, ref.Scope); err != nil {
@@ -62,7 +65,8 @@ func permissionOf(ctx context.Context, conn *connection, ref aclRef) (string, er
 	return acl.Permission, nil
 }
 
-// setPermission makes the principal's own permission what is wanted, "" for none.
+// setPermission sets the principal's own permission; "" deletes it. It is idempotent. The caller holds the permission's lock in
+// aclLocks.
 func setPermission(ctx context.Context, conn *connection, ref aclRef, want string) error {
 	var err error
 	if want == "" {
@@ -72,7 +76,7 @@ func setPermission(ctx context.Context, conn *connection, ref aclRef, want strin
 	} else {
 		err = conn.client.PutACL(ctx, ref.Scope, client.ACL{Principal: ref.Principal, Permission: want})
 		if hasCode(err, "RESOURCE_ALREADY_EXISTS") {
-			// Documented, although Databricks was only ever seen to overwrite.
+			// Documented, although Databricks was only ever observed to overwrite.
 			if has, readErr := permissionOf(ctx, conn, ref); readErr == nil && has == want {
 				err = nil
 			}
@@ -123,16 +127,18 @@ func (b *backend) guardManage(ctx context.Context, s logical.Storage, conn *conn
 			if err != nil {
 				return err
 			}
+			// A leased permission does not count: when it ends, the engine would be locked out.
 			others = others || leased == nil || len(leased.Leases) == 0
 		}
 	}
 	if !manages || others && !own {
 		return nil
 	}
-	return badField(keyPrincipal, "the engine manages scope %q through %q and would lock itself out; send force=true to do it all the same", ref.Scope, ref.Principal)
+	return badField(keyPrincipal, "the engine manages scope %q through %q and would lock itself out; send force=true to proceed anyway", ref.Scope, ref.Principal)
 }
 
-// awaitPermission looks until Databricks shows the permission, "" for none, and else adds a warning.
+// awaitPermission polls until Databricks shows the permission, "" for none. If it does not within waitBudget, or ctx ends
+// first, a warning is added to resp.
 func awaitPermission(ctx context.Context, conn *connection, ref aclRef, want string, resp *logical.Response) {
 	ctx, cancel := context.WithTimeout(ctx, waitBudget)
 	defer cancel()
@@ -145,7 +151,7 @@ func awaitPermission(ctx context.Context, conn *connection, ref aclRef, want str
 			if err == nil {
 				err = fmt.Errorf("it still shows %q", has)
 			}
-			resp.AddWarning(fmt.Sprintf("The change was made, but Databricks does not show it yet (%s). It may take some minutes to work everywhere.", err))
+			resp.AddWarning(fmt.Sprintf("The change was made, but Databricks does not show it yet (%s). It may take some minutes to take effect everywhere.", err))
 			return
 		}
 	}

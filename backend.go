@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package databricks is a secrets engine for HashiCorp Vault. A mount of it stands for one Databricks workspace: it mints
-// short-lived Databricks credentials as Vault leases and revokes them when the lease ends.
+// Package databricks is a secrets engine for HashiCorp Vault. A mount connects to one Databricks workspace or account. It mints
+// short-lived Databricks credentials as Vault leases and revokes them when the lease ends, rotates credentials that can't be
+// leased, and manages secret scopes, their secrets and their permissions.
 //
 // Data flows one way: Vault calls a path (path_*.go, which know Vault and no HTTP), a path leases or rotates (lease_*.go,
 // rotation*.go), that uses a credential type (internal/credential, which knows both sides' nouns and no paths), and a credential
@@ -27,7 +28,7 @@ var Version = "v0.1.0-dev"
 // pluginName names the plugin towards Databricks, in the User-Agent of every request.
 const pluginName = "vault-plugin-secrets-databricks"
 
-// Factory makes the backend of one mount. It does no I/O and writes nothing: Vault refuses writes while it sets up mounts.
+// Factory returns the backend of one mount. It does no I/O, since Vault refuses writes while it sets up mounts.
 func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend, error) {
 	if conf == nil {
 		return nil, errors.New("the backend was given no configuration")
@@ -50,6 +51,7 @@ func newBackend(mountID string) *backend {
 		BackendType:    logical.TypeLogical,
 		RunningVersion: Version,
 		PathsSpecial: &logical.Paths{
+			// The write-ahead log is not replicated: the cluster that writes an entry rolls it back.
 			LocalStorage:    []string{framework.WALPrefix},
 			SealWrapStorage: []string{configStoragePrefix, staticStoragePrefix},
 		},
@@ -78,14 +80,15 @@ func newBackend(mountID string) *backend {
 	return b
 }
 
-// HandleRequest adds to the framework's: a panic ends one request rather than every mount of the process, and an error
-// leaves as the status that the user should see.
+// HandleRequest extends the framework's: a panic fails one request instead of crashing every mount of the process, and errors
+// are mapped to HTTP statuses (see answer).
 func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (resp *logical.Response, err error) {
 	defer b.recoverPanic("request", &resp, &err)
 	if req.Operation == logical.RollbackOperation {
 		ctx = withPass(ctx)
 		if b.System().Tainted() {
-			// The mount is being disabled, and its write-ahead log goes with it: this is the last chance to undo.
+			// The mount is being disabled, and its write-ahead log will be deleted, so entries are rolled back now, whatever
+			// their age.
 			last := *req
 			last.Data = map[string]any{"immediate": true}
 			req = &last
@@ -116,5 +119,5 @@ leases and revokes them when the lease ends. One mount is one workspace.
   vault read databricks/creds/etl
   vault write databricks/secrets/etl/api-key string_value=…
 
-Times are RFC 3339 in UTC, durations in answers are whole seconds.
+Times are RFC 3339 in UTC, durations in responses are whole seconds.
 `

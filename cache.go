@@ -4,12 +4,12 @@ package databricks
 
 import "sync"
 
-// cache remembers what was decoded from storage entries, by storage key, until drop says that an entry changed. The zero
-// value is ready for use. Nothing is locked while a load runs.
+// cache holds values decoded from storage entries, by storage key. A change of an entry requires put or drop. The zero value is
+// ready to use, and a cache is safe for concurrent use. No lock is held during a load.
 type cache[T any] struct {
 	mu      sync.RWMutex
 	entries map[string]T
-	// generation counts drops, so that a load that began before a drop cannot bring the old entry back.
+	// generation counts drops and puts, so that a load that began before one of them does not cache an outdated value.
 	generation uint64
 }
 
@@ -30,7 +30,7 @@ func (c *cache[T]) get(key string, load func() (value T, keep bool, err error)) 
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	// Two loads may have run at once: the first one to finish is shared by all.
+	// Of concurrent loads, the first to finish is shared by all.
 	if first, ok := c.entries[key]; ok {
 		return first, nil
 	}
@@ -43,7 +43,7 @@ func (c *cache[T]) get(key string, load func() (value T, keep bool, err error)) 
 	return value, nil
 }
 
-// drop forgets the entry and returns it, if there was one.
+// drop removes the entry and returns it, if there was one.
 func (c *cache[T]) drop(key string) (T, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -12,7 +12,7 @@ import (
 	"vault-plugin-secrets-databricks/internal/client"
 )
 
-// authType is a way to authenticate and the config fields that belong to it.
+// authType is an authentication method and its config fields.
 type authType struct {
 	name     string
 	required []string
@@ -24,7 +24,7 @@ var authTypes = []authType{
 	{client.AuthPAT, []string{keyToken}, nil, keyToken},
 	{client.AuthOAuthM2M, []string{keyClientID, keyClientSecret}, nil, keyClientSecret},
 	{client.AuthAzureClientSecret, []string{keyAzureTenantID, keyAzureClientID, keyAzureClientSecret}, []string{keyAzureWorkspaceResourceID}, keyAzureClientSecret},
-	// There is no secret, but what the exchanged token is good for says the audience.
+	// There is no secret. The audience decides who accepts the identity token, so a new host requires it again.
 	{client.AuthOIDC, []string{keyIdentityTokenAudience}, []string{keyClientID, keyIdentityTokenTTL}, keyIdentityTokenAudience},
 }
 
@@ -32,7 +32,7 @@ func (a authType) has(field string) bool {
 	return slices.Contains(a.required, field) || slices.Contains(a.optional, field)
 }
 
-// authValues are the values of all credentials and what goes with them.
+// authValues returns the values of all authentication fields by field name, "" for unset ones.
 func (c *configEntry) authValues() map[string]string {
 	ttl := ""
 	if c.IdentityTokenTTL != 0 {
@@ -46,8 +46,8 @@ func (c *configEntry) authValues() map[string]string {
 	}
 }
 
-// resolveAuth infers the auth type from the credential in the request, checks that its fields are there, and drops the
-// credentials of other types.
+// resolveAuth infers the auth type from the fields in the request, unless auth_type is sent, checks that its required fields are
+// set, and clears the fields of other types.
 func (c *configEntry) resolveAuth(data *framework.FieldData) error {
 	values := c.authValues()
 	var sent []string
@@ -77,14 +77,15 @@ func (c *configEntry) resolveAuth(data *framework.FieldData) error {
 			return badField(field, "is missing; auth_type %s needs %s", auth.name, strings.Join(auth.required, " and "))
 		}
 		if !client.ValidCredential(values[field]) {
-			return badField(field, "contains spaces, control characters or letters that no credential has; copy it again")
+			return badField(field, "contains spaces, control characters or others that are not valid in a credential; copy it again")
 		}
 	}
 	c.dropOtherAuth(auth)
 	return nil
 }
 
-// inferAuth chooses the type that the fields sent fit, and that has all it needs; or the stored one, if none was sent.
+// inferAuth sets the auth type to the only one that has all sent fields and whose required fields are set. The stored type
+// stays if it is such a type, or if no field was sent.
 func (c *configEntry) inferAuth(sent []string, values map[string]string) error {
 	var fitting, complete []authType
 	for _, auth := range authTypes {
@@ -108,7 +109,7 @@ func (c *configEntry) inferAuth(sent []string, values map[string]string) error {
 	case len(complete) > 1:
 		return badField(keyAuthType, "can't be inferred, because %s fit; name the one to use", strings.Join(authTypeNames(complete), " and "))
 	default:
-		c.AuthType = fitting[0].name // which says what is missing
+		c.AuthType = fitting[0].name // resolveAuth then reports the missing field
 	}
 	return nil
 }
@@ -121,7 +122,7 @@ func authTypeNames(types []authType) []string {
 	return names
 }
 
-// dropOtherAuth forgets what belongs to other auth types only.
+// dropOtherAuth clears the fields that only other auth types use.
 func (c *configEntry) dropOtherAuth(auth authType) {
 	for field, forget := range map[string]func(){
 		keyToken:                    func() { c.Token = "" },
@@ -140,7 +141,8 @@ func (c *configEntry) dropOtherAuth(auth authType) {
 	}
 }
 
-// secretField names what must be sent again when the host changes.
+// secretField returns the field that must be sent again when the host changes, so that a stored credential is never sent to a
+// new host.
 func (c *configEntry) secretField() string {
 	for _, auth := range authTypes {
 		if auth.name == c.AuthType {

@@ -18,33 +18,33 @@ import (
 	"vault-plugin-secrets-databricks/internal/credential"
 )
 
-// connection is what a mount works with between two changes of its config: the config and the one client made from it.
-// It is safe for concurrent use.
+// connection is a config and the client made from it. A change of the config replaces the connection. It is safe for concurrent
+// use, and config must not be modified.
 type connection struct {
 	config  *configEntry
 	client  *client.Client
-	account bool // an account's plane, not a workspace's
+	account bool // connected to an account rather than to a workspace
 
 	mu       sync.Mutex
 	identity *client.Identity
 	asking   singleflight.Group
-	groups   map[string]string // ids by display name, as far as they were asked for since
+	groups   map[string]string // ids by display name; dropped groupMemory after since
 	since    time.Time
 }
 
-// Client, Host and AuthType are what credential types know of the connection.
+// Client returns the Databricks client. With Host, AuthType, GroupIDs and ForgetGroups it implements credential.Conn.
 func (c *connection) Client() *client.Client { return c.client }
 
-// Host is the origin of the workspace, or of the account console.
+// Host returns the origin of the workspace, or of the account console.
 func (c *connection) Host() string { return c.config.Host }
 
-// AuthType is how the engine authenticates.
+// AuthType returns how the engine authenticates, one of client.Auth….
 func (c *connection) AuthType() string { return c.config.AuthType }
 
-// groupMemory is how long the id of a group counts for its name. Groups can be renamed.
+// groupMemory is how long the id of a group is cached by its name. Groups can be renamed.
 const groupMemory = 5 * time.Minute
 
-// fits refuses credentials of a type that can't work over the connection.
+// fits returns a fieldError if the connection can't create credentials of the type with the spec. name must be a known type.
 func (c *connection) fits(name string, spec credential.Spec) error {
 	kind := credential.Lookup(name)
 	switch {
@@ -72,6 +72,7 @@ func (c *connection) GroupIDs(ctx context.Context, names []string) ([]string, er
 		c.mu.Unlock()
 		if !known {
 			var err error
+			// mu is not held during the call, so two requests may look up the same name. Both get the same id.
 			if id, err = c.client.GroupID(ctx, name); client.IsGone(err) {
 				return nil, badField(keyGroups, "there is no group %q at %s", name, c.config.Host)
 			} else if err != nil {
@@ -103,10 +104,10 @@ func (c *connection) whoami(ctx context.Context) (*client.Identity, error) {
 		return known, nil
 	}
 	answered := c.asking.DoChan("", func() (answer any, err error) {
-		// A panic of this goroutine would end every mount of the process.
+		// A panic in this goroutine would crash every mount of the process.
 		defer func() {
 			if v := recover(); v != nil {
-				err = fmt.Errorf("asking Databricks who the engine is failed: %T", v)
+				err = fmt.Errorf("the lookup of the engine's identity failed: %T", v)
 			}
 		}()
 		if known := c.cachedIdentity(); known != nil {
@@ -132,7 +133,7 @@ func (c *connection) whoami(ctx context.Context) (*client.Identity, error) {
 	}
 }
 
-// cachedIdentity is the identity if it was established already, else nil.
+// cachedIdentity returns the identity if it is known without a call, else nil.
 func (c *connection) cachedIdentity() *client.Identity {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -154,7 +155,7 @@ func (b *backend) connection(ctx context.Context, s logical.Storage) (*connectio
 	})
 }
 
-// connect makes a connection without any call to Databricks.
+// connect creates a connection from a config, without a call to Databricks.
 func (b *backend) connect(ctx context.Context, config *configEntry) (*connection, error) {
 	settings := client.Config{
 		Host:         config.Host,
@@ -192,13 +193,13 @@ func (b *backend) dropConnection() {
 	}
 }
 
-// userAgent names the plugin and Vault with their versions, in the form that Databricks parses: words of key/value.
+// userAgent returns the plugin and Vault with their versions, in the form that Databricks parses: words of key/value.
 func (b *backend) userAgent(ctx context.Context, authType string) string {
 	vault := "unknown"
 	env, err := b.System().PluginEnv(ctx)
 	switch {
 	case err != nil:
-		b.Logger().Debug("Vault did not tell its version, so the User-Agent goes without it", "error", err)
+		b.Logger().Debug("Vault did not report its version, so the User-Agent goes without it", "error", err)
 	case env != nil && env.VaultVersion != "":
 		vault = env.VaultVersion
 		if env.VaultVersionPrerelease != "" {

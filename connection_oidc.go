@@ -19,9 +19,10 @@ const (
 	// read for auth_type oidc only, and never from the config: who may write that may not read files of the server.
 	tokenFileVariable = "DATABRICKS_OIDC_TOKEN_FILEPATH"
 
-	// maxTokenFile bounds what is read of that file, in bytes.
+	// maxTokenFile limits how much of that file is read, in bytes.
 	maxTokenFile = 64 << 10
 
+	// defaultIdentityTokenTTL applies if the config sets no identity_token_ttl.
 	defaultIdentityTokenTTL = time.Hour
 )
 
@@ -41,13 +42,14 @@ func (b *backend) subjectToken(config *configEntry) func(context.Context) (clien
 		}
 		token, err := b.System().GenerateIdentityToken(ctx, &pluginutil.IdentityTokenRequest{Audience: config.IdentityTokenAudience, TTL: ttl})
 		if err != nil {
-			// Over gRPC the error has lost its type, so its text goes along.
-			return "", fmt.Errorf("this Vault makes no identity token for the plugin, which takes Vault Enterprise; with Community, register the plugin with -env=%s=<file>, and have another program keep a token of your identity provider in that file (%w)", tokenFileVariable, err)
+			// Over gRPC the error has lost its type, so its text is included.
+			return "", fmt.Errorf("this Vault makes no identity token for the plugin, which requires Vault Enterprise; with Vault Community, register the plugin with -env=%s=<file>, and have another program keep a token of your identity provider in that file (%w)", tokenFileVariable, err)
 		}
 		return client.Secret(token.Token.Token()), nil
 	}
 }
 
+// tokenFromFile reads the token for each exchange, since another program replaces it. No error contains the file's content.
 func tokenFromFile(path string) (client.Secret, error) {
 	file, err := os.Open(path)
 	if err != nil {

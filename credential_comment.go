@@ -13,23 +13,24 @@ import (
 )
 
 const (
-	// defaultComment names who asked and through which role, so that Databricks' audit log and token list name the human.
+	// defaultComment names the role and the caller, so that Databricks' audit log and token list show who requested the
+	// credential.
 	defaultComment = `Vault role {{.RoleName}} for {{or .EntityName .DisplayName "an unnamed caller"}}`
 
-	// maxTemplate bounds a comment template, in bytes.
+	// maxTemplate limits a comment template, in bytes.
 	maxTemplate = 1024
 
-	// maxCallerComment bounds what one request may add to the comment, in bytes.
+	// maxCallerComment limits what a request may add to the comment, in bytes.
 	maxCallerComment = 100
 )
 
-// commentData is what a comment template may use.
+// commentData has the fields that a comment template can use.
 type commentData struct {
 	RoleName, DisplayName, EntityName, RequestID, MountPath string
 }
 
-// parseComment compiles a role's comment template; the empty one means the default. The error says what is wrong with the
-// template, for a 400.
+// parseComment compiles a role's comment template; "" means defaultComment. Its error describes the mistake and is for a
+// fieldError.
 func parseComment(text string) (*template.StringTemplate, error) {
 	if text == "" {
 		text = defaultComment
@@ -57,10 +58,11 @@ func parseComment(text string) (*template.StringTemplate, error) {
 	return &compiled, nil
 }
 
-// loops finds what could make a template run for ever. What could fill the memory of every mount are functions that are
-// called on each other's results, so those that multiply are bounded or not there.
+// loops matches the actions with which a template could run forever. Nested function calls could exhaust the memory of the
+// process, so functions that can multiply their input are limited or disabled.
 var loops = regexp.MustCompile(`\{\{-?\s*(range|define|template|block)\b`)
 
+// boundedRandom is the template library's random with a limit on its result.
 func boundedRandom(length int) (string, error) {
 	if length < 1 || length > 64 {
 		return "", fmt.Errorf("random takes 1 to 64, not %d", length)
@@ -72,22 +74,23 @@ func boundedRandom(length int) (string, error) {
 	return text.String()[:length], nil
 }
 
-// boundedReplace replaces as the template library's function does, but never makes much out of little.
+// boundedReplace is the template library's replace with a limit on its result.
 func boundedReplace(find, replacement, text string) (string, error) {
 	const limit = 4 * maxTemplate
 	if n := strings.Count(text, find); len(text)+n*(len(replacement)-len(find)) > limit {
-		return "", fmt.Errorf("replace would make a text of more than %d bytes", limit)
+		return "", fmt.Errorf("replace would return more than %d bytes", limit)
 	}
 	return strings.ReplaceAll(text, find, replacement), nil
 }
 
-// commentText fills the role's template for a request and adds what the caller wants to say.
+// commentText executes the role's template for a request and appends the caller's own comment. It looks up the entity in Vault
+// only if the template uses its name.
 func (b *backend) commentText(req *logical.Request, roleName string, role *roleEntry, added string) (string, error) {
 	data := commentData{RoleName: roleName, DisplayName: req.DisplayName, RequestID: req.ID, MountPath: req.MountPoint}
 	if req.EntityID != "" && (role.Comment+role.DisplayNameTemplate == "" || strings.Contains(role.Comment+role.DisplayNameTemplate, "EntityName")) {
 		entity, err := b.System().EntityInfo(req.EntityID)
 		if err != nil {
-			return "", fmt.Errorf("ask Vault who the caller is: %w", err)
+			return "", fmt.Errorf("look up the caller's entity in Vault: %w", err)
 		}
 		if entity != nil {
 			data.EntityName = entity.Name

@@ -8,13 +8,14 @@ import (
 	"encoding/json"
 )
 
-// hashKey makes a storage key of any text.
+// hashKey returns the SHA-256 of text in hex: a storage key for names that may contain any character.
 func hashKey(text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(sum[:])
 }
 
-// decodeMap decodes what Vault kept as a map back into the struct that it was made from, or a struct into such a map.
+// decodeMap converts, by way of JSON, a map that Vault stored into the struct that it was made from, or a struct into such a
+// map.
 func decodeMap(from, to any) error {
 	raw, err := json.Marshal(from)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"vault-plugin-secrets-databricks/internal/client"
 )
 
-// fieldError is a mistake in a request: it names the field and says what would be right. The caller sees a 400.
+// fieldError is an invalid field of a request. The reason says what to send instead. Clients get it as a 400.
 type fieldError struct {
 	field  string
 	reason string
@@ -22,7 +22,7 @@ type fieldError struct {
 
 func (e *fieldError) Error() string { return e.field + ": " + e.reason }
 
-// badField makes the error for a field that the user got wrong.
+// badField returns a fieldError. The reason continues the field's name and a colon.
 func badField(field, format string, args ...any) error {
 	return &fieldError{field: field, reason: fmt.Sprintf(format, args...)}
 }
@@ -30,9 +30,10 @@ func badField(field, format string, args ...any) error {
 // errNotConfigured is the error of a request that needs a connection on a mount that has none.
 var errNotConfigured = &fieldError{field: "config", reason: "this mount has no connection yet; write host and credentials to its config path first, for example: vault write databricks/config host=https://… token=…"}
 
-// answer turns errors into what Vault's clients should see. The user's mistakes and Databricks' refusals are 400, never
-// 403, which would make a client doubt its own Vault token; absent is 404; throttled is 429; broken or unreachable is 502;
-// too slow is 504. A coded error is made the outermost, since wrapped ones lose their type on the way to Vault.
+// answer maps an error to the HTTP status for Vault's clients. Invalid requests and refusals by Databricks are 400, never 403,
+// which clients would attribute to their own Vault token. Throttling is 429, an unreachable or failing Databricks is 502, and a
+// time-out is 504. Coded errors keep their code and are made the outermost, since wrapped ones lose their type on the way to
+// Vault.
 func answer(resp *logical.Response, err error) (*logical.Response, error) {
 	if err == nil {
 		return resp, nil
@@ -70,7 +71,8 @@ func hasCode(err error, code string) bool {
 	return errors.As(err, &remote) && remote.ErrorCode == code
 }
 
-// remoteCheck keeps an existence check from failing a request for a reason that the operation itself will give in full.
+// remoteCheck drops the error of an existence check if the operation itself will return it with an explanation: a fieldError or
+// an error of Databricks.
 func remoteCheck(err error) error {
 	var mistake *fieldError
 	var remote *client.Error

@@ -25,8 +25,8 @@ func given(data *framework.FieldData, field string) bool {
 	return ok && value != nil && value != ""
 }
 
-// mergeFields lays the fields that the request names over current (RFC 7396: null resets), and decodes the outcome into
-// result, which holds the defaults. Names in leaveOut are not merged.
+// mergeFields applies the fields of the request to current (RFC 7396: null resets a field) and decodes the outcome into result,
+// which must hold the defaults. Fields in leaveOut are not merged.
 func mergeFields(data *framework.FieldData, current, result any, leaveOut ...string) error {
 	if err := checkWholeSeconds(data); err != nil {
 		return err
@@ -44,6 +44,7 @@ func mergeFields(data *framework.FieldData, current, result any, leaveOut ...str
 			if _, known := data.Schema[field]; known && value == nil {
 				input[field] = nil
 			}
+			// JSON has no such numbers, so encoding them below would fail with an internal error.
 			if number, ok := input[field].(float64); ok && (math.IsNaN(number) || math.IsInf(number, 0)) {
 				return nil, badField(field, "%v is not a finite number", number)
 			}
@@ -170,7 +171,7 @@ func sensitiveFields(paths []*framework.Path) map[string]framework.FieldType {
 	return found
 }
 
-// checkSecretTypes refuses secrets of the wrong type before the framework does, whose message would show them.
+// checkSecretTypes refuses sensitive fields of the wrong type before the framework does, whose error would contain the value.
 func (b *backend) checkSecretTypes(req *logical.Request) error {
 	for name, kind := range b.sensitive {
 		_, isMap := req.Data[name].(map[string]any)
@@ -180,13 +181,13 @@ func (b *backend) checkSecretTypes(req *logical.Request) error {
 		case kind == framework.TypeMap && !isMap:
 			return badField(name, "is not a map; send an object of keys and values")
 		case kind != framework.TypeMap && (isMap || isList):
-			return badField(name, "is not a text; send a string")
+			return badField(name, "is not a string; send a string")
 		}
 	}
 	return nil
 }
 
-// requestedTTL is the ttl of a request, 0 for none.
+// requestedTTL returns the ttl of a request, 0 if none was sent.
 func requestedTTL(data *framework.FieldData) (time.Duration, error) {
 	if err := checkWholeSeconds(data); err != nil {
 		return 0, err
@@ -199,7 +200,7 @@ func requestedTTL(data *framework.FieldData) (time.Duration, error) {
 	return seconds(int64(ttl)), nil
 }
 
-// checkWholeSeconds refuses durations with fractions of a second, which the framework would cut off, down to 0 for "unset".
+// checkWholeSeconds refuses durations with fractions of a second. The framework would truncate them, and 0 means unset.
 func checkWholeSeconds(data *framework.FieldData) error {
 	for field, schema := range data.Schema {
 		text, ok := data.Raw[field].(string)
@@ -215,7 +216,7 @@ func checkWholeSeconds(data *framework.FieldData) error {
 
 func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }
 
-// rfc3339 is the form of every time in an answer: RFC 3339, UTC; empty for the zero time.
+// rfc3339 formats a time for a response: RFC 3339 in UTC, empty for the zero time.
 func rfc3339(t time.Time) string {
 	if t.IsZero() {
 		return ""
@@ -223,6 +224,7 @@ func rfc3339(t time.Time) string {
 	return t.UTC().Format(time.RFC3339)
 }
 
+// applicationIDForm matches an application id, which is a UUID.
 var applicationIDForm = regexp.MustCompile(`^(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
 // joinIDs joins ids for a message.

@@ -14,19 +14,20 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// maxLifetimeOffset bounds what is added to a credential's lifetime to tell it apart, in seconds.
+// maxLifetimeOffset limits what is added to a credential's lifetime to make it distinct, in seconds.
 const maxLifetimeOffset = 60
 
-// lifetimes gives out lifetimes by which OAuth secrets can be told apart.
+// lifetimes allocates distinct lifetimes to OAuth secrets. These can't carry a nonce, so a rollback identifies one by its
+// service principal, its exact lifetime and its creation time. It is safe for concurrent use.
 type lifetimes struct {
 	mu   sync.Mutex
-	used map[string]time.Time // service principal and lifetime: until when another create might be confused with it
+	used map[string]time.Time // service principal and lifetime: until when another create could be confused with it
 
-	// learned is set when what an earlier process asked for has been taken into account.
+	// learned is set once the lifetimes that an earlier process used are in used.
 	loaded atomic.Bool
 }
 
-// reserve notes that a create which began at the moment asked for the lifetime. The caller holds the mutex.
+// reserve records that a create that began at started uses the lifetime. The caller holds mu.
 func (l *lifetimes) reserve(started time.Time, principalID string, lifetime time.Duration) {
 	if l.used == nil {
 		l.used = make(map[string]time.Time)
@@ -34,7 +35,8 @@ func (l *lifetimes) reserve(started time.Time, principalID string, lifetime time
 	l.used[principalID+" "+lifetime.String()] = started.Add(mintBudget + 2*clockSkew)
 }
 
-// loadLifetimes takes into account what open intents asked for, once a process.
+// loadLifetimes adds the lifetimes of the intents in the write-ahead log, once per process. Otherwise a restart could reuse
+// the lifetime of a secret that is yet to be rolled back.
 func (b *backend) loadLifetimes(ctx context.Context, s logical.Storage) error {
 	l := &b.lifetimes
 	if l.loaded.Load() {
@@ -66,7 +68,7 @@ func (l *lifetimes) distinct(now time.Time, principalID string, least time.Durat
 			delete(l.used, key)
 		}
 	}
-	// The first is drawn at random, so that it isn't the same again after a restart.
+	// The first is random, so that it isn't the same again after a restart.
 	first := rand.IntN(maxLifetimeOffset)
 	for i := range maxLifetimeOffset {
 		lifetime := least + seconds(int64((first+i)%maxLifetimeOffset))
@@ -79,7 +81,8 @@ func (l *lifetimes) distinct(now time.Time, principalID string, least time.Durat
 	return least + seconds(int64(first)), false
 }
 
-// makeDistinct gives a credential that bears no text a lifetime that tells it from others of its service principal.
+// makeDistinct gives a credential that can't carry text a lifetime that distinguishes it from others of its service principal, and
+// records that in the intent.
 func (b *backend) makeDistinct(ctx context.Context, s logical.Storage, r *credential.Request, in *intent) error {
 	if err := b.loadLifetimes(ctx, s); err != nil {
 		return err

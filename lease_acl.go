@@ -21,7 +21,7 @@ const (
 	aclStoragePrefix = "grant/"
 )
 
-// aclLeaseID names one leased permission.
+// aclLeaseID identifies one leased permission.
 type aclLeaseID struct {
 	aclRef
 	ID string `json:"id"`
@@ -31,29 +31,30 @@ type aclLeaseID struct {
 // Databricks, which waits as long).
 const aclStale = 5 * time.Minute
 
-// aclRecord is what is kept of the leased permissions of one principal on one scope. Leases may overlap and end in any order,
-// and Databricks knows only one permission, so each lease's share has to be remembered: the last lease that was given
-// counts, and when none is left, what was there before the first.
+// aclRecord records the leased permissions of one principal on one scope. Leases may overlap and end in any order, and Databricks
+// stores a single permission, so the permission of each lease is recorded: the latest remaining lease applies, and when none is
+// left, Base is restored.
 //
 // The record stays for as long as Databricks' answers may be stale, even when no lease is left: a stale answer would become the base
 // of the next lease, and its end would restore that permanently.
 type aclRecord struct {
 	aclRef
-	Base   string     `json:"base"` // what was there before the first lease, "" for none
+	Base   string     `json:"base"` // the permission before the first lease, "" for none
 	Leases []aclLease `json:"leases"`
 
-	Put     string    `json:"put"`     // what we put last
-	Pending []string  `json:"pending"` // what may be there instead, where it isn't known whether a put has happened
-	Past    []string  `json:"past"`    // what was there before, which an old answer may show
-	At      time.Time `json:"at"`      // of the last put
+	Put     string    `json:"put"`     // the permission that was set last
+	Pending []string  `json:"pending"` // what may apply instead of Put, if the outcome of setting it is unknown
+	Past    []string  `json:"past"`    // earlier permissions, which an outdated answer may show
+	At      time.Time `json:"at"`      // when Put was set
 }
 
+// aclLease is the permission of one lease.
 type aclLease struct {
 	ID         string `json:"id"`
 	Permission string `json:"permission"`
 }
 
-// desired is the permission that should be there now.
+// desired returns the permission that should apply now.
 func (g *aclRecord) desired() string {
 	if len(g.Leases) == 0 {
 		return g.Base
@@ -66,7 +67,7 @@ func (g *aclRecord) overridden(has string, now time.Time) bool {
 	return has != g.Put && !slices.Contains(g.Pending, has) && (now.Sub(g.At) > aclStale || !slices.Contains(g.Past, has))
 }
 
-// recordPut notes that a permission is about to be put: until it is known to have happened, either may be there.
+// recordPut records that a permission is about to be set. Until the outcome is known, the previous one may apply instead.
 func (g *aclRecord) recordPut(permission string, now time.Time) {
 	if now.Sub(g.At) > aclStale {
 		g.Past = nil
@@ -84,7 +85,7 @@ func (g *aclRecord) recordPut(permission string, now time.Time) {
 func (old *aclRecord) prepare(ref aclRef, has string, now time.Time) *aclRecord {
 	switch {
 	case old == nil || old.overridden(has, now):
-		// Leases that somebody has overruled have nothing left to take back.
+		// Somebody else has changed the permission, so earlier leases have nothing left to revoke.
 		return &aclRecord{aclRef: ref, Base: has, Put: has}
 	case len(old.Leases) == 0:
 		next := *old
@@ -96,8 +97,8 @@ func (old *aclRecord) prepare(ref aclRef, has string, now time.Time) *aclRecord 
 	}
 }
 
-// aclRecordPrefix is where the leases on a scope are kept, by workspace: a mount may be connected to another. Names of scopes
-// ignore case.
+// aclRecordPrefix returns the storage prefix of a scope's records. It depends on the workspace, since the mount may be connected
+// to another one later, and ignores the case of the scope, as Databricks does.
 func aclRecordPrefix(made origin, scope string) string {
 	workspace := made.WorkspaceID
 	if workspace == "" {
@@ -131,7 +132,7 @@ func (g *aclRecord) save(ctx context.Context, s logical.Storage, key string) err
 	return s.Put(ctx, entry)
 }
 
-// forgetScope drops the leases of a scope that was deleted: a new one of the same name has nothing to do with them.
+// forgetScope deletes the records of a deleted scope, so that their leases do not affect a new scope of the same name.
 func forgetScope(ctx context.Context, s logical.Storage, made origin, scope string) error {
 	prefix := aclRecordPrefix(made, scope)
 	keys, err := s.List(ctx, prefix)
@@ -146,8 +147,8 @@ func forgetScope(ctx context.Context, s logical.Storage, made origin, scope stri
 	return nil
 }
 
-// sweepACLRecords deletes records that have no leases any more and that no old answer of Databricks makes necessary. Vault calls
-// it about once a minute; it looks only where something may be due.
+// sweepACLRecords deletes the records that have no leases and are older than aclStale. It is called about once a minute, and reads
+// the storage only if there may be such records.
 func (b *backend) sweepACLRecords(ctx context.Context, req *logical.Request) (err error) {
 	if !b.WriteSafeReplicationState() || !b.aclRecordsSwept.CompareAndSwap(false, true) {
 		return nil
@@ -175,6 +176,7 @@ func (b *backend) sweepACLRecords(ctx context.Context, req *logical.Request) (er
 	return nil
 }
 
+// sweepACLRecord deletes one record. If it is not old enough yet, it requests another sweep.
 func (b *backend) sweepACLRecord(ctx context.Context, s logical.Storage, key string) error {
 	unlock, err := b.aclLocks.Lock(ctx, key)
 	if err != nil {
@@ -192,13 +194,13 @@ func (b *backend) sweepACLRecord(ctx context.Context, s logical.Storage, key str
 	return s.Delete(ctx, key)
 }
 
-// aclLeaseType is the lease of a permission.
+// aclLeaseType returns the lease type of permissions.
 func (b *backend) aclLeaseType() *framework.Secret {
 	return &framework.Secret{Type: secretTypeACL, Fields: aclResponseFields, Renew: b.renewWrite, Revoke: b.revokeACL}
 }
 
-// leaseACL gives a permission that is taken back when its lease ends. Its record comes before the permission, so that whatever
-// fails from then on, the lease that nobody got can be ended.
+// leaseACL sets a permission that is revoked when its lease ends. The record is stored before the permission is set, so that
+// a rollback can revert it whatever fails afterwards.
 func (b *backend) leaseACL(ctx context.Context, req *logical.Request, conn *connection, ref aclRef, permission string, requested time.Duration, wait bool) (*logical.Response, error) {
 	t, err := decideTerms(b.System(), conn.config, &roleEntry{}, requested)
 	if err != nil {
@@ -233,6 +235,7 @@ func (b *backend) leaseACL(ctx context.Context, req *logical.Request, conn *conn
 	var resp *logical.Response
 	err = b.perform(ctx, req.Storage, in, func(lasting context.Context, op *pendingOperation) error {
 		op.undo = func(ctx context.Context) error { return b.endACLLeaseLocked(ctx, req.Storage, conn, key, id) }
+		// The response is made first, so that nothing can fail once the permission is set.
 		if resp, err = b.leaseOfWrite(secretTypeACL, &writeLease{origin: in.origin, Grant: &id, TTL: int64(t.ttl / time.Second)}, t); err != nil {
 			return err
 		}
@@ -261,7 +264,7 @@ func (b *backend) leaseACL(ctx context.Context, req *logical.Request, conn *conn
 	return resp, nil
 }
 
-// setUnleased sets a permission, "" for none, that no lease takes back.
+// setUnleased sets a permission, "" for none, without a lease. Existing leases of the permission lose their effect.
 func (b *backend) setUnleased(ctx context.Context, s logical.Storage, conn *connection, ref aclRef, permission string) error {
 	made, err := conn.origin(ctx)
 	if err != nil {
@@ -306,8 +309,8 @@ func (b *backend) revokeACL(ctx context.Context, req *logical.Request, _ *framew
 	return &logical.Response{}, nil
 }
 
-// endACLLease takes a leased permission back: what should be there without it is put there, unless somebody else has put
-// something else. It may be repeated after a failure at any point.
+// endACLLease revokes a leased permission: it sets what applies without that lease, unless somebody else has changed the
+// permission. It can be repeated after a failure at any point.
 func (b *backend) endACLLease(ctx context.Context, s logical.Storage, conn *connection, made origin, id aclLeaseID) error {
 	key := aclRecordKey(made, id.aclRef)
 	unlock, err := b.aclLocks.Lock(ctx, key)
@@ -349,8 +352,8 @@ func (b *backend) endACLLeaseLocked(ctx context.Context, s logical.Storage, conn
 	if err := g.save(ctx, s, key); err != nil {
 		return err
 	}
-	// Written even where Databricks seems to have it already, since its answer may be old. A scope that is gone, or a
-	// principal that Databricks does not know any more, has nothing to take back.
+	// Set even if Databricks shows it already, since its answer may be outdated. If the scope or the principal no longer
+	// exists, there is nothing to revoke.
 	err = setPermission(ctx, conn, id.aclRef, after)
 	if err != nil && !client.IsGone(err) && !unknownPrincipal(err) {
 		return err

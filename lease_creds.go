@@ -16,29 +16,30 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// lease is what is kept with a Vault lease: all that renewing and revoking need, and no secret.
+// lease is the internal data of a Vault lease: all that renewing and revoking need, and no secret. Vault stores it for the life
+// of the lease, so leases of earlier versions must remain readable.
 type lease struct {
 	origin
 	CredentialType string `json:"credential_type"`
-	ID             string `json:"id"`   // what the credential type revokes by
+	ID             string `json:"id"`   // identifies the credential for revoking
 	Role           string `json:"role"` // for renewals and messages; revoking never needs it
 
-	ServicePrincipalID string `json:"service_principal_id,omitempty"` // whose secret it is
+	ServicePrincipalID string `json:"service_principal_id,omitempty"` // owner of an OAuth secret
 
-	TTL     int64     `json:"ttl"`     // seconds, as decided when minted
-	Expires time.Time `json:"expires"` // the latest that a renewal may promise
-	Dead    time.Time `json:"dead"`    // from here on there is nothing to revoke; later than Expires by what the create took
+	TTL     int64     `json:"ttl"`     // seconds, as decided at creation
+	Expires time.Time `json:"expires"` // the latest end of a renewed lease
+	Dead    time.Time `json:"dead"`    // from then on there is nothing to revoke; later than Expires by the duration of the create
 
-	Delivered *writtenSecret `json:"delivered,omitempty"` // the secret that holds the credential, if any
+	Delivered *writtenSecret `json:"delivered,omitempty"` // the secret that it was delivered to, nil for none
 }
 
-// internalData is the lease in the form that Vault keeps.
+// internalData returns the lease in the form that Vault stores.
 func (l *lease) internalData() (map[string]any, error) {
 	data := map[string]any{}
 	return data, decodeMap(l, &data)
 }
 
-// leaseOf is the reverse of internalData, after Vault has stored it.
+// leaseOf decodes and checks the internal data of a Vault lease.
 func leaseOf(secret *logical.Secret) (*lease, error) {
 	l := new(lease)
 	if err := decodeMap(secret.InternalData, l); err != nil {
@@ -50,7 +51,7 @@ func leaseOf(secret *logical.Secret) (*lease, error) {
 	return l, nil
 }
 
-// credentialLeaseType is the lease of every credential type.
+// credentialLeaseType returns the lease type that all credential types share.
 func (b *backend) credentialLeaseType() *framework.Secret {
 	return &framework.Secret{
 		Type:   secretTypeCredential,
@@ -60,7 +61,7 @@ func (b *backend) credentialLeaseType() *framework.Secret {
 	}
 }
 
-// mintPlan is a mint that is ready to begin.
+// mintPlan is what is decided before a credential is created.
 type mintPlan struct {
 	conn    *connection
 	kind    credential.Type
@@ -70,7 +71,8 @@ type mintPlan struct {
 	lease   *lease
 }
 
-// mint creates a credential and hands it to the caller as a lease.
+// mint creates a credential and returns it as a lease. The write-ahead log has what identifies the credential before the create
+// begins, so that after a crash at any point a rollback can find and remove it.
 func (b *backend) mint(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	p, err := b.planMint(ctx, req, data)
 	if err != nil {
@@ -108,7 +110,8 @@ func (b *backend) mint(ctx context.Context, req *logical.Request, data *framewor
 	return resp, nil
 }
 
-// planMint turns the role and what the caller asked for into a plan. It makes no call but to learn who the engine is.
+// planMint makes a plan from the role and the request. Its only call to Databricks is the lookup of the engine's identity, if
+// that is not known yet.
 func (b *backend) planMint(ctx context.Context, req *logical.Request, data *framework.FieldData) (*mintPlan, error) {
 	name := data.Get(keyRole).(string)
 	role, err := b.role(ctx, req.Storage, name)
@@ -159,19 +162,20 @@ func (b *backend) decideMint(req *logical.Request, data *framework.FieldData, na
 	}
 	t := p.kind.Traits()
 	if t.Lifetime > 0 {
-		p.request.Lifetime, p.terms.warnings = t.Lifetime, nil // what ttl was capped to has no bearing on it
+		p.request.Lifetime, p.terms.warnings = t.Lifetime, nil // the lease's ttl does not affect it, so neither does capping it
 	}
 	switch {
 	case t.Comment || t.DisplayName:
 		p.request.Text, err = b.commentText(req, name, role, added)
 	case added != "":
-		p.terms.warnings = append(p.terms.warnings, fmt.Sprintf("comment was left out, because Databricks keeps none for %s.", role.CredentialType))
+		p.terms.warnings = append(p.terms.warnings, fmt.Sprintf("comment was left out, because Databricks stores none for %s.", role.CredentialType))
 	}
 	return err
 }
 
-// lockMint waits for what the mint must not share with others at the same time: one of the slots of its service principal, and the
-// secret that it is delivered to, of which it notes when it was last written.
+// lockMint takes the locks of a mint: a slot of its service principal, if the type limits concurrent creates, and the secret
+// that the credential is delivered to. It also records when that secret was last written, which requires the lock. On success,
+// unlock must be called.
 func (b *backend) lockMint(ctx context.Context, p *mintPlan) (unlock func(), err error) {
 	var held []func()
 	release := func() {
@@ -209,8 +213,8 @@ func (b *backend) lockMint(ctx context.Context, p *mintPlan) (unlock func(), err
 	return release, nil
 }
 
-// nameIntent gives a credential that is about to be created what it can be found by again: the mark, and where it can bear none, a
-// lifetime of its own. It also decides when the intent ends.
+// nameIntent decides how a new credential can be identified later: by its mark or, if it can't carry one, by a distinct
+// lifetime. It also decides when the intent expires. stored is true if a storage entry, not a lease, will hold the credential.
 func (b *backend) nameIntent(ctx context.Context, s logical.Storage, kind credential.Type, r *credential.Request, in *intent, stored bool) error {
 	t := kind.Traits()
 	if t.Textless && r.Named() {
@@ -245,7 +249,8 @@ func (b *backend) createCredential(ctx context.Context, op *pendingOperation, co
 	return token, nil
 }
 
-// create creates the credential of a plan, delivers it where that was asked for, and completes the lease.
+// create creates the credential of a plan, delivers it if requested, and completes the lease. The caller holds the locks of
+// lockMint.
 func (b *backend) create(ctx context.Context, op *pendingOperation, p *mintPlan) (*credential.Credential, error) {
 	start := b.now()
 	token, err := b.createCredential(ctx, op, p.conn, p.kind, p.request)
@@ -254,6 +259,8 @@ func (b *backend) create(ctx context.Context, op *pendingOperation, p *mintPlan)
 	}
 	l := p.lease
 	l.ID, l.ServicePrincipalID = token.ID, token.ServicePrincipalID
+	// Databricks' lifetime begins at some time during the create: the lease must end by the earliest possible end, and the
+	// credential may be alive until the latest.
 	l.Expires, l.Dead = start.Add(token.Lifetime), b.now().Add(token.Lifetime)
 	if token.Lifetime <= 0 {
 		op.intent.Expires = start.Add(maxLifetime).UTC() // it never expires, so waiting doesn't end it
@@ -270,7 +277,7 @@ func (b *backend) create(ctx context.Context, op *pendingOperation, p *mintPlan)
 	return token, nil
 }
 
-// leaseOfCredential is the answer with the lease, whose terms are final by now.
+// leaseOfCredential returns the response with the lease. The plan's terms must be final.
 func (b *backend) leaseOfCredential(p *mintPlan, token *credential.Credential) (*logical.Response, error) {
 	p.lease.TTL = int64(p.terms.ttl / time.Second)
 	internal, err := p.lease.internalData()
@@ -291,7 +298,7 @@ func deliveryOf(req *logical.Request, data *framework.FieldData) (*secretIntent,
 	case ref == secretRef{}:
 		return nil, nil
 	case req.Operation != logical.UpdateOperation:
-		// Who may only read must not write secrets.
+		// A policy that allows only reads must not allow writing secrets.
 		return nil, badField(keyDeliverScope, "can't be used with a read; write to creds/<role> instead")
 	case ref.Scope == "":
 		return nil, badField(keyDeliverScope, "is missing; %s needs it", keyDeliverKey)
@@ -301,7 +308,7 @@ func deliveryOf(req *logical.Request, data *framework.FieldData) (*secretIntent,
 	return &secretIntent{secretRef: ref}, ref.check(keyDeliverScope, keyDeliverKey)
 }
 
-// renew extends a lease without any call: the credential itself can't be extended.
+// renew extends a lease, up to its credential's end. It makes no call, since Databricks can't extend a credential.
 func (b *backend) renew(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	l, err := leaseOf(req.Secret)
 	if err != nil {
@@ -312,7 +319,7 @@ func (b *backend) renew(ctx context.Context, req *logical.Request, _ *framework.
 		return nil, err
 	}
 	if role == nil {
-		return nil, badField(keyRole, "%q was deleted, so its leases can't be renewed; this one goes on until it ends", l.Role)
+		return nil, badField(keyRole, "%q was deleted, so its leases can't be renewed; this one stays valid until it ends", l.Role)
 	}
 	conn, err := b.connection(ctx, req.Storage)
 	if err != nil {
@@ -327,7 +334,8 @@ func (b *backend) renew(ctx context.Context, req *logical.Request, _ *framework.
 	return resp, nil
 }
 
-// revoke ends a lease's credential. It needs nothing but the lease and a connection.
+// revoke ends a lease's credential, and deletes the secret that it was delivered to. It does not need the role, which may have
+// been deleted. If it fails, Vault tries again.
 func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	l, err := leaseOf(req.Secret)
 	if err != nil {
@@ -338,6 +346,7 @@ func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework
 		return nil, fmt.Errorf("the lease has the unknown credential type %q; was it made by a newer version of the plugin?", l.CredentialType)
 	}
 	t := kind.Traits()
+	// Nothing has to be revoked if Databricks can't do so or the credential has expired, but a delivered copy does not expire.
 	ended := t.EndsByItself || !t.Lasting && b.now().After(l.Dead)
 	if ended && l.Delivered == nil {
 		return &logical.Response{}, nil
@@ -362,7 +371,7 @@ func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework
 		case t.Lasting:
 			stays = ", but its service principal stays"
 		}
-		return nil, badField(keyHost, "the lease was made at %s, but the mount is now connected to %s; connect it to the first again. The credential ends by itself at %s%s", l.describe(), now.describe(), rfc3339(l.Expires), stays)
+		return nil, badField(keyHost, "the lease was made at %s, but the mount is now connected to %s; connect it to the first again. The credential expires at %s%s", l.describe(), now.describe(), rfc3339(l.Expires), stays)
 	}
 	if !ended {
 		if err := kind.Revoke(ctx, conn, access, credential.Ref{ID: l.ID, ServicePrincipalID: l.ServicePrincipalID}); err != nil {

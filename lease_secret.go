@@ -20,22 +20,22 @@ const (
 	// confirmTimeout is how long the timestamp of a secret that was just written is waited for: lists may lag behind.
 	confirmTimeout = 10 * time.Second
 
-	// clockSkew is how far the clocks of Vault and Databricks may be apart when a rollback decides whether a secret was
-	// written by the write that it undoes.
+	// clockSkew is the difference between the clocks of Vault and Databricks that a rollback allows for when it decides
+	// whether a secret was stored by the write that it undoes.
 	clockSkew = time.Minute
 )
 
-// writtenSecret is a secret that we wrote and are to delete, unless somebody has overwritten it since: Databricks has no
-// versions, so the timestamp must tell.
+// writtenSecret is a secret that the engine wrote and will delete, unless somebody has overwritten it since. Databricks has no
+// versions of secrets, so the timestamp identifies the write.
 type writtenSecret struct {
 	secretRef
-	Updated time.Time `json:"updated"` // as Databricks says, to the millisecond
+	Updated time.Time `json:"updated"` // as Databricks reports it, to the millisecond
 }
 
-// secretIntent is a secret that is to be written, and to be deleted again in the end. It holds no value.
+// secretIntent is a secret that is about to be written, and will be deleted later. It holds no value.
 type secretIntent struct {
 	secretRef
-	Before time.Time `json:"before"` // when it was last written before, zero for never
+	Before time.Time `json:"before"` // when it was last written before that, zero for never
 }
 
 // matches reports whether what was written at the one time can be what a put stored that began at the other.
@@ -126,7 +126,7 @@ func (b *backend) supersede(ctx context.Context, s logical.Storage, conn *connec
 		return b.putIntent(ctx, s, id, in)
 	})
 	if err != nil {
-		return fmt.Errorf("secret %s was stored, but the write-ahead log of an earlier write could not be corrected, by which it may be removed again; write it again: %w", ref, err)
+		return fmt.Errorf("secret %s was stored, but the write-ahead log of an earlier write could not be corrected, so the rollback may delete it; write it again: %w", ref, err)
 	}
 	return nil
 }
@@ -160,7 +160,7 @@ func (b *backend) removeWrittenLocked(ctx context.Context, conn *connection, sec
 	return nil
 }
 
-// leasedSecretType is the lease of a secret.
+// leasedSecretType returns the lease type of secrets.
 func (b *backend) leasedSecretType() *framework.Secret {
 	return &framework.Secret{Type: secretTypeSecret, Fields: secretWriteFields, Renew: b.renewWrite, Revoke: b.revokeSecret}
 }
@@ -178,7 +178,8 @@ func (l *writeLease) internalData() (map[string]any, error) {
 	return data, decodeMap(l, &data)
 }
 
-// leaseSecret stores a secret that is deleted when its lease ends.
+// leaseSecret stores a secret that is deleted when its lease ends. The intent has the timestamp of the secret before the write,
+// so that a rollback can determine whether it was stored.
 func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *connection, ref secretRef, value secretValue, requested time.Duration) (*logical.Response, error) {
 	t, err := decideTerms(b.System(), conn.config, &roleEntry{}, requested)
 	if err != nil {
@@ -218,7 +219,7 @@ func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *c
 	return resp, nil
 }
 
-// leaseOfWrite is the answer with the lease of a secret or a permission.
+// leaseOfWrite returns the response with the lease of a secret or a permission.
 func (b *backend) leaseOfWrite(secretType string, l *writeLease, t terms) (*logical.Response, error) {
 	internal, err := l.internalData()
 	if err != nil {
@@ -233,7 +234,7 @@ func (b *backend) leaseOfWrite(secretType string, l *writeLease, t terms) (*logi
 	return resp, nil
 }
 
-// renewWrite extends the lease of a secret or a grant up to the mount's maximum.
+// renewWrite extends the lease of a secret or a permission, up to the config's max_ttl and the mount's maximum.
 func (b *backend) renewWrite(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	var l writeLease
 	if err := decodeMap(req.Secret.InternalData, &l); err != nil {
@@ -297,7 +298,7 @@ func (b *backend) removeUnconfirmed(ctx context.Context, conn *connection, in *s
 		return explainSecrets(err, in.Scope, permissionRead)
 	}
 	if updated.IsZero() || updated.Equal(in.Before) {
-		return fmt.Errorf("what may have been stored as secret %s is not listed", in.secretRef)
+		return fmt.Errorf("secret %s may have been stored, but is not listed yet", in.secretRef)
 	}
 	return b.removeWrittenLocked(ctx, conn, &writtenSecret{secretRef: in.secretRef, Updated: updated})
 }

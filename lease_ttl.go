@@ -14,16 +14,16 @@ import (
 )
 
 const (
-	// lifetimeSkew is how much longer a credential lives at Databricks than its lease can, so that the lease ends first
-	// even when the two clocks or a slow call disagree a little.
+	// lifetimeSkew is how much longer than its lease a credential lives at Databricks, so that the lease ends first despite
+	// clock differences and slow calls.
 	lifetimeSkew = time.Minute
 
-	// maxLifetime is the longest life Databricks gives a token under its default policy (Databricks guide "Monitor and
-	// revoke personal access tokens", maxTokenLifetimeDays). It bounds every duration of a config or role.
+	// maxLifetime is the longest lifetime that Databricks allows a token by default (Databricks guide "Monitor and revoke
+	// personal access tokens", maxTokenLifetimeDays). It limits every duration of a config or role.
 	maxLifetime = 730 * 24 * time.Hour
 )
 
-// checkTTLs refuses what no lease could have. Both are seconds; 0 means unset.
+// checkTTLs returns a fieldError for values that no lease can have. Both are in seconds; 0 means unset.
 func checkTTLs(ttl, maxTTL int64) error {
 	for _, f := range []struct {
 		field string
@@ -39,24 +39,25 @@ func checkTTLs(ttl, maxTTL int64) error {
 	return nil
 }
 
-// terms are how long a lease and its credential may live.
+// terms are the durations of a lease and its credential.
 type terms struct {
-	requested time.Duration // what the caller asked for, 0 for nothing
+	requested time.Duration // ttl of the request, 0 for none
 	ttl       time.Duration // first duration of the lease
 	maxTTL    time.Duration // longest duration of the lease, renewals included
-	warnings  []string      // what was shortened, and by whom
+	warnings  []string      // which values were capped, and by what
 }
 
-// lifetime is how long the credential is to live at Databricks.
+// lifetime returns the credential's lifetime at Databricks.
 func (t terms) lifetime() time.Duration { return t.maxTTL + lifetimeSkew }
 
-// decideTerms takes what the caller asked for (0 for nothing), else the role's ttl, else the config's, else the mount's,
-// and caps it by the role's max_ttl or else the config's, and by the mount's maximum.
+// decideTerms returns the terms of a new lease. Its ttl is the requested one (asked, 0 for none), else the role's, the config's
+// or the mount's default. It is capped, with a warning, by the role's max_ttl, or else the config's, and by the mount's
+// maximum.
 func decideTerms(sys logical.SystemView, config *configEntry, role *roleEntry, requested time.Duration) (terms, error) {
 	t := terms{requested: requested, maxTTL: effectiveMaxTTL(sys, config, role)}
 	usual := seconds(cmp.Or(role.TTL, config.TTL))
 	if usual == 0 {
-		// Nobody asked for the mount's default, so capping it is nothing to warn about.
+		// The mount's default was not requested, so capping it needs no warning.
 		usual = min(sys.DefaultLeaseTTL(), t.maxTTL)
 	}
 	var err error
@@ -64,6 +65,8 @@ func decideTerms(sys logical.SystemView, config *configEntry, role *roleEntry, r
 	return t, err
 }
 
+// effectiveMaxTTL returns the longest possible lease: the role's max_ttl, or else the config's, capped by the mount's maximum
+// and by maxLifetime.
 func effectiveMaxTTL(sys logical.SystemView, config *configEntry, role *roleEntry) time.Duration {
 	longest := min(sys.MaxLeaseTTL(), maxLifetime-lifetimeSkew)
 	if set := seconds(cmp.Or(role.MaxTTL, config.MaxTTL)); set > 0 {
@@ -72,8 +75,9 @@ func effectiveMaxTTL(sys logical.SystemView, config *configEntry, role *roleEntr
 	return longest
 }
 
-// capTo holds the terms against the life that Databricks gave the credential, of which left is still to come, and shortens
-// them where it is too short. It refuses a credential that no lease could be true of.
+// capTo adjusts the terms to the lifetime that Databricks granted, of which left remains; asked is the lifetime that was
+// requested. A shorter lifetime shortens the lease, with a warning. A credential that never ends, or has ended already, is an
+// error.
 func (t *terms) capTo(token *credential.Credential, requested, left time.Duration) error {
 	left = left.Truncate(time.Second)
 	switch {
@@ -93,7 +97,8 @@ func (t *terms) capTo(token *credential.Credential, requested, left time.Duratio
 	return nil
 }
 
-// endByItself makes the terms those of a credential that nobody can end: its lease says when it ends, whatever was asked for.
+// endByItself sets the terms for a credential that can't be revoked: its lease is as long as the credential, whatever was
+// requested.
 func (t *terms) endByItself(lifetime time.Duration) {
 	lifetime = lifetime.Truncate(time.Second)
 	wanted := t.ttl
@@ -106,9 +111,9 @@ func (t *terms) endByItself(lifetime time.Duration) {
 	t.ttl, t.maxTTL = lifetime, lifetime
 }
 
-// renewTerms decides a renewal. The credential itself can't be extended, so no promise goes past its end, whatever the role
-// says by now. Vault decides the lease once more from the terms' maxTTL and the time of issue, and warns of what that caps,
-// so maxTTL has to hold the credential's end as well. The error is the user's.
+// renewTerms returns the terms of a renewal. The credential can't be extended, so the lease never ends after it, whatever the
+// role says now. Vault applies maxTTL once more, counted from the time of issue, and warns if it caps the lease, so maxTTL must
+// not exceed the credential's end either. Errors are fieldErrors.
 func renewTerms(sys logical.SystemView, config *configEntry, role *roleEntry, secret *logical.Secret, l *lease, now time.Time) (terms, error) {
 	if !now.Before(l.Expires) {
 		return terms{}, badField("lease", "the credential ended at Databricks at %s, so it can't be renewed; read creds/%s again", rfc3339(l.Expires), l.Role)

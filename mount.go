@@ -20,20 +20,21 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// unnamedMount is the id of a mount whose host tells none.
+// unnamedMount is the mount id if Vault provides none.
 const unnamedMount = "unnamed"
 
 // backend is one mount. It is safe for concurrent use.
 type backend struct {
 	*framework.Backend
 
-	// clock is the time. Tests move it.
+	// clock returns the current time. Tests replace it.
 	clock func() time.Time
 
-	// mountID marks what this mount makes at Databricks, so that it can be told from what others made.
+	// mountID is in the mark of everything that this mount creates at Databricks, and distinguishes it from what others
+	// created.
 	mountID string
 
-	// sensitive has the request fields that carry secrets. It does not change.
+	// sensitive has the request fields that carry secrets. It does not change after newBackend.
 	sensitive map[string]framework.FieldType
 
 	// counters outlive the client, so that status keeps counting when the connection is replaced.
@@ -44,8 +45,8 @@ type backend struct {
 	roles       cache[*roleEntry]
 	statics     cache[*staticEntry]
 
-	// inFlight has the nonces of the pending operations of this process, which no rollback may undo; reported has what was logged
-	// already and would be the same again; lastAttempt has when a rollback last tried to undo an intent.
+	// inFlight has the nonces of the pending operations of this process, which a rollback must not undo; reported has the
+	// failures that reportOnce has logged; lastAttempt has the time of a rollback's last attempt, by nonce.
 	inFlight, reported, lastAttempt sync.Map
 
 	// The locks of the mount, in the order in which they may be taken: a holder may take only locks below it, and none twice.
@@ -65,10 +66,10 @@ type backend struct {
 	// nextRun says when the next rotation is due.
 	nextRun nextRun
 
-	// lifetimes outlive the client, too: they tell secrets apart whichever connection made them.
+	// lifetimes outlive the client, too: they are distinct for all connections of the mount.
 	lifetimes lifetimes
 
-	// grantsSwept is false when there may be records of permissions to be deleted.
+	// grantsSwept is false if there may be records of permissions to delete.
 	aclRecordsSwept atomic.Bool
 
 	tidy tidying
@@ -86,7 +87,7 @@ const (
 	rankConfig
 )
 
-// traceLock is told before a lock is taken and after it was released. It is for tests only, and nil otherwise.
+// traceLock is called before a lock is taken and after it was released. It is for tests only, and nil otherwise.
 var traceLock func(rank int, taken bool)
 
 // orderedLocks are locks by key that have a rank.
@@ -141,12 +142,13 @@ func (b *backend) rankLocks() {
 	b.configWrite.rank = rankConfig
 }
 
+// recoverPanic logs a panic with its stack and turns it into an error without its value. It must be called by defer.
 func (b *backend) recoverPanic(where string, resp **logical.Response, err *error) {
 	v := recover()
 	if v == nil {
 		return
 	}
-	// Only what the runtime itself says is logged: another panic's value might carry a secret.
+	// Only errors of the runtime are logged: the value of another panic might contain a secret.
 	cause := "panic"
 	if re, ok := v.(runtime.Error); ok {
 		cause = re.Error()
@@ -158,7 +160,7 @@ func (b *backend) recoverPanic(where string, resp **logical.Response, err *error
 	*err = logical.CodedError(500, "the Databricks secrets engine failed on this request; the stack is in Vault's log, please report it")
 }
 
-// invalidate drops what is remembered of a storage entry that was written on another node.
+// invalidate drops the cached value of a storage entry that was written on another node.
 func (b *backend) invalidate(_ context.Context, key string) {
 	switch {
 	case key == configStorageKey:
@@ -174,12 +176,13 @@ func (b *backend) invalidate(_ context.Context, key string) {
 	}
 }
 
+// clean is called when Vault unloads the backend. It waits for a tidy run to stop, for tidyStopPatience at most.
 func (b *backend) clean(context.Context) {
 	b.stopTidy()
 	b.dropConnection()
 }
 
-// now is the time of whatever is written down. Time-outs go by the real one.
+// now returns the time to use in storage entries, leases and marks. Time-outs use the real clock.
 func (b *backend) now() time.Time { return b.clock() }
 
 // mayWrite reports whether this node may write the mount's local storage, as a rollback must.
@@ -198,13 +201,13 @@ func (b *backend) event(ctx context.Context, kind, path string, pairs ...string)
 	}
 }
 
-// safely turns a panic into an error.
+// safely calls do and turns a panic into an error.
 func (b *backend) safely(where string, do func() error) (err error) {
 	defer b.recoverPanic(where, nil, &err)
 	return do()
 }
 
-// sleep waits, or returns the context's error as soon as it ends.
+// sleep waits for d, or returns the context's error as soon as it ends.
 func sleep(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

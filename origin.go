@@ -8,7 +8,7 @@ import (
 	"vault-plugin-secrets-databricks/internal/credential"
 )
 
-// accessTo tells how the connection can get at what origin made.
+// accessTo returns the access of the connection to something that was made over the given one.
 func (c *connection) accessTo(ctx context.Context, made origin) (credential.Access, error) {
 	now, err := c.origin(ctx)
 	if err != nil {
@@ -28,8 +28,8 @@ func (c *connection) accessTo(ctx context.Context, made origin) (credential.Acce
 	}
 }
 
-// origin says over which connection something was made. It is kept in leases and in the write-ahead log, so that they are
-// never applied to another workspace or another identity by mistake, which would look like "already gone".
+// origin identifies the connection over which something was made. It is stored in leases and in the write-ahead log, so that
+// they are never applied to another workspace or identity by mistake: there, a "not found" would count as already revoked.
 type origin struct {
 	Host        string `json:"host"`
 	WorkspaceID string `json:"workspace_id"`
@@ -37,7 +37,7 @@ type origin struct {
 	OwnerID     string `json:"owner_id"`
 }
 
-// describe is the origin as messages show it: one host may serve several accounts or workspaces.
+// describe returns the origin as messages show it: one host may serve several accounts or workspaces.
 func (o origin) describe() string {
 	switch {
 	case o.AccountID != "":
@@ -49,8 +49,8 @@ func (o origin) describe() string {
 	}
 }
 
-// origin of what the connection makes. The workspace is the one that Databricks names, or else the one that the config
-// routes to.
+// origin returns the origin of what is made over the connection. The workspace id is the one that Databricks reports, or else
+// the config's. It looks up the identity if that is not known yet.
 func (c *connection) origin(ctx context.Context) (origin, error) {
 	identity, err := c.whoami(ctx)
 	if err != nil {

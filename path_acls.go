@@ -23,11 +23,11 @@ const (
 	permissionWrite  = "WRITE"
 	permissionManage = "MANAGE"
 
-	// maxPrincipal bounds the name of a principal, in bytes; e-mail addresses and group names are shorter.
+	// maxPrincipal limits the name of a principal, in bytes; e-mail addresses and group names are shorter.
 	maxPrincipal = 1024
 
-	// waitBudget is how long wait=true looks for a permission to become visible. Databricks keeps permissions in caches
-	// (Terraform provider for Databricks, which retries for minutes); Vault's clients give up after 60 seconds.
+	// waitBudget is how long wait=true waits for a permission to become visible. Databricks caches permissions (Terraform
+	// provider for Databricks, which retries for minutes); Vault's clients time out after 60 seconds.
 	waitBudget = 45 * time.Second
 )
 
@@ -45,7 +45,7 @@ func (b *backend) pathACLs() []*framework.Path {
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.ListOperation: readOperation(b.listACLs, "List who has a permission on a scope.", listResponseFields),
 			},
-			HelpSynopsis:    "List who has a permission on a scope.",
+			HelpSynopsis:    "List the principals with a permission on a scope.",
 			HelpDescription: "Lists principals, with their permissions as details:\n\n  vault list -detailed databricks/acls/etl",
 		},
 		{
@@ -58,12 +58,12 @@ func (b *backend) pathACLs() []*framework.Path {
 				keyScope: scope,
 				keyPrincipal: {
 					Type:        framework.TypeString,
-					Description: "User name, display name of a group, or application id of a service principal. May hold any character, slashes and spaces included.",
+					Description: "User name, display name of a group, or application id of a service principal. May contain any character, including slashes and spaces.",
 					Required:    true,
 				},
 				keyPermission: {
 					Type:          framework.TypeString,
-					Description:   "READ, WRITE or MANAGE; each includes those before it.",
+					Description:   "READ, WRITE or MANAGE. Each includes those before it.",
 					Required:      true,
 					AllowedValues: []any{permissionRead, permissionWrite, permissionManage},
 				},
@@ -100,7 +100,7 @@ func (b *backend) pathACLs() []*framework.Path {
 }
 
 var aclResponseFields = map[string]*framework.FieldSchema{
-	keyPrincipal:  {Type: framework.TypeString, Required: true, Description: "Who has the permission."},
+	keyPrincipal:  {Type: framework.TypeString, Required: true, Description: "Principal that has the permission."},
 	keyPermission: {Type: framework.TypeString, Required: true, Description: "READ, WRITE or MANAGE."},
 }
 
@@ -115,7 +115,7 @@ func (b *backend) aclExists(ctx context.Context, req *logical.Request, data *fra
 	}
 	permission, err := permissionOf(ctx, conn, ref)
 	if err != nil {
-		// Who may only create must not change what could not be looked at.
+		// Counts as an update: a policy that allows only create must not change a permission that could not be read.
 		return true, remoteCheck(err)
 	}
 	return permission != "", nil

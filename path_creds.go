@@ -53,17 +53,17 @@ func (b *backend) pathCreds() []*framework.Path {
 			},
 			keyTTL: {
 				Type:        framework.TypeDurationSecond,
-				Description: "Lease duration, instead of the role's. More than max_ttl is capped, with a warning.",
+				Description: "Lease duration, instead of the role's. A value above max_ttl is capped, with a warning.",
 				Query:       true,
 			},
 			keyScopes: {
 				Type:        framework.TypeCommaStringSlice,
-				Description: "Fewer API scopes than the role's. Where the role names none, any.",
+				Description: "API scopes of the credential: a subset of the role's, or any if the role has none.",
 				Query:       true,
 			},
 			keyComment: {
 				Type:        framework.TypeString,
-				Description: fmt.Sprintf("Added to the role's comment, for example a ticket number; %d bytes at most.", maxCallerComment),
+				Description: fmt.Sprintf("Added to the role's comment, for example a ticket number. %d bytes at most.", maxCallerComment),
 				Query:       true,
 			},
 			keyDeliverScope: {
@@ -72,12 +72,12 @@ func (b *backend) pathCreds() []*framework.Path {
 			},
 			keyDeliverKey: {
 				Type:        framework.TypeString,
-				Description: "Key in deliver_scope. What is there is overwritten.",
+				Description: "Key in deliver_scope. An existing secret is overwritten.",
 			},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: operation("Mint a credential."),
-			logical.UpdateOperation: operation("Mint a credential, narrower than the role allows.",
+			logical.UpdateOperation: operation("Mint a credential with less access or a shorter lease than the role allows.",
 				framework.RequestExample{
 					Description: "A token for five minutes that can only run SQL.",
 					Data:        map[string]any{keyTTL: "5m", keyScopes: "sql", keyComment: "OPS-1234"},
@@ -88,11 +88,11 @@ func (b *backend) pathCreds() []*framework.Path {
 	}}
 }
 
-// credentialFields are the fields of an answer that shows a credential of one of the types.
+// credentialFields returns the response fields for credentials of the types.
 func credentialFields(types []string) map[string]*framework.FieldSchema {
 	fields := credential.AnswerFields(types)
 	fields[keyHost] = &framework.FieldSchema{Type: framework.TypeString, Required: true, Description: "Origin of the workspace."}
-	fields[keyExpiryTime] = &framework.FieldSchema{Type: framework.TypeString, Required: true, Description: "When the credential ends at Databricks, RFC 3339."}
+	fields[keyExpiryTime] = &framework.FieldSchema{Type: framework.TypeString, Required: true, Description: "When the credential expires at Databricks, RFC 3339."}
 	return fields
 }
 
@@ -100,12 +100,12 @@ var credsResponseFields = func() map[string]*framework.FieldSchema {
 	fields := credentialFields(credential.Names(nil))
 	for _, schema := range fields {
 		if schema.DisplayAttrs != nil && schema.DisplayAttrs.Sensitive {
-			schema.Description += " Absent where it was delivered."
+			schema.Description += " Absent if it was delivered to a secret."
 		}
 	}
 	fields[keyExpiryTime].Description += " The lease ends earlier."
-	fields[keyDeliverScope] = &framework.FieldSchema{Type: framework.TypeString, Description: "Secret scope that it was delivered to."}
-	fields[keyDeliverKey] = &framework.FieldSchema{Type: framework.TypeString, Description: "Key that it was delivered to."}
+	fields[keyDeliverScope] = &framework.FieldSchema{Type: framework.TypeString, Description: "Secret scope that the credential was delivered to."}
+	fields[keyDeliverKey] = &framework.FieldSchema{Type: framework.TypeString, Description: "Key that the credential was delivered to."}
 	return fields
 }()
 
@@ -119,8 +119,8 @@ lease, or letting it end, deletes the credential at Databricks.
   vault lease revoke databricks/creds/etl/…
   vault lease revoke -prefix databricks/creds/etl
 
-A caller can only narrow what the role allows. The token ends at Databricks one
-minute after the lease's longest duration, whatever happens to Vault.
+A caller can only narrow what the role allows. The token expires at Databricks one
+minute after the lease's longest duration, even if Vault is lost.
 
 An oauth_token is an exception: Databricks can't revoke it. It expires after an hour, its lease is as long and can't be renewed, and revoking that does nothing.
 `

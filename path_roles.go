@@ -42,7 +42,7 @@ func (b *backend) pathRoles() []*framework.Path {
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.CreateOperation: b.writeOperation(b.writeRole, "Create a role.", write,
 					framework.RequestExample{
-						Description: "Tokens for a quarter of an hour, an hour at most.",
+						Description: "Tokens for 15 minutes, renewable up to one hour.",
 						Data:        map[string]any{keyCredentialType: credential.PAT, keyTTL: "15m", keyMaxTTL: "1h"},
 					}),
 				logical.UpdateOperation: b.writeOperation(b.writeRole, "Change a role; fields that are not named keep their values.", write),
@@ -55,7 +55,7 @@ func (b *backend) pathRoles() []*framework.Path {
 				role, err := b.role(ctx, req.Storage, data.Get(keyName).(string))
 				return role != nil, err
 			},
-			HelpSynopsis:    "What may be minted, and for how long.",
+			HelpSynopsis:    "Define which credentials can be minted, and for how long.",
 			HelpDescription: strings.TrimSpace(rolesHelp),
 		},
 	}
@@ -147,6 +147,7 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 	return resp, nil
 }
 
+// addRoleWarnings warns of durations that the mount caps, and of what the author of such a role should know. conn may be nil.
 func (b *backend) addRoleWarnings(resp *logical.Response, conn *connection, role *roleEntry) {
 	longest := b.System().MaxLeaseTTL()
 	for _, f := range []struct {
@@ -176,7 +177,7 @@ func (b *backend) deleteRole(ctx context.Context, req *logical.Request, data *fr
 	b.roleWrite.Lock()
 	defer b.roleWrite.Unlock()
 	err := req.Storage.Delete(ctx, key)
-	b.roles.drop(key) // even after an error it may be gone
+	b.roles.drop(key) // it may have been deleted despite an error
 	if err != nil {
 		return nil, err
 	}
@@ -185,8 +186,8 @@ func (b *backend) deleteRole(ctx context.Context, req *logical.Request, data *fr
 }
 
 const rolesHelp = `
-A role says what may be minted and for how long. Whoever may read creds/<name>
-gets it, so give each team a role of its own.
+A role defines which credentials can be minted, and for how long. Every caller with
+access to creds/<name> can get them, so use a separate role for each team.
 
   vault write databricks/roles/etl credential_type=pat ttl=15m max_ttl=1h
   vault write databricks/roles/bi credential_type=pat scopes=sql ttl=8h max_ttl=8h \
@@ -197,8 +198,7 @@ gets it, so give each team a role of its own.
   vault write databricks/roles/job credential_type=oauth_token application_id=6f5ccf28-…
   vault write databricks/roles/app credential_type=service_principal groups=readers ttl=1h max_ttl=8h
 
-A credential lives at Databricks for max_ttl and one minute, so that it dies even if
-Vault can't revoke it. Databricks can't extend one: renewing a lease never
-goes past that. An oauth_token lives for its hour and can be neither revoked nor
-renewed.
+A credential expires at Databricks one minute after max_ttl, even if Vault can't
+revoke it. Databricks can't extend a credential, so no renewal goes past that. An
+oauth_token lives for one hour and can be neither revoked nor renewed.
 `

@@ -55,7 +55,7 @@ func (b *backend) pathScopes() []*framework.Path {
 				},
 				keyInitialManagePrincipal: {
 					Type:          framework.TypeString,
-					Description:   `Who manages the scope at first: "users", all users of the workspace, or, when empty, the engine's identity.`,
+					Description:   `Principal that can manage the new scope: "users" for all users of the workspace, or empty for the engine's identity.`,
 					AllowedValues: []any{"", principalUsers},
 				},
 				keyScopeBackendType: {
@@ -74,15 +74,15 @@ func (b *backend) pathScopes() []*framework.Path {
 				},
 				keyKeyvaultTenantID: {
 					Type:        framework.TypeString,
-					Description: "Entra tenant of the Key Vault, for AZURE_KEYVAULT, where Databricks wants it.",
+					Description: "Entra tenant of the Key Vault, for AZURE_KEYVAULT, if Databricks requires it.",
 				},
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.CreateOperation: b.writeOperation(b.writeScope, "Create a secret scope.", write,
 					framework.RequestExample{Description: "A scope that the engine manages.", Data: map[string]any{}},
-					framework.RequestExample{Description: "A scope that everybody manages.", Data: map[string]any{keyInitialManagePrincipal: principalUsers}},
+					framework.RequestExample{Description: "A scope that all users manage.", Data: map[string]any{keyInitialManagePrincipal: principalUsers}},
 				),
-				logical.UpdateOperation: b.writeOperation(b.writeScope, "Succeeds when the scope exists in this form; scopes can't be changed.", write),
+				logical.UpdateOperation: b.writeOperation(b.writeScope, "Succeeds if the scope exists with the same settings. Scopes can't be changed.", write),
 				logical.DeleteOperation: b.writeOperation(b.deleteScope, "Delete a scope with its secrets and permissions.",
 					[]framework.Response{{Description: "Deleted, or there was none.", Fields: map[string]*framework.FieldSchema{}}}),
 				logical.ReadOperation: &framework.PathOperation{
@@ -103,7 +103,7 @@ func (b *backend) pathScopes() []*framework.Path {
 
 var listResponseFields = map[string]*framework.FieldSchema{
 	"keys":     {Type: framework.TypeStringSlice, Description: "Names."},
-	"key_info": {Type: framework.TypeMap, Description: "What is known of each, by name."},
+	"key_info": {Type: framework.TypeMap, Description: "Details of each, by name."},
 }
 
 var scopeResponseFields = map[string]*framework.FieldSchema{
@@ -140,8 +140,8 @@ func (b *backend) readScope(ctx context.Context, req *logical.Request, data *fra
 	return &logical.Response{Data: scopeData(scope)}, nil
 }
 
-// writeScope creates a scope. One that exists in the same form is left as it is; one in another form is refused, since
-// Databricks can't change scopes.
+// writeScope creates a scope. An existing scope with the same settings is left unchanged. One with other settings is an error,
+// since Databricks can't change scopes.
 func (b *backend) writeScope(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	want, err := wantedScope(data)
 	if err != nil {
@@ -168,7 +168,7 @@ func (b *backend) writeScope(ctx context.Context, req *logical.Request, data *fr
 		if !hasCode(err, "RESOURCE_ALREADY_EXISTS") {
 			return nil, explainScope(err, want)
 		}
-		// Somebody else was faster, or an attempt of ours whose answer was lost.
+		// Created meanwhile by somebody else, or by an earlier attempt whose answer was lost.
 		exists := err
 		if existing, err = b.findScope(ctx, req, data); err != nil {
 			return nil, err
@@ -192,6 +192,7 @@ func (b *backend) writeScope(ctx context.Context, req *logical.Request, data *fr
 	return &logical.Response{Data: scopeData(existing)}, nil
 }
 
+// deleteScope deletes a scope and the records of its leased permissions. If it fails halfway, it can be repeated.
 func (b *backend) deleteScope(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	name := data.Get(keyScope).(string)
 	if err := checkName(keyScope, name); err != nil {
@@ -209,7 +210,7 @@ func (b *backend) deleteScope(ctx context.Context, req *logical.Request, data *f
 		return nil, err
 	}
 	if err := forgetScope(ctx, req.Storage, made, name); err != nil {
-		return nil, fmt.Errorf("scope %q was deleted, but the leases of its permissions could not be forgotten; delete it again: %w", name, err)
+		return nil, fmt.Errorf("scope %q was deleted, but the records of its leased permissions could not be deleted; delete it again: %w", name, err)
 	}
 	b.event(ctx, "scope-delete", req.Path, "scope", name)
 	return &logical.Response{}, nil

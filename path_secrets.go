@@ -22,7 +22,7 @@ const (
 )
 
 func (b *backend) pathSecrets() []*framework.Path {
-	write := []framework.Response{{Description: "Where the secret is. With a ttl it is a lease.", Fields: secretWriteFields}}
+	write := []framework.Response{{Description: "Scope and key of the secret. With a ttl it is a lease.", Fields: secretWriteFields}}
 	return []*framework.Path{
 		{
 			Pattern: "secrets/?",
@@ -70,12 +70,12 @@ func (b *backend) pathSecrets() []*framework.Path {
 				},
 				keyTTL: {
 					Type:        framework.TypeDurationSecond,
-					Description: "Makes the secret a lease, deleted when it ends unless somebody has overwritten it since. More than the mount's maximum is capped, with a warning.",
+					Description: "Makes the secret a lease of this duration. When the lease ends, the secret is deleted, unless somebody has overwritten it since. A value above the mount's maximum is capped, with a warning.",
 				},
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.CreateOperation: b.writeOperation(b.writeSecret, "Store a secret.", write,
-					framework.RequestExample{Description: "A text.", Data: map[string]any{keyStringValue: "s3cr3t"}},
+					framework.RequestExample{Description: "A string.", Data: map[string]any{keyStringValue: "s3cr3t"}},
 					framework.RequestExample{Description: "A generated value, for a day.", Data: map[string]any{keyPasswordPolicy: "strong", keyTTL: "24h"}},
 				),
 				logical.UpdateOperation: b.writeOperation(b.writeSecret, "Overwrite a secret.", write),
@@ -93,7 +93,7 @@ func (b *backend) pathSecrets() []*framework.Path {
 var secretWriteFields = map[string]*framework.FieldSchema{
 	keyScope:       {Type: framework.TypeString, Required: true, Description: "Name of the scope."},
 	keyKey:         {Type: framework.TypeString, Required: true, Description: "Key of the secret."},
-	keyLastUpdated: {Type: framework.TypeString, Description: "When it was written, RFC 3339, as Databricks says. Only for a lease."},
+	keyLastUpdated: {Type: framework.TypeString, Description: "When it was written, RFC 3339, as Databricks reports it. Only for a lease."},
 }
 
 var secretReadFields = map[string]*framework.FieldSchema{
@@ -103,7 +103,7 @@ var secretReadFields = map[string]*framework.FieldSchema{
 	keyLastUpdated: {Type: framework.TypeString, Required: true, Description: "When it was last written, RFC 3339."},
 }
 
-// secretExists tells create from update, so that a policy can allow a team to add secrets but not to overwrite any.
+// secretExists distinguishes create from update, so that a policy can allow adding secrets but not overwriting them.
 func (b *backend) secretExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
 	ref, err := secretRefOf(data)
 	if err != nil {
@@ -115,7 +115,7 @@ func (b *backend) secretExists(ctx context.Context, req *logical.Request, data *
 	}
 	updated, err := secretUpdated(ctx, conn, ref)
 	if err != nil {
-		// Who may only create must not overwrite because Databricks could not be asked.
+		// Counts as an update: a policy that allows only create must not overwrite a secret that could not be looked up.
 		return true, remoteCheck(err)
 	}
 	return !updated.IsZero(), nil
@@ -196,8 +196,8 @@ func (b *backend) deleteSecret(ctx context.Context, req *logical.Request, data *
 }
 
 const secretsHelp = `
-A secret in a scope, as notebooks and jobs read it. Values have 128 KB at most;
-names have letters, digits, dashes, underscores, periods and @.
+Manages a secret in a scope, which notebooks and jobs can read. Values have 128 KB at
+most; names consist of letters, digits, dashes, underscores, periods and @.
 
   vault write databricks/secrets/etl/api-key string_value=-
   vault write databricks/secrets/etl/keystore bytes_value=@keystore.b64
@@ -207,6 +207,6 @@ names have letters, digits, dashes, underscores, periods and @.
   vault delete databricks/secrets/etl/api-key
 
 With a ttl the secret is a lease: when it ends, the secret is deleted, unless
-somebody has overwritten it since. Many workspaces don't give values to REST
-clients; reading then fails and says so.
+somebody has overwritten it since. Many workspaces don't return values to REST
+clients; reading then fails with an error that says so.
 `

@@ -24,10 +24,10 @@ const (
 	keyWritten = "written"
 	keyDeleted = "deleted"
 
-	// bulkConcurrency is how many secrets are on their way at once; the client's rate limit holds all the same.
+	// bulkConcurrency is how many secrets are written at once; the client's rate limit applies as well.
 	bulkConcurrency = 16
 
-	// bulkProgress is how often the log tells how far a push is.
+	// bulkProgress is how often the progress of a push is logged.
 	bulkProgress = 5 * time.Second
 )
 
@@ -56,7 +56,7 @@ func (b *backend) pathSecretsBulk() *framework.Path {
 			},
 			keyPrune: {
 				Type:        framework.TypeBool,
-				Description: "Delete the keys of the scope that were not sent, once all that were sent are stored; earlier only as far as a full scope needs room.",
+				Description: "Delete the keys of the scope that were not sent. They are deleted after the sent ones are stored, except where a full scope needs room first.",
 			},
 			keyDryRun: {
 				Type:        framework.TypeBool,
@@ -75,7 +75,7 @@ func (b *backend) pathSecretsBulk() *framework.Path {
 					Data:        map[string]any{keySecrets: map[string]any{"user": "etl", "password": "s3cr3t"}, keyPrune: true},
 				}),
 		},
-		HelpSynopsis:    "The secrets of a scope, listed or stored at once.",
+		HelpSynopsis:    "List the secrets of a scope, or store many at once.",
 		HelpDescription: strings.TrimSpace(bulkHelp),
 	}
 }
@@ -104,8 +104,8 @@ func (b *backend) listSecrets(ctx context.Context, req *logical.Request, data *f
 	return logical.ListResponseWithInfo(names, infos), nil
 }
 
-// pushSecrets stores what was sent and, with prune, deletes the rest. The values that are there can't be compared with
-// what was sent, so every key that was sent is written. A failure of some keys fails the call, and a repetition finishes it.
+// pushSecrets stores what was sent and, with prune, deletes the rest. Stored values can't be compared with those sent, so every
+// key is written. If some keys fail, the request fails, and repeating it completes the work.
 func (b *backend) pushSecrets(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	p, err := pushOf(data)
 	if err != nil {
@@ -141,7 +141,7 @@ func (b *backend) pushSecrets(ctx context.Context, req *logical.Request, data *f
 		}
 		return nil
 	}
-	// What is surplus goes last, but for what has to make room in a scope that would get too full.
+	// Surplus keys are deleted last, except those that must make room in a scope that would exceed its limit.
 	first := min(max(len(keys)-room, 0), len(surplus))
 	p.each(ctx, b, keyDeleted, surplus[:first], remove)
 	if p.first == nil {

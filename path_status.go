@@ -13,7 +13,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// keyRotatedBy tells who keeps the config's schedule.
+// keyRotatedBy is the field that says who rotates the config's credential.
 const keyRotatedBy = "rotated_by"
 
 func (b *backend) pathStatus() []*framework.Path {
@@ -26,7 +26,7 @@ func (b *backend) pathStatus() []*framework.Path {
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: &framework.PathOperation{
 				Callback: b.readStatus,
-				Summary:  "Read who the engine is at Databricks and how its calls went, without any call.",
+				Summary:  "Read the engine's identity at Databricks and statistics of its calls, without making a call.",
 				Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: map[string]*framework.FieldSchema{
 					"configured":        {Type: framework.TypeBool, Required: true, Description: "Whether the mount has a connection."},
 					"plugin_version":    {Type: framework.TypeString, Required: true, Description: "Version of the plugin."},
@@ -49,7 +49,7 @@ func (b *backend) pathStatus() []*framework.Path {
 				}}}},
 			},
 		},
-		HelpSynopsis:    "Who the engine is at Databricks, and how its calls went.",
+		HelpSynopsis:    "The engine's identity at Databricks, and statistics of its calls.",
 		HelpDescription: strings.TrimSpace(statusHelp),
 	}}
 }
@@ -97,7 +97,7 @@ func (b *backend) readStatus(ctx context.Context, req *logical.Request, _ *frame
 	}
 	status["verified_time"] = rfc3339(conn.config.Verified)
 	status["last_success_time"] = rfc3339(conn.client.LastSuccess())
-	// The connection need not have heard of what rotations do.
+	// A rotation may have changed the stored config since the connection was created.
 	config, err := readConfig(ctx, req.Storage)
 	if err != nil {
 		return nil, err
@@ -110,7 +110,7 @@ func (b *backend) readStatus(ctx context.Context, req *logical.Request, _ *frame
 	return &logical.Response{Data: status}, nil
 }
 
-// rotatedBy is who keeps the schedule.
+// rotatedBy returns who rotates the credential on schedule.
 func (c *configEntry) rotatedBy() string {
 	switch {
 	case !c.effectiveSchedule().Automatic():
@@ -122,7 +122,7 @@ func (c *configEntry) rotatedBy() string {
 	}
 }
 
-// milliseconds with three decimals, as people read latencies.
+// milliseconds returns d in milliseconds, with three decimals.
 func milliseconds(d time.Duration) float64 {
 	return float64(d.Microseconds()) / 1000
 }

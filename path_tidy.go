@@ -54,13 +54,13 @@ func (b *backend) pathTidy() []*framework.Path {
 				},
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.UpdateOperation: b.writeOperation(b.writeTidy, "Remove from Databricks what this mount made and no longer owns.", responses,
+				logical.UpdateOperation: b.writeOperation(b.writeTidy, "Remove from Databricks what this mount created and no longer owns.", responses,
 					framework.RequestExample{
 						Description: "Report what would be removed.",
 						Data:        map[string]any{keyDryRun: true},
 					}),
 			},
-			HelpSynopsis:    "Remove what this mount made and no longer owns.",
+			HelpSynopsis:    "Remove what this mount created and no longer owns.",
 			HelpDescription: strings.TrimSpace(tidyHelp),
 		},
 		{
@@ -72,14 +72,14 @@ func (b *backend) pathTidy() []*framework.Path {
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.ReadOperation: &framework.PathOperation{
 					Callback:  b.readTidy,
-					Summary:   "Read how the latest run went, or how far the present one has come.",
+					Summary:   "Read the result of the latest run, or the progress of the current one.",
 					Responses: map[int][]framework.Response{http.StatusOK: responses},
-					// How far a run has come is in the memory of the node that does it.
+					// The progress of a run is in the memory of the node that executes it.
 					ForwardPerformanceStandby:   true,
 					ForwardPerformanceSecondary: true,
 				},
 			},
-			HelpSynopsis:    "How the latest run of tidy went.",
+			HelpSynopsis:    "The status of the latest tidy run.",
 			HelpDescription: strings.TrimSpace(tidyHelp),
 		},
 	}
@@ -87,8 +87,8 @@ func (b *backend) pathTidy() []*framework.Path {
 
 var tidyResponseFields = map[string]*framework.FieldSchema{
 	keyState:             {Type: framework.TypeString, Required: true, Description: "idle before the first run, then running, finished, failed or cancelled."},
-	keyStarted:           {Type: framework.TypeString, Required: true, Description: "When the run began, RFC 3339; empty before the first one."},
-	keyFinished:          {Type: framework.TypeString, Required: true, Description: "When it ended, RFC 3339; empty when it has not."},
+	keyStarted:           {Type: framework.TypeString, Required: true, Description: "When the run started, RFC 3339; empty before the first one."},
+	keyFinished:          {Type: framework.TypeString, Required: true, Description: "When it ended, RFC 3339; empty if it has not."},
 	keyDryRun:            {Type: framework.TypeBool, Required: true, Description: "Whether it only reports."},
 	keyAutomatic:         {Type: framework.TypeBool, Required: true, Description: "Whether the engine began it automatically."},
 	keyFound:             {Type: framework.TypeInt, Required: true, Description: "How many things it found that should be removed."},
@@ -101,7 +101,7 @@ var tidyResponseFields = map[string]*framework.FieldSchema{
 	keyNextAutomatic:     {Type: framework.TypeString, Required: true, Description: "When the engine will next look for service principals automatically, RFC 3339; empty when that is not decided yet."},
 }
 
-// data is the status as answers show it.
+// data returns the status as a response.
 func (s *tidyStatus) data() map[string]any {
 	return map[string]any{
 		keyState:             s.State,
@@ -124,7 +124,7 @@ func (b *backend) readTidy(ctx context.Context, req *logical.Request, _ *framewo
 	return b.tidyAnswer(ctx, req.Storage)
 }
 
-// tidyAnswer shows the status with warnings.
+// tidyAnswer returns the status with the warnings.
 func (b *backend) tidyAnswer(ctx context.Context, s logical.Storage, warnings ...string) (*logical.Response, error) {
 	status, _, err := b.tidyStatus(ctx, s)
 	if err != nil {
@@ -138,9 +138,9 @@ func (b *backend) writeTidy(ctx context.Context, req *logical.Request, data *fra
 	follow := fmt.Sprintf("follow it with: vault read %stidy/status", req.MountPoint)
 	switch {
 	case dryRun && cancel:
-		return nil, badField(keyCancel, "can't be combined with %s, since it begins no run", keyDryRun)
+		return nil, badField(keyCancel, "can't be combined with %s, since it starts no run", keyDryRun)
 	case b.mountID == unnamedMount:
-		return nil, badField("mount", "Vault has told the plugin no id of this mount, so what it made can't be told from what other mounts made, and nothing is removed")
+		return nil, badField("mount", "Vault has provided no id of this mount, so what it created can't be distinguished from what other mounts created, and nothing is removed")
 	case cancel:
 		if !b.cancelTidy() {
 			return b.tidyAnswer(ctx, req.Storage, "No run is under way, so none was cancelled.")
@@ -150,7 +150,7 @@ func (b *backend) writeTidy(ctx context.Context, req *logical.Request, data *fra
 	others := data.Get(keyMountIDs).([]string)
 	for _, id := range others {
 		if !mountIDForm.MatchString(id) || id == unnamedMount {
-			return nil, badField(keyMountIDs, "%q is no id of a mount; its path status shows it as mount_id", id)
+			return nil, badField(keyMountIDs, "%q is not a valid mount id; the status path of a mount shows it as mount_id", id)
 		}
 	}
 	conn, err := b.connection(ctx, req.Storage)
@@ -164,12 +164,12 @@ func (b *backend) writeTidy(ctx context.Context, req *logical.Request, data *fra
 		return nil, err
 	}
 	if !began {
-		return b.tidyAnswer(ctx, req.Storage, "A run is under way already, so no other was begun; "+follow)
+		return b.tidyAnswer(ctx, req.Storage, "A run is already in progress, so no other was begun; "+follow)
 	}
 	return b.tidyAnswer(ctx, req.Storage, "The run goes on in the background; "+follow)
 }
 
-// mountIDForm is what a marker can have for the id of a mount.
+// mountIDForm matches the mount ids that a mark can have.
 var mountIDForm = regexp.MustCompile(`^[0-9A-Za-z-]{1,64}$`)
 
 const tidyHelp = `
@@ -184,13 +184,13 @@ never touched.
   vault read databricks/tidy/status
   vault write databricks/tidy cancel=true
 
-What another mount left that is past its end, for example one that is gone:
+To remove what another mount left past its end, for example a deleted one:
 
   vault write databricks/tidy mount_ids=5c1c8c1e-…
 
-It looks at the personal access tokens of the engine's identity, or of everybody
-where that identity is a workspace admin, and at service principals, whose secrets
-go with them. On an account mount it looks at service principals only.
+It covers the personal access tokens of the engine's identity, or of all users if
+that identity is a workspace admin, and service principals, whose secrets are
+deleted with them. On an account mount it covers service principals only.
 
 A run continues in the background. Service principals have no expiry, so the engine
 also looks for those automatically, once a day.

@@ -45,11 +45,11 @@ func (b *backend) pathTokens() []*framework.Path {
 					Summary:  "List the live personal access tokens of the engine's identity.",
 					Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: map[string]*framework.FieldSchema{
 						"keys":     {Type: framework.TypeStringSlice, Description: "Ids of the tokens."},
-						"key_info": {Type: framework.TypeMap, Description: "What is known of each, by id."},
+						"key_info": {Type: framework.TypeMap, Description: "Details of each, by id."},
 					}}}},
 				},
 			},
-			HelpSynopsis:    "The tokens that exist at Databricks.",
+			HelpSynopsis:    "List the tokens that exist at Databricks.",
 			HelpDescription: strings.TrimSpace(tokensHelp),
 		},
 		{
@@ -80,13 +80,13 @@ func (b *backend) pathTokens() []*framework.Path {
 var tokenResponseFields = map[string]*framework.FieldSchema{
 	keyTokenID:      {Type: framework.TypeString, Required: true, Description: "Id of the token."},
 	keyComment:      {Type: framework.TypeString, Required: true, Description: "Its comment."},
-	keyCreationTime: {Type: framework.TypeString, Required: true, Description: "When it was made, RFC 3339."},
-	keyExpiryTime:   {Type: framework.TypeString, Required: true, Description: "When it ends, RFC 3339; empty for never."},
+	keyCreationTime: {Type: framework.TypeString, Required: true, Description: "When it was created, RFC 3339."},
+	keyExpiryTime:   {Type: framework.TypeString, Required: true, Description: "When it expires, RFC 3339; empty for never."},
 	keyScopes:       {Type: framework.TypeStringSlice, Required: true, Description: "Its API scopes."},
-	keyOurs:         {Type: framework.TypeBool, Required: true, Description: "Whether this mount made it, by the marker in its comment."},
+	keyOurs:         {Type: framework.TypeBool, Required: true, Description: "Whether this mount created it, according to the mark in its comment."},
 
 	keyOwnerID:           {Type: framework.TypeInt64, Description: "Id of the user or service principal that it acts for. With all=true."},
-	keyCreatedByUsername: {Type: framework.TypeString, Description: "Who made it. With all=true."},
+	keyCreatedByUsername: {Type: framework.TypeString, Description: "Who created it. With all=true."},
 	keyLastUsedDay:       {Type: framework.TypeString, Description: "The day it was last used, RFC 3339; empty for never. With all=true."},
 }
 
@@ -142,7 +142,7 @@ func (b *backend) readToken(ctx context.Context, req *logical.Request, data *fra
 		}
 		return &logical.Response{Data: b.tokenInfo(token, true)}, nil
 	}
-	// The Token API has no get.
+	// The Token API can't get a single token.
 	tokens, err := conn.client.ListTokens(ctx)
 	if err != nil {
 		return nil, err
@@ -155,6 +155,7 @@ func (b *backend) readToken(ctx context.Context, req *logical.Request, data *fra
 	return nil, nil
 }
 
+// deleteToken deletes a token, unless the config or a static role uses it. If it has a lease, revoking that still succeeds.
 func (b *backend) deleteToken(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	conn, err := b.connection(ctx, req.Storage)
 	if err != nil {
@@ -176,14 +177,14 @@ func (b *backend) deleteToken(ctx context.Context, req *logical.Request, data *f
 			c.Rotation.OperatorCreated = slices.DeleteFunc(c.Rotation.OperatorCreated, func(left string) bool { return left == id })
 		})
 		if err != nil {
-			b.Logger().Warn("the config goes on naming a token that was deleted", "error", err)
+			b.Logger().Warn("the config still names a token that was deleted", "error", err)
 		}
 	}
 	b.event(ctx, "token-delete", req.Path, "token_id", id)
 	return &logical.Response{}, nil
 }
 
-// checkNotInUse refuses to delete a token that is in use by more than a lease.
+// checkNotInUse returns a fieldError if the config or a static role uses the token.
 func checkNotInUse(ctx context.Context, s logical.Storage, id string) error {
 	config, err := readConfig(ctx, s)
 	if err != nil {

@@ -18,26 +18,27 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// push is one bulk write.
+// push is one bulk write. Its keys are written concurrently, so mu guards done, failed and first.
 type push struct {
 	scope string
 	puts  map[string]secretValue
-	sent  map[string]bool // the keys in lower case: Databricks ignores their case
+	sent  map[string]bool // the keys in lower case: Databricks ignores the case
 	prune bool
 
 	mu      sync.Mutex
 	done    map[string][]string     // keys by what was done to them: keyWritten, keyDeleted
 	failed  map[string]*pushFailure // by their message without its request id
-	first   error                   // the first failure, which decides the status of the answer
+	first   error                   // the first failure, which decides the status of the response
 	started time.Time
 }
 
-// pushFailure is a reason for which keys failed.
+// pushFailure is a reason and the keys that failed for it.
 type pushFailure struct {
 	message string // the first one, with its request id
 	keys    []string
 }
 
+// pushed returns the response of a push.
 func pushed(written, deleted []string) *logical.Response {
 	return &logical.Response{Data: map[string]any{
 		keyWritten: append([]string{}, written...),
@@ -45,7 +46,7 @@ func pushed(written, deleted []string) *logical.Response {
 	}}
 }
 
-// pushOf reads a bulk write and checks all of it before anything is sent.
+// pushOf returns the bulk write of a request. It validates all of it before anything is sent to Databricks.
 func pushOf(data *framework.FieldData) (*push, error) {
 	p := &push{
 		scope:   data.Get(keyScope).(string),
@@ -62,7 +63,7 @@ func pushOf(data *framework.FieldData) (*push, error) {
 	for field, read := range map[string]func(field, text string) (secretValue, error){keySecrets: stringValue, keyBytes: bytesValue} {
 		for key, raw := range data.Get(field).(map[string]any) {
 			if checkName(field, key) != nil {
-				// It isn't shown, since it may be a value that was sent in the place of its key.
+				// The key isn't shown: it may be a value that was sent in its place by mistake.
 				return nil, badField(field, "a key of %d characters is no valid name; use 1 to 128 letters, digits, dashes, underscores, periods and @", len(key))
 			}
 			text, ok := raw.(string)
@@ -86,14 +87,15 @@ func pushOf(data *framework.FieldData) (*push, error) {
 	case len(p.puts) == 0 && p.prune:
 		return nil, badField(keyPrune, "with no secrets sent it would empty the scope; send at least one, or delete the scope")
 	case len(p.puts) == 0:
-		return nil, badField(keySecrets, "is missing; send a map of key to text as %s, or of key to base64 as %s", keySecrets, keyBytes)
+		return nil, badField(keySecrets, "is missing; send a map of key to string as %s, or of key to base64 as %s", keySecrets, keyBytes)
 	case len(p.puts) > client.MaxSecretsPerScope:
 		return nil, badField(keySecrets, "%d keys were sent; a scope has at most %d", len(p.puts), client.MaxSecretsPerScope)
 	}
 	return p, nil
 }
 
-// each does something to every key, several at once, until the caller goes away or it is plain that nothing will work.
+// each calls do for every key, bulkConcurrency at a time, and records the outcomes. Once ctx ends or an error is hopeless, the
+// remaining keys fail for the same reason.
 func (p *push) each(ctx context.Context, b *backend, what string, keys []string, do func(ctx context.Context, key string) error) {
 	if len(keys) == 0 {
 		return
@@ -108,7 +110,7 @@ func (p *push) each(ctx context.Context, b *backend, what string, keys []string,
 	group.SetLimit(bulkConcurrency)
 	for _, key := range keys {
 		group.Go(func() (err error) {
-			// The panic of a goroutine would end every mount of the process.
+			// A panic in a goroutine would crash every mount of the process.
 			defer func() {
 				if v := recover(); v != nil {
 					err = p.fail(key, fmt.Errorf("the engine failed on this key: %T", v))
@@ -119,7 +121,7 @@ func (p *push) each(ctx context.Context, b *backend, what string, keys []string,
 			}
 			if err := do(ctx, key); err != nil {
 				if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-					err = context.Cause(ctx) // what stopped this key, rather than that it was stopped
+					err = context.Cause(ctx) // the reason for stopping, rather than that it was stopped
 				}
 				if failsForAll(err) {
 					stop(err)
@@ -137,7 +139,7 @@ func (p *push) each(ctx context.Context, b *backend, what string, keys []string,
 	b.Logger().Info("pushed secrets", "scope", p.scope, what, len(p.done[what]), "of", len(keys), "took", time.Since(p.started).Round(time.Millisecond).String())
 }
 
-// logProgress logs how far a push is, in numbers only.
+// logProgress logs the progress of a push until finished is closed, in numbers only.
 func (p *push) logProgress(b *backend, what string, total int, finished <-chan struct{}) {
 	ticker := time.NewTicker(bulkProgress)
 	defer ticker.Stop()
@@ -154,6 +156,7 @@ func (p *push) logProgress(b *backend, what string, total int, finished <-chan s
 	}
 }
 
+// fail records why a key failed, and returns err.
 func (p *push) fail(key string, err error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -168,7 +171,7 @@ func (p *push) fail(key string, err error) error {
 	return err
 }
 
-// failure is the error of a push of which some keys failed: which, and why.
+// failure returns the error of a push, with the keys that failed and the reasons.
 func (p *push) failure(total int) error {
 	var parts []string
 	count := 0
@@ -185,7 +188,7 @@ func (p *push) failure(total int) error {
 	}
 }
 
-// pushError tells all of a push's failures and is of the kind of the first.
+// pushError describes all failures of a push. It unwraps to the first, which decides its status.
 type pushError struct {
 	text  string
 	first error

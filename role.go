@@ -20,7 +20,7 @@ import (
 
 const roleStoragePrefix = "role/"
 
-// roleEntry says what may be minted and for how long. Durations are whole seconds, 0 for unset.
+// roleEntry is a stored role: which credentials can be minted, and for how long. Durations are whole seconds, 0 for unset.
 type roleEntry struct {
 	CredentialType string   `json:"credential_type"`
 	Scopes         []string `json:"scopes"`
@@ -59,7 +59,7 @@ func (b *backend) role(ctx context.Context, s logical.Storage, name string) (*ro
 	})
 }
 
-// mergeRole lays the request's fields over the stored role and checks the result.
+// mergeRole applies the request's fields to the stored role and checks the result. old is the stored role, or an empty one.
 func mergeRole(ctx context.Context, req *logical.Request, data *framework.FieldData, key string) (old, role *roleEntry, err error) {
 	entry, err := req.Storage.Get(ctx, key)
 	if err != nil {
@@ -81,17 +81,18 @@ func mergeRole(ctx context.Context, req *logical.Request, data *framework.FieldD
 	return old, role, role.check()
 }
 
-// spec is what the role says of its credentials.
+// spec returns the role's settings for its credentials.
 func (r *roleEntry) spec() credential.Spec {
 	return credential.Spec{ServicePrincipalID: r.ServicePrincipalID, ApplicationID: r.ApplicationID, Scopes: r.Scopes, Groups: r.Groups, Entitlements: r.Entitlements}
 }
 
-// lookedUp are the fields of a role that are looked up at Databricks.
+// lookedUp returns the fields that are looked up at Databricks, as one string for comparison.
 func (r *roleEntry) lookedUp() string {
 	return strings.Join(append([]string{r.CredentialType, r.ServicePrincipalID, r.ApplicationID}, r.Groups...), "\x00")
 }
 
-// saveRole merges once more, now in the lock, and stores the role with the ids that were looked up for it.
+// saveRole merges once more, now holding roleWrite, and stores the role with the ids that were looked up for it. If the
+// looked-up fields are no longer the wanted ones, it stores nothing and fails with a 409.
 func (b *backend) saveRole(ctx context.Context, req *logical.Request, data *framework.FieldData, key, wanted string, settled *roleEntry) (*roleEntry, error) {
 	b.roleWrite.Lock()
 	defer b.roleWrite.Unlock()
@@ -108,7 +109,7 @@ func (b *backend) saveRole(ctx context.Context, req *logical.Request, data *fram
 		return nil, err
 	}
 	if err := req.Storage.Put(ctx, entry); err != nil {
-		b.roles.drop(key) // it may have been stored all the same
+		b.roles.drop(key) // it may have been stored despite the error
 		return nil, err
 	}
 	b.roles.put(key, role)
@@ -125,7 +126,7 @@ func (r *roleEntry) forgetOtherID(data *framework.FieldData) {
 	}
 }
 
-// check refuses a role that could never mint what it says, and compiles its template.
+// check validates a role and compiles its template.
 func (r *roleEntry) check() error {
 	kind := credential.Lookup(r.CredentialType)
 	if kind == nil {
@@ -155,7 +156,8 @@ func (r *roleEntry) check() error {
 	return checkTTLs(r.TTL, r.MaxTTL)
 }
 
-// checkFields refuses fields that the credential type has no use for, misses those that it needs, and tells ids apart.
+// checkFields refuses fields that the credential type does not use, requires those that it needs, and checks the form of the
+// ids.
 func (r *roleEntry) checkFields(t *credential.Traits) error {
 	for _, f := range []struct {
 		field string
@@ -191,8 +193,8 @@ func (r *roleEntry) checkFields(t *credential.Traits) error {
 	return nil
 }
 
-// resolve holds a role against the connection, which is nil when there is none yet: whether its type works there, who its
-// service principal is, and whether its groups exist.
+// resolve checks a role against the connection, which is nil if there is none yet: its type must work there, and its service
+// principal and groups must exist. It completes the ids of the service principal. Only changed fields are looked up.
 func (r *roleEntry) resolve(ctx context.Context, conn *connection, old *roleEntry) error {
 	t := credential.Lookup(r.CredentialType).Traits()
 	if conn == nil {
@@ -218,7 +220,7 @@ func (r *roleEntry) resolve(ctx context.Context, conn *connection, old *roleEntr
 	return nil
 }
 
-// lookUp completes the ids of the service principal, or refuses those that don't belong together.
+// lookUp completes the ids of the service principal, or refuses two that belong to different ones.
 func (r *roleEntry) lookUp(ctx context.Context, conn *connection) error {
 	var found *client.ServicePrincipal
 	var err error
@@ -242,7 +244,7 @@ func (r *roleEntry) lookUp(ctx context.Context, conn *connection) error {
 	return nil
 }
 
-// compile makes the template ready of what the credential's comment or display name says.
+// compile compiles the template of the credential's comment or display name.
 func (r *roleEntry) compile() error {
 	field, text := keyComment, r.Comment
 	if r.DisplayNameTemplate != "" {
@@ -255,8 +257,7 @@ func (r *roleEntry) compile() error {
 	return nil
 }
 
-// scopeForm is what an API scope may look like (Databricks REST reference, API scopes): words joined by dashes, dots and
-// colons.
+// scopeForm matches API scopes (Databricks REST reference, API scopes): words joined by dashes, dots and colons.
 var scopeForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$`)
 
 // cleanScopes drops repeated scopes and refuses malformed ones. The empty list stays empty.
@@ -264,7 +265,7 @@ func cleanScopes(scopes []string) ([]string, error) {
 	var clean []string
 	for _, scope := range scopes {
 		if !scopeForm.MatchString(scope) {
-			return nil, badField(keyScopes, "%q is no API scope; they look like sql, all-apis or unity-catalog", scope)
+			return nil, badField(keyScopes, "%q is not a valid API scope; they look like sql, all-apis or unity-catalog", scope)
 		}
 		if !slices.Contains(clean, scope) {
 			clean = append(clean, scope)

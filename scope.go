@@ -44,7 +44,7 @@ func (b *backend) findScope(ctx context.Context, req *logical.Request, data *fra
 	return nil, nil
 }
 
-// wantedScope reads and checks the form of a scope from a request.
+// wantedScope returns the scope that a request describes. Invalid settings are a fieldError.
 func wantedScope(data *framework.FieldData) (*client.Scope, error) {
 	want := &client.Scope{
 		Name:               data.Get(keyScope).(string),
@@ -75,7 +75,8 @@ func wantedScope(data *framework.FieldData) (*client.Scope, error) {
 	return want, nil
 }
 
-// sameScope refuses a scope that exists in another form. Databricks never tells the tenant, so that isn't compared.
+// sameScope returns a fieldError if an existing scope has other settings than the wanted one. Databricks never returns the
+// tenant, so that isn't compared.
 func sameScope(existing, want *client.Scope) error {
 	for _, f := range []struct{ field, has, wants string }{
 		{keyScopeBackendType, existing.BackendType, want.BackendType},
@@ -89,7 +90,7 @@ func sameScope(existing, want *client.Scope) error {
 	return nil
 }
 
-// explainScope adds to the errors of creating a scope what to do about them (Databricks REST reference, create scope).
+// explainScope adds advice to an error of creating a scope (Databricks REST reference, create scope).
 func explainScope(err error, want *client.Scope) error {
 	var remote *client.Error
 	if !errors.As(err, &remote) {
@@ -115,7 +116,7 @@ func explainScope(err error, want *client.Scope) error {
 	}
 }
 
-// nameForm is what names of scopes and keys may look like (Databricks guide "Secret scopes").
+// nameForm matches the names of scopes and keys (Databricks guide "Secret scopes").
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9_.@-]{1,128}$`)
 
 func checkName(field, name string) error {

@@ -21,15 +21,15 @@ const (
 	// tidyPerTick is how many service principals an automatic run removes at most. The next periodic call continues.
 	tidyPerTick = 50
 
-	// A first automatic run is tidyRetry after the mount was connected, the next one tidyPeriod after one that succeeded and
-	// tidyRetry after one that did not.
+	// The first automatic run is due tidyRetry after the mount was connected, later ones tidyPeriod after a successful run and
+	// tidyRetry after a failed one.
 	tidyRetry  = time.Hour
 	tidyPeriod = 24 * time.Hour
 
 	// tidyMaxIDs bounds each list of ids in the status.
 	tidyMaxIDs = 1000
 
-	// tidySaveBudget is how long the end of a run may take to be stored, and tidyStopPatience how long a run may take to stop.
+	// tidySaveBudget limits storing the end of a run, and tidyStopPatience waiting for a run to stop.
 	tidySaveBudget   = 5 * time.Second
 	tidyStopPatience = 10 * time.Second
 )
@@ -42,13 +42,13 @@ const (
 	tidyCancelled = "cancelled"
 )
 
-// Why a run was stopped.
+// The reasons for stopping a run.
 var (
 	errTidyCancelled   = errors.New("cancelled")
 	errTidyInterrupted = errors.New("interrupted: the plugin was restarted or another node took over; run it again")
 )
 
-// tidyStatus is the latest run, and when the next automatic one is due.
+// tidyStatus is the stored status: the latest run, and when the next automatic one is due.
 type tidyStatus struct {
 	State             string    `json:"state"`
 	Started           time.Time `json:"started,omitzero"`
@@ -65,17 +65,17 @@ type tidyStatus struct {
 	NextAutomatic     time.Time `json:"next_automatic,omitzero"` // zero until a periodic call has found a config
 }
 
-// tidying is the tidy of a mount on this node.
+// tidying is the state of tidy on this node. mu guards status, unsaved, run and closed.
 type tidying struct {
 	mu      sync.Mutex
-	status  *tidyStatus // nil when it has not been read yet
+	status  *tidyStatus // nil until read from storage
 	unsaved bool        // the status differs from the stored one, and no run will store it
 	run     *tidyRun    // the latest one of this process, nil for none
 	closed  bool        // the backend is being unloaded
 
 	failures sync.Map // ids of what could not be removed the last time
 
-	// saving is held while the status is stored, so that an older one never replaces a newer.
+	// saving is held while the status is stored, so that an older status never replaces a newer one.
 	saving sync.Mutex
 }
 
@@ -84,12 +84,12 @@ type tidyRun struct {
 	conn              *connection
 	storage           logical.Storage
 	dryRun, automatic bool
-	mounts            []string // ids of the mounts whose garbage it is about
+	mounts            []string // ids of the mounts whose garbage it removes
 
-	more   bool // than an automatic run may remove
-	over   bool // the status says how it ended; guarded by the mutex of tidying
+	more   bool // there is more than an automatic run may remove
+	over   bool // the status says how it ended; guarded by tidying.mu
 	cancel context.CancelCauseFunc
-	done   chan struct{} // closed when that is also stored and told
+	done   chan struct{} // closed when that is also stored and reported
 }
 
 // inFlight reports whether there is a run. The caller holds the mutex.
@@ -116,7 +116,8 @@ func (b *backend) tidyStatus(ctx context.Context, s logical.Storage) (status tid
 	return *b.tidy.status, b.tidy.inFlight(), nil
 }
 
-// loadTidy reads the stored status unless it is known. The caller holds the mutex.
+// loadTidy reads the stored status unless that was done already. A stored run that is still running was interrupted, and
+// becomes failed. The caller holds tidy.mu.
 func (b *backend) loadTidy(ctx context.Context, s logical.Storage) error {
 	if b.tidy.status != nil {
 		return nil
@@ -140,7 +141,7 @@ func (b *backend) loadTidy(ctx context.Context, s logical.Storage) error {
 	return nil
 }
 
-// forgetTidy makes the status be read again, since another node has stored one.
+// forgetTidy makes the next use read the status again, since another node has stored one. It does nothing during a run.
 func (b *backend) forgetTidy() {
 	b.tidy.mu.Lock()
 	defer b.tidy.mu.Unlock()
@@ -156,7 +157,7 @@ func (b *backend) changeTidy(change func(*tidyStatus)) {
 	change(b.tidy.status)
 }
 
-// saveTidy stores the status as it is.
+// saveTidy stores the current status.
 func (b *backend) saveTidy(ctx context.Context, s logical.Storage) error {
 	t := &b.tidy
 	t.saving.Lock()
@@ -195,6 +196,7 @@ func (b *backend) beginTidy(ctx context.Context, run *tidyRun) (bool, error) {
 		}
 		return false, err
 	}
+	// The status is stored as running before the run starts, so that after a crash the next process reports it as interrupted.
 	before := t.status
 	now := b.now().UTC()
 	t.run, t.status = run, &tidyStatus{State: tidyRunning, Started: now, DryRun: run.dryRun, Automatic: run.automatic, NextAutomatic: before.NextAutomatic}
@@ -205,14 +207,14 @@ func (b *backend) beginTidy(ctx context.Context, run *tidyRun) (bool, error) {
 
 	if err := b.saveTidy(ctx, run.storage); err != nil {
 		t.mu.Lock()
-		run.over, t.status, t.unsaved = true, before, true // it may have been stored all the same
+		run.over, t.status, t.unsaved = true, before, true // it may have been stored despite the error
 		t.mu.Unlock()
 		cancel(nil)
 		close(run.done)
-		return false, fmt.Errorf("the run was not begun, because its status could not be stored: %w", err)
+		return false, fmt.Errorf("the run was not started, because its status could not be stored: %w", err)
 	}
 	go func() {
-		// A panic of this goroutine would end every mount of the process.
+		// A panic in this goroutine would crash every mount of the process.
 		defer close(run.done)
 		defer cancel(nil)
 		err := b.safely("tidy", func() error { return b.runTidy(running, run) })
@@ -244,8 +246,8 @@ func (b *backend) stopTidy() {
 	}
 }
 
-// tidyPeriodic begins an automatic run when one is due. It is called about once a minute and reads no storage while there is
-// nothing to do.
+// tidyPeriodic starts an automatic run if one is due. It is called about once a minute, and reads no storage unless there is
+// something to do.
 func (b *backend) tidyPeriodic(ctx context.Context, req *logical.Request) error {
 	if !b.WriteSafeReplicationState() || b.System().Tainted() || b.mountID == unnamedMount {
 		return nil
@@ -263,7 +265,7 @@ func (b *backend) tidyPeriodic(ctx context.Context, req *logical.Request) error 
 		}
 	}
 	if latest := b.now().UTC().Add(tidyPeriod + tidyRetry); status.NextAutomatic.After(latest) {
-		// It was decided while the clock was ahead.
+		// It was set while the clock was ahead.
 		b.tidy.mu.Lock()
 		if b.tidy.status != nil {
 			b.tidy.status.NextAutomatic = latest
@@ -293,7 +295,7 @@ func (b *backend) tidyPeriodic(ctx context.Context, req *logical.Request) error 
 	return err
 }
 
-// endTidy takes down how the run ended. What happened is reported even where that can't be stored.
+// endTidy records how the run ended. It is also logged and sent as an event, even if it can't be stored.
 func (b *backend) endTidy(ctx context.Context, run *tidyRun, err error) {
 	t := &b.tidy
 	t.mu.Lock()

@@ -18,20 +18,20 @@ import (
 )
 
 const (
-	// tidyGrace is how long past its end something must be, for clocks that differ and revocations that are late.
+	// tidyGrace is how long past its end an object must be, to allow for clock differences and late revocations.
 	tidyGrace = 10 * time.Minute
 
 	// tidyStoredAge is how old a stored credential must be before it may count as garbage: more than any
 	// rotation takes, at both clocks.
 	tidyStoredAge = time.Hour
 
-	// tidyBatch is how many deletes go by between two looks at whether the mount is still connected to the same place.
+	// tidyBatch is after how many deletes a run checks again that the mount's connection has the same origin.
 	tidyBatch = 50
 
-	// tidyMaxFailures is after how many failed deletes in a row a run gives up.
+	// tidyMaxFailures is after how many consecutive failed deletes a run gives up.
 	tidyMaxFailures = 10
 
-	// A run stores how far it has come, and logs it, every so many deletes; it also stores it every so often.
+	// A run stores and logs its progress every tidySaveEvery deletes, and also stores it every tidySavePause.
 	tidySaveEvery = 100
 	tidySavePause = 5 * time.Second
 )
@@ -42,7 +42,7 @@ const (
 	tidyServicePrincipal = "service_principal"
 )
 
-// tidyObject is something at Databricks that bears the marker of a mount that the run is about.
+// tidyObject is an object at Databricks with the mark of one of the run's mounts.
 type tidyObject struct {
 	kind    string // tidyToken or tidyServicePrincipal
 	id      string
@@ -66,7 +66,8 @@ func (b *backend) runTidy(ctx context.Context, run *tidyRun) error {
 	if err != nil {
 		return err
 	}
-	// The lists come first: what is handed over while they are read is then known to be owned, and what is made later is not in them.
+	// The lists come before the storage: a credential that is saved in between is then known to be owned, and one that is
+	// created later is not in the lists.
 	marked, err := b.listMarked(ctx, run)
 	if err != nil {
 		return err
@@ -76,7 +77,7 @@ func (b *backend) runTidy(ctx context.Context, run *tidyRun) error {
 		owned, err = b.ownedNonces(ctx, run.storage)
 	}
 	if err != nil {
-		return fmt.Errorf("nothing was removed, because it could not be read what is still needed: %w", err)
+		return fmt.Errorf("nothing was removed, because the credentials that are still needed could not be read: %w", err)
 	}
 	var garbage []tidyObject
 	for _, o := range marked {
@@ -92,7 +93,7 @@ func (b *backend) runTidy(ctx context.Context, run *tidyRun) error {
 	if run.dryRun {
 		return nil
 	}
-	// What could not be removed the last time doesn't stand in the way of the rest.
+	// Objects that could not be removed the last time come last, so that they don't block the others.
 	slices.SortStableFunc(garbage, func(x, y tidyObject) int { return b.tidy.failedBefore(x.id) - b.tidy.failedBefore(y.id) })
 	if run.automatic && len(garbage) > tidyPerTick {
 		garbage, run.more = garbage[:tidyPerTick], true
@@ -100,6 +101,7 @@ func (b *backend) runTidy(ctx context.Context, run *tidyRun) error {
 	return b.removeGarbage(ctx, run, made, garbage)
 }
 
+// found counts an object and adds its id, unless the list has tidyMaxIDs already.
 func (s *tidyStatus) found(o *tidyObject) {
 	s.Found++
 	ids := &s.Tokens
@@ -113,7 +115,8 @@ func (s *tidyStatus) found(o *tidyObject) {
 	*ids = append(*ids, o.id)
 }
 
-// listMarked lists what bears a marker of the mounts and is of the kinds that the run is about.
+// listMarked lists the objects with a mark of the run's mounts: service principals and, unless the run is automatic or on an
+// account mount, tokens.
 func (b *backend) listMarked(ctx context.Context, run *tidyRun) ([]tidyObject, error) {
 	var marked []tidyObject
 	add := func(text string, o tidyObject) {
@@ -141,6 +144,7 @@ func (b *backend) listMarked(ctx context.Context, run *tidyRun) ([]tidyObject, e
 		}
 		principals = append(principals, named...)
 	}
+	// Without permission to list service principals, the run still removes tokens.
 	if tokensToo && client.IsKind(err, client.PermissionDenied) {
 		err = fmt.Errorf("service principals were left out: %w", err)
 		b.Logger().Warn("tidy may not see everything", "error", err)
@@ -156,7 +160,8 @@ func (b *backend) listMarked(ctx context.Context, run *tidyRun) ([]tidyObject, e
 	return marked, nil
 }
 
-// listTokensToTidy lists the tokens of everybody where the engine may, else those of its own identity.
+// listTokensToTidy lists the tokens of all users if the engine's identity may do so, else those of the identity, and returns
+// the access with which to delete them.
 func listTokensToTidy(ctx context.Context, conn *connection) ([]client.TokenInfo, credential.Access, error) {
 	identity, err := conn.whoami(ctx)
 	if err != nil {
@@ -185,7 +190,7 @@ func (b *backend) isGarbage(o *tidyObject, owned map[string]bool) bool {
 	return o.mark.Stored && o.mark.MountID == b.mountID && !o.created.IsZero() && now.After(o.created.Add(tidyStoredAge))
 }
 
-// removeGarbage removes one thing after the other.
+// removeGarbage removes the objects one after the other, and records failures in the status.
 func (b *backend) removeGarbage(ctx context.Context, run *tidyRun, made origin, garbage []tidyObject) error {
 	conn, inARow := run.conn, 0
 	saved := time.Now()
@@ -220,7 +225,7 @@ func (b *backend) removeGarbage(ctx context.Context, run *tidyRun, made origin, 
 		if hundred := (i+1)%tidySaveEvery == 0; hundred || time.Since(saved) > tidySavePause {
 			saved = time.Now()
 			if hundred {
-				b.Logger().Info("tidy goes on", "done", i+1, "of", len(garbage))
+				b.Logger().Info("tidy continues", "done", i+1, "of", len(garbage))
 			}
 			if err := b.saveTidy(ctx, run.storage); err != nil {
 				b.Logger().Warn("how far tidy has come could not be stored", "error", err)
@@ -230,7 +235,7 @@ func (b *backend) removeGarbage(ctx context.Context, run *tidyRun, made origin, 
 	return nil
 }
 
-// failedBefore is 1 for what could not be removed the last time, else 0.
+// failedBefore returns 1 if the object could not be removed the last time, else 0.
 func (t *tidying) failedBefore(id string) int {
 	if _, failed := t.failures.Load(id); failed {
 		return 1

@@ -28,10 +28,10 @@ const (
 	// mintBudget is how long an operation takes at most to do what it does, even after its caller is gone.
 	mintBudget = client.CallBudget + 10*time.Second
 
-	// undoBudget is how long the end of an operation may take: its commit, or undoing at once what it did.
+	// undoBudget limits the end of an operation: its commit, or its immediate undo.
 	undoBudget = 25 * time.Second
 
-	// intentLife is how long a rollback tries to undo what has no end of its own.
+	// intentLife is how long a rollback tries to undo what has no expiry.
 	intentLife = 24 * time.Hour
 )
 
@@ -54,22 +54,23 @@ type intent struct {
 	Grant      *aclLeaseID       `json:"grant,omitempty"`
 }
 
-// credentialIntent is a credential to be created, which will bear the intent's nonce.
+// credentialIntent is a credential to be created, which will carry the intent's nonce.
 type credentialIntent struct {
 	Type string `json:"credential_type"`
 	Role string `json:"role"`
 
-	// ServicePrincipalID and Lifetime, in seconds, are what a credential is found by that can't bear a nonce. A Lifetime of 0 is one
-	// that others have, too.
+	// ServicePrincipalID and Lifetime, in seconds, identify a credential that can't carry a nonce. A Lifetime of 0 means that
+	// others have the same one, so that it can't be identified.
 	ServicePrincipalID string `json:"service_principal_id,omitempty"`
 	Lifetime           int64  `json:"lifetime,omitempty"`
 
-	// Keep is set when the create was repeated: the bearer of the nonce that has this id is held by a lease, and any other is a
-	// duplicate.
+	// Keep is set if the create was repeated: the object with the nonce and this id is held by a lease, and any other with the
+	// nonce is a duplicate.
 	KeepID string `json:"keep,omitempty"`
 }
 
-// newIntent begins an intent over the connection. The caller adds what is to be done, and when that will be over.
+// newIntent returns an intent for the connection, which expires after intentLife. The caller adds what is to be done, and may
+// change when it expires.
 func (b *backend) newIntent(ctx context.Context, conn *connection) (intent, error) {
 	made, err := conn.origin(ctx)
 	if err != nil {
@@ -79,7 +80,7 @@ func (b *backend) newIntent(ctx context.Context, conn *connection) (intent, erro
 	return intent{origin: made, Nonce: marker.NewNonce(), Started: now, Expires: now.Add(intentLife)}, nil
 }
 
-// what says in a message what the intent does.
+// what returns what the intent does, for a message.
 func (in *intent) what() string {
 	switch {
 	case in.Credential != nil:
@@ -116,10 +117,10 @@ type pendingOperation struct {
 // storage entry. It alone owns the order of steps that crash safety depends on:
 //
 //  1. begin: the intent is in the log before anything is done at Databricks;
-//  2. do: creates, delivers, says by op.undo what it takes to undo that, and sends the event: nothing that could be done earlier comes
-//     between a commit and its release. For a storage entry, saving that is its last step;
-//  3. commit: the entry goes from the log, or stays only for a duplicate;
-//  4. release: the lease is the caller's, if the caller is still there.
+//  2. do: creates and delivers, sets op.undo to what reverts that, and sends the event, so that nothing is left to do between
+//     commit and release. For a storage entry, saving it is the last step;
+//  3. commit: the entry is deleted from the log, or stays only for a duplicate;
+//  4. release: the lease is returned to the caller, if that is still connected.
 //
 // However else it ends, by an error, a panic or because the caller is gone, what is known to have been done is undone at once, and
 // what is not, or can't be undone now, is left in the log for the rollback. The context of do ends after mintBudget and
@@ -143,7 +144,7 @@ func (b *backend) perform(ctx context.Context, s logical.Storage, in intent, do 
 	}
 	if in.OwnerKey != "" {
 		op.released = true
-		if !op.duplicate { // else the rollback looks for it, and keeps what the storage has
+		if !op.duplicate { // else the rollback looks for the duplicate, and keeps what the storage entry holds
 			op.discard(lasting)
 		}
 		return nil
@@ -151,6 +152,7 @@ func (b *backend) perform(ctx context.Context, s logical.Storage, in intent, do 
 	if err := op.commit(lasting); err != nil {
 		return fmt.Errorf("%s but could not be recorded, so it is undone; try again: %w", in.what(), err)
 	}
+	// If the caller has disconnected, nobody would receive the lease, so the deferred end undoes the operation.
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -192,7 +194,8 @@ func (op *pendingOperation) discard(ctx context.Context) {
 	}
 }
 
-// end undoes what is known to have been done, unless that was released. It must be deferred.
+// end undoes what is known to have been done, unless that was released. It must be deferred, so that it runs after a panic,
+// too.
 func (op *pendingOperation) end(ctx context.Context) {
 	defer op.b.inFlight.Delete(op.intent.Nonce)
 	if op.released || op.uncertain || op.undo == nil {
@@ -207,7 +210,7 @@ func (op *pendingOperation) end(ctx context.Context) {
 	}
 	left := op.intent
 	if err == nil {
-		left.Secret = nil
+		left.Secret = nil // it was removed by undo, and only a duplicate of the credential may be left
 	}
 	// The entry may have been deleted, or changed to keep a credential that was not released.
 	if putErr := op.b.putIntent(ctx, op.storage, op.id, &left); putErr != nil {
@@ -215,7 +218,7 @@ func (op *pendingOperation) end(ctx context.Context) {
 		return
 	}
 	if err != nil {
-		op.b.Logger().Warn("what a failed request did at Databricks could not be undone at once; the rollback will", append(op.intent.fields(), "error", err)...)
+		op.b.Logger().Warn("what a failed request did at Databricks could not be undone immediately; the rollback will", append(op.intent.fields(), "error", err)...)
 	}
 }
 
@@ -262,7 +265,7 @@ func eachIntent(ctx context.Context, s logical.Storage, show func(id string, in 
 	return nil
 }
 
-// fields is the intent as a log shows it.
+// fields returns the intent as key-value pairs for the log.
 func (in *intent) fields() []any {
 	fields := []any{"host", in.Host, "nonce", in.Nonce}
 	if in.Credential != nil {

@@ -45,8 +45,8 @@ func (b *backend) rollbackSecret(ctx context.Context, s logical.Storage, conn *c
 	return b.removeWrittenLocked(ctx, conn, &writtenSecret{secretRef: in.Secret.secretRef, Updated: updated})
 }
 
-// rollback undoes an intent that was not handed over. Vault calls it about once a minute for every entry older than
-// walMinAge. An error keeps the entry for the next time, until the intent's end.
+// rollback undoes an operation that was not committed. Vault calls it about once a minute for every entry older than walMinAge,
+// and deletes the entry if it returns nil. An error leaves the entry for the next call, until the intent expires.
 func (b *backend) rollback(ctx context.Context, req *logical.Request, kind string, data any) error {
 	if !b.mayWrite() {
 		return logical.ErrReadOnly
@@ -58,7 +58,7 @@ func (b *backend) rollback(ctx context.Context, req *logical.Request, kind strin
 		return err
 	}
 	if _, busy := b.inFlight.Load(in.Nonce); busy {
-		return errors.New("the request that wrote the entry is still under way")
+		return errors.New("the request that wrote the entry is still in progress")
 	}
 	now := b.now()
 	last := now.After(in.Expires)
@@ -67,7 +67,7 @@ func (b *backend) rollback(ctx context.Context, req *logical.Request, kind strin
 		return nil
 	}
 	if tried, ok := b.lastAttempt.Load(in.Nonce); ok && !last && now.Sub(in.Started) > intentLife && now.Sub(tried.(time.Time)) < time.Hour && !b.System().Tainted() {
-		return errors.New("what was tried for a day is tried once an hour from then on")
+		return errors.New("after a day of attempts, the next ones are made once an hour")
 	}
 	b.lastAttempt.Store(in.Nonce, now)
 	err := b.rollbackIntent(ctx, req, passOf(ctx), &in)
@@ -75,11 +75,11 @@ func (b *backend) rollback(ctx context.Context, req *logical.Request, kind strin
 		b.lastAttempt.Delete(in.Nonce)
 	}
 	if last && err != nil {
-		b.reportOnce(in, fmt.Errorf("it is given up now: %w", err))
+		b.reportOnce(in, fmt.Errorf("the rollback gives up: %w", err))
 		return nil
 	}
 	if err != nil {
-		// The framework gives errors of rollbacks to Vault in a form that is never logged.
+		// The framework returns errors of rollbacks to Vault in a form that is never logged.
 		b.reportOnce(in, err)
 	}
 	return err
@@ -90,6 +90,7 @@ func (in *intent) endsByItself() bool {
 	return in.Secret == nil && in.Grant == nil && (in.Credential == nil || credential.Lookup(in.Credential.Type) == nil || !credential.Lookup(in.Credential.Type).Traits().Lasting)
 }
 
+// rollbackIntent undoes what is left of the intent. It can be repeated after a failure at any point.
 func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, p *pass, in *intent) error {
 	conn, err := b.connection(ctx, req.Storage)
 	if err != nil {
@@ -118,7 +119,7 @@ func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, p *p
 		}
 		if errors.Is(err, credential.ErrAmbiguous) {
 			if in.OwnerKey != "" {
-				return err // it lives for long, and leases that it can't be told from may end before
+				return err // it is long-lived, and the leases that it can't be distinguished from may end earlier, so retrying can help
 			}
 			b.Logger().Error("a credential whose creation was not completed may be left", append(in.fields(), "error", err)...)
 			err = nil
@@ -138,8 +139,9 @@ func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, p *p
 	return nil
 }
 
-// lostCredential returns the credential that the intent was to create. What a storage entry holds is to be kept, under the intent's owner key
-// as elsewhere: an OAuth secret can't bear the nonce that would tell it apart. While an entry can't be read, it fails.
+// lostCredential returns the credential that the intent was to create. Credentials that storage entries hold must be kept, under the
+// intent's owner key as elsewhere: an OAuth secret can't carry a nonce that would identify it. It fails if the entry under the
+// owner key can't be read.
 func (p *pass) lostCredential(ctx context.Context, s logical.Storage, in *intent) (credential.Lost, error) {
 	c := in.Credential
 	lost := credential.Lost{
@@ -157,7 +159,7 @@ func (p *pass) lostCredential(ctx context.Context, s logical.Storage, in *intent
 	if in.OwnerKey != "" {
 		own, err := storedUnder(ctx, s, in.OwnerKey)
 		if err != nil {
-			return lost, fmt.Errorf("look whether the credential was saved: %w", err)
+			return lost, fmt.Errorf("check whether the credential was saved: %w", err)
 		}
 		all = append(slices.Clone(all), own...)
 	}
@@ -176,15 +178,16 @@ func (b *backend) reportOnce(in intent, why error) {
 	if _, said := b.reported.LoadOrStore(in.Nonce+" "+withoutRequestIDs(why.Error()), true); said {
 		return
 	}
-	b.Logger().Error("something may be left at Databricks that could not be undone yet: a credential bears the nonce in its comment, a secret or permission is named here; it is tried again until the time given, then remove it by hand",
+	b.Logger().Error("something may be left at Databricks that could not be undone yet: a credential bears the nonce in its comment, a secret or permission is named here; it is tried again until the time given, then remove it manually",
 		append(in.fields(), "until", rfc3339(in.Expires), "error", why)...)
 }
 
-// pass is one run of Vault's rollback over all entries of the write-ahead log. It lists Databricks' tokens once, and asks
-// once who the engine is, however many entries there are, so that a run after an outage stays within its time.
+// pass is one run of Vault's rollback over all entries of the write-ahead log. It caches what the entries have in common (token
+// lists, stored credentials, a failed lookup of the identity), so that a run with many entries after an outage stays within its
+// time limit. It is not safe for concurrent use.
 type pass struct {
 	listings   map[credential.Access]func() ([]client.TokenInfo, error)
-	unknown    error // why it is not known who the engine is
+	unknown    error // why the engine's identity is not known
 	kept       []storedCredential
 	storedRead bool
 }
@@ -195,7 +198,7 @@ func newPass() *pass {
 	return &pass{listings: make(map[credential.Access]func() ([]client.TokenInfo, error))}
 }
 
-// withPass marks the beginning of a rollback. The context is the only way through the framework, which calls back for each entry.
+// withPass starts a pass. The context is the only way through the framework, which calls rollback for each entry.
 func withPass(ctx context.Context) context.Context {
 	return context.WithValue(ctx, passKey{}, newPass())
 }
@@ -208,6 +211,7 @@ func passOf(ctx context.Context) *pass {
 	return newPass()
 }
 
+// accessTo is connection.accessTo. Once the identity could not be looked up, it fails for the rest of the pass without a call.
 func (p *pass) accessTo(ctx context.Context, conn *connection, made origin) (credential.Access, error) {
 	if p.unknown != nil {
 		return credential.AccessNone, p.unknown
@@ -225,13 +229,13 @@ func (p *pass) allStored(ctx context.Context, s logical.Storage) ([]storedCreden
 	p.kept = nil
 	err := eachStored(ctx, s, func(_ string, all []storedCredential) { p.kept = append(p.kept, all...) })
 	if err != nil && !isUnreadable(err) {
-		return nil, fmt.Errorf("look which credentials were saved: %w", err)
+		return nil, fmt.Errorf("check which credentials were saved: %w", err)
 	}
 	p.storedRead = true
 	return p.kept, nil
 }
 
-// Tokens lists what the connection can reach, as it was at the first call of the pass.
+// Tokens implements credential.Tokens. It returns the tokens as of the first call of the pass.
 func (p *pass) Tokens(ctx context.Context, conn credential.Conn, access credential.Access) ([]client.TokenInfo, error) {
 	if p.listings[access] == nil {
 		p.listings[access] = sync.OnceValues(func() ([]client.TokenInfo, error) {

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Command databricks-simulator runs a simulated Databricks workspace on a
-// loopback port, for trying things out where no real workspace is at hand. Its
-// sub-command whoami asks any workspace, real or simulated, whom a token belongs
-// to.
+// Command databricks-simulator runs a simulated Databricks workspace on a loopback port, for use without a real workspace. Its
+// sub-command whoami asks any workspace, real or simulated, whose a token is.
 package main
 
 import (
@@ -47,7 +45,7 @@ func main() {
 	os.Exit(status)
 }
 
-// run is the command without the process around it. It returns the exit status.
+// run executes the command and returns the exit status.
 func run(ctx context.Context, args []string, env func(string) string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("databricks-simulator", flag.ContinueOnError)
 	flags.SetOutput(stderr)
@@ -146,8 +144,7 @@ func (l *requestLog) name(id, name string) {
 	l.names[id] = name
 }
 
-// credential is what tokens and secrets look like. A path may hold one by
-// mistake, where a token id belongs.
+// credential matches tokens and secrets. A path may contain one by mistake, in place of a token id.
 var credential = regexp.MustCompile(`(dapi|dose|eyJ)[0-9A-Za-z._-]+`)
 
 func (l *requestLog) write(c simulator.Call) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Command vault-plugin-secrets-databricks is the Databricks secrets engine as an external Vault plugin. Vault starts it;
-// one process serves every mount of it. Started by hand it only says what it is and how Vault is told of it.
+// Command vault-plugin-secrets-databricks is the Databricks secrets engine as an external Vault plugin. Vault starts it; one
+// process serves every mount of it. Started manually, it only prints how to register it with Vault.
 package main
 
 import (
@@ -26,14 +26,14 @@ func main() {
 	os.Exit(run(os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
 }
 
-// run does what the arguments ask and gives the exit status: 0 when it printed what was asked for or Vault ended it, 1 when it
-// was not started by Vault or could not serve, 2 for arguments it doesn't know.
+// run executes the command and returns the exit status: 0 when it printed what was asked for or Vault ended it, 1 when it was
+// not started by Vault or could not serve, 2 for arguments it doesn't know.
 func run(args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	meta := &api.PluginAPIClientMeta{}
 	flags := meta.FlagSet()
 	flags.SetOutput(stderr)
 	flags.Usage = func() {
-		fmt.Fprintf(stderr, "%s is started by Vault. The one argument for people is -version.\n", name)
+		fmt.Fprintf(stderr, "%s is started by Vault. The only flag for manual use is -version.\n", name)
 	}
 	version := flags.Bool("version", false, "print the version and exit")
 	if err := flags.Parse(args); err != nil {
@@ -63,7 +63,7 @@ func run(args []string, getenv func(string) string, stdout, stderr io.Writer) in
 	return 0
 }
 
-// explain says what this program is and prints the commands that register it, with the checksum of the very file that runs.
+// explain prints what this program is and the commands that register it, with the checksum of the executable.
 func explain(w io.Writer) {
 	sum, file := "<sha256 of this file>", name
 	if exe, err := os.Executable(); err == nil {
@@ -72,7 +72,7 @@ func explain(w io.Writer) {
 			sum = s
 		}
 	}
-	fmt.Fprintf(w, `This is %s %s, a secrets engine that Vault runs by itself: it mints
+	fmt.Fprintf(w, `This is %s %s, a secrets engine that Vault starts: it mints
 short-lived Databricks tokens as Vault leases. Put the file into Vault's plugin_directory, then:
 
   vault plugin register -sha256=%s -command=%s secret %s

@@ -11,7 +11,7 @@ import (
 const (
 	// maxRefreshAhead is how long before its expiry a token is replaced at the earliest.
 	maxRefreshAhead = 10 * time.Minute
-	// refreshPause is how long a token that still serves is left alone after its replacement could not be had.
+	// refreshPause is how long a token that still serves is not replaced again after a failed attempt.
 	refreshPause = time.Minute
 	// maxMargin is how long before its expiry a token counts as expired at the earliest, for requests on their way and
 	// clocks that differ.
@@ -36,8 +36,8 @@ func newAccessToken(value string, asked time.Time, lifetime, margin time.Duratio
 	}
 }
 
-// tokenCache keeps one access token. However many callers wait for a token, one fetch is under way. It runs apart from all
-// of them, so that a caller who gives up takes nothing from the others, and no lock is held over it.
+// tokenCache keeps one access token. However many callers wait for a token, one fetch is under way. It runs apart from all of
+// them, so that a caller that gives up does not affect the others, and no lock is held during it.
 type tokenCache struct {
 	op    string // of its fetches, for errors
 	fetch func(context.Context) (accessToken, error)
@@ -108,7 +108,8 @@ func (c *tokenCache) launch() {
 	}()
 }
 
-// fetchSafely turns a panic into an error: nobody above this goroutine could, and it would end every mount of the process.
+// fetchSafely turns a panic into an error: nothing above this goroutine could recover, and every mount of the process would
+// crash.
 func (c *tokenCache) fetchSafely() (token accessToken, err error) {
 	defer func() {
 		if recover() != nil {

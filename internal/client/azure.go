@@ -73,7 +73,7 @@ func (g grants) azure(scopes []string) (*grant, error) {
 	return g.entra(azureDatabricks), nil
 }
 
-// azureManagement is the request for a token that proves what the identity may do with the workspace as a resource of Azure.
+// azureManagement is the request for a token that shows what the identity may do with the workspace as a resource of Azure.
 func (g grants) azureManagement(context.Context, []string) (*grant, error) {
 	cloud, _ := azureCloudOf(g.cfg.Host)
 	return g.entra(cloud.management), nil

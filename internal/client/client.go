@@ -56,8 +56,8 @@ type Client struct {
 	lastSuccess atomic.Int64 // nanoseconds since 1970, 0 for never
 }
 
-// New makes a client without reaching out to anything. It fails when the config can't work: a host that [ParseHost] did
-// not return, an unknown auth type, a missing or malformed credential, certificates that aren't PEM, numbers out of range.
+// New returns a client without making a request. It fails when the config can't work: a host that [ParseHost] did not return,
+// an unknown auth type, a missing or malformed credential, certificates that aren't PEM, numbers out of range.
 func New(cfg Config) (*Client, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -137,7 +137,7 @@ func New(cfg Config) (*Client, error) {
 	return c, nil
 }
 
-// Close closes idle connections. Calls under way go on, and later ones still work.
+// Close closes idle connections. Calls in flight continue, and later ones still work.
 func (c *Client) Close() { c.transport.base.CloseIdleConnections() }
 
 // LastSuccess returns when Databricks last accepted a call with our credential, the zero time for never.
@@ -239,8 +239,8 @@ func (nothing) Name() string { return "nothing" }
 // Configure leaves the config as it is.
 func (nothing) Configure(*sdkconfig.Config) error { return nil }
 
-// unsigned is a credentials strategy that signs nothing: the transport does, since it may have to use another token for
-// the next attempt. The SDK never gets to see a credential.
+// unsigned is a credentials strategy that signs nothing: the transport does, since it may have to use another token for the
+// next attempt. The SDK never sees a credential.
 type unsigned struct{ name string }
 
 // Name returns the auth type.

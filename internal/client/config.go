@@ -59,7 +59,7 @@ type Config struct {
 	AzureClientSecret        Secret
 	AzureWorkspaceResourceID string // "/subscriptions/…/workspaces/…", or empty
 
-	// SubjectToken is for AuthOIDC: it returns the JSON web token to exchange, and is asked at each exchange. ClientID may be
+	// SubjectToken is for AuthOIDC: it returns the JSON web token to exchange, and is called at each exchange. ClientID may be
 	// empty then, for a federation policy of the whole account.
 	SubjectToken func(ctx context.Context) (Secret, error)
 }

@@ -14,12 +14,12 @@ type Counters struct {
 	ops map[string]*opTotals
 }
 
-// OpCounts is what was counted for one operation since its [Counters] came to be.
+// OpCounts is what was counted for one operation since its [Counters] was created.
 type OpCounts struct {
 	Calls     int64         // calls asked for, failed ones included
 	Errors    int64         // calls that failed in the end
 	Retries   int64         // attempts beyond the first of each call
-	Throttled int64         // answers that told us to slow down
+	Throttled int64         // answers that asked to slow down
 	Mean      time.Duration // mean latency of a call, retries and waits included
 	Max       time.Duration // longest latency of a call, retries and waits included
 }

@@ -26,13 +26,13 @@ const (
 	Unauthenticated
 	// PermissionDenied is something that our own identity may not do.
 	PermissionDenied
-	// Throttled is a request for slowing down that outlasted the call's retries or its budget.
+	// Throttled means that Databricks still asked to slow down after the call's retries or its budget.
 	Throttled
-	// Unavailable is a Databricks that can't be reached, fails, or gives an answer that can't be read.
+	// Unavailable means that Databricks can't be reached, fails, or gives an answer that can't be read.
 	Unavailable
-	// Timeout is an answer that did not come in time.
+	// Timeout means that no answer came in time.
 	Timeout
-	// Canceled is a caller that gave up.
+	// Canceled means that the caller gave up.
 	Canceled
 )
 
@@ -87,7 +87,7 @@ func (k Kind) phrase() string {
 // Error is what every method of [Client] fails with. Nothing in it holds a secret.
 type Error struct {
 	// Op is the operation, such as "token/create". It is "oidc/token", "oidc/exchange" or "entra/token" when a call failed
-	// for want of an access token.
+	// because no access token could be fetched.
 	Op string
 	// Kind says what the failure means.
 	Kind Kind
@@ -99,7 +99,7 @@ type Error struct {
 	Message string
 	// RequestID is Databricks' id of the request, "" when unknown.
 	RequestID string
-	// RetryAfter is how long Databricks wants to be left alone, 0 when it did not say.
+	// RetryAfter is how long Databricks asks to wait before the next request, 0 when it did not say.
 	RetryAfter time.Duration
 	// Unprocessed is true when the request certainly had no effect: it was never sent, or definitely refused. When false,
 	// it may have had one.
@@ -198,7 +198,7 @@ func unreadable(op string, status int, reason, hint string) *Error {
 	return &Error{Op: op, Kind: Unavailable, Status: status, Message: reason, what: "the answer of Databricks can't be read", hint: hint}
 }
 
-// ended makes the error of a call whose context ended. sent tells whether a request can have reached Databricks.
+// ended makes the error of a call whose context ended. sent reports whether a request can have reached Databricks.
 func ended(op string, cause error, sent bool) *Error {
 	e := &Error{Op: op, Kind: Canceled, Unprocessed: !sent, cause: context.Canceled}
 	if errors.Is(cause, context.DeadlineExceeded) {

@@ -24,8 +24,8 @@ type Identity struct {
 
 var uuid = regexp.MustCompile(`^(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
-// Me returns the identity of the connection, and so proves host and credential (Databricks REST reference, Current User
-// API, me). An account has no such API; there, the service principal is looked up by its application id.
+// Me returns the identity of the connection, and so verifies host and credential (Databricks REST reference, Current User API,
+// me). An account has no such API; there, the service principal is looked up by its application id.
 func (c *Client) Me(ctx context.Context) (*Identity, error) {
 	if c.account {
 		return c.meOnAccount(ctx)
@@ -62,7 +62,7 @@ func (c *Client) meOnAccount(ctx context.Context) (*Identity, error) {
 	own, err := c.FindServicePrincipal(ctx, c.ownID)
 	var failure *Error
 	if errors.As(err, &failure) && failure.Kind == NotFound {
-		// As NotFound, it would look like the absence of what somebody asked for.
+		// As NotFound, it would be mistaken for the absence of what the caller asked for.
 		unknown := *failure
 		unknown.Kind, unknown.what = Refused, "the account does not know the identity of this connection"
 		unknown.hint = "check account_id, and that the service principal belongs to the account"

@@ -129,7 +129,7 @@ func (c *Client) secretsPath(servicePrincipalID string) string {
 	return c.spBase + servicePrincipalID + "/credentials/secrets"
 }
 
-// oauthSecret makes a secret of what an answer says. It fails when the answer lacks the id, or has times that are none.
+// oauthSecret converts the secret of an answer. It fails when the answer lacks the id, or has malformed times.
 func oauthSecret(id, created, expires, status string) (*OAuthSecret, error) {
 	if id == "" {
 		return nil, errIncomplete

@@ -12,8 +12,8 @@ import (
 // redacted stands in for whatever must not be shown.
 const redacted = "[redacted]"
 
-// Secret is a text that redacts itself wherever it is printed, logged or encoded. Only [Secret.Reveal] gives it away.
-// An empty secret shows as an empty text, so that presence can be told from absence.
+// Secret is a string that redacts itself wherever it is printed, logged or encoded. Only [Secret.Reveal] returns it. An empty
+// secret is shown as an empty string, so that presence can be distinguished from absence.
 type Secret string
 
 var (
@@ -23,7 +23,7 @@ var (
 	_ encoding.TextMarshaler = Secret("")
 )
 
-// Reveal returns the text itself.
+// Reveal returns the secret itself.
 func (s Secret) Reveal() string { return string(s) }
 
 // String returns "[redacted]", or "" for an empty secret.

@@ -49,7 +49,7 @@ type Scope struct {
 	BackendType        string // BackendDatabricks or BackendAzureKeyVault
 	KeyvaultResourceID string
 	KeyvaultDNSName    string
-	KeyvaultTenantID   string // only sent; Databricks never tells it
+	KeyvaultTenantID   string // only sent; Databricks never returns it
 }
 
 // SecretInfo is what Databricks lists of a secret.

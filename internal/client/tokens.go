@@ -11,7 +11,7 @@ import (
 	"github.com/databricks/databricks-sdk-go/service/settings"
 )
 
-// TokenInfo is what Databricks tells about a personal access token, never its value.
+// TokenInfo is what Databricks reports about a personal access token, never its value.
 type TokenInfo struct {
 	TokenID      string
 	Comment      string

@@ -24,8 +24,8 @@ const (
 	backoffCap  = 5 * time.Second
 )
 
-// call is one call of the package's methods. It travels to the transport in the request's context, since the HTTP method
-// tells neither what is being done nor whether it may be repeated: Databricks' deletes are POSTs.
+// call is one call of the package's methods. It travels to the transport in the request's context, since the HTTP method shows
+// neither what is being done nor whether it may be repeated: Databricks' deletes are POSTs.
 type call struct {
 	op      string
 	creates bool     // makes something, so a second attempt might make a second one
@@ -37,7 +37,7 @@ type call struct {
 
 	trips     int         // how often the SDK asked for the request, which must be once
 	attempts  int         // requests sent, or tried to be
-	throttled int         // answers that told us to slow down
+	throttled int         // answers that asked to slow down
 	doubt     bool        // an earlier attempt may have had an effect
 	retried   bool        // an earlier attempt was answered with 429 or 503
 	status    int         // of the successful answer, 0 without one
@@ -110,7 +110,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}, nil
 }
 
-// settle sends the request as often as it takes and is allowed.
+// settle sends the request, and repeats it as far as that is needed and allowed.
 func (t *transport) settle(req *http.Request, body []byte, ca *call) (*reply, *Error) {
 	ctx := req.Context()
 	allowed, hold := t.origin, &t.gate
@@ -186,7 +186,7 @@ func (t *transport) delay(retry int, failure *Error) time.Duration {
 	return backoff
 }
 
-// signature is what proves to Databricks who sends a request. Its parts are empty where they are not sent.
+// signature authenticates a request to Databricks. Its parts are empty where they are not sent.
 type signature struct {
 	bearer     string
 	management string // for a service principal of Azure that has yet to enter the workspace
@@ -248,7 +248,7 @@ func (t *transport) attempt(ctx context.Context, req *http.Request, body []byte,
 	if len(body) > 0 {
 		out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 		if !ca.creates {
-			// net/http may repeat a request by itself, in HTTP/2 even after it was processed, but only with this.
+			// net/http may repeat a request automatically, in HTTP/2 even after it was processed, but only with this.
 			out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
 		}
 	}
@@ -297,7 +297,7 @@ func (t *transport) exchange(req *http.Request) (*reply, error) {
 	return &reply{status: resp.StatusCode, header: resp.Header, body: body}, nil
 }
 
-// lost judges an attempt without an answer. sent tells whether Databricks can have received the request.
+// lost judges an attempt without an answer. sent reports whether Databricks can have received the request.
 func (t *transport) lost(ctx, attemptCtx context.Context, ca *call, err error, sent bool) *Error {
 	if cause := ctx.Err(); cause != nil {
 		return ended(ca.op, cause, sent)

@@ -38,7 +38,7 @@ type reply struct {
 	body   []byte
 }
 
-// transientStatus are the statuses of a server that may do better the next time.
+// transientStatus has the statuses after which a retry may succeed.
 var transientStatus = map[int]bool{
 	http.StatusInternalServerError: true,
 	http.StatusBadGateway:          true,
@@ -46,8 +46,8 @@ var transientStatus = map[int]bool{
 	http.StatusGatewayTimeout:      true,
 }
 
-// judge returns the error that an answer means, nil when it is a success that can be read. Texts in the error are as
-// Databricks sent them: whoever calls must clean them.
+// judge returns the error that an answer means, nil when it is a success that can be read. Texts in the error are as Databricks
+// sent them: the caller must clean them.
 func judge(ca *call, req *http.Request, r *reply) *Error {
 	var e *Error
 	switch {
@@ -231,8 +231,8 @@ func kindOfStatus(r *reply, numeric bool, text string) Kind {
 	}
 }
 
-// parseEnvelope reads what the SDK knows of error envelopes. numeric tells whether the error_code was a number, which
-// counts as absent; enveloped tells whether the body was a JSON object at all.
+// parseEnvelope reads what the SDK knows of error envelopes. numeric reports whether the error_code was a number, which
+// counts as absent; enveloped reports whether the body was a JSON object at all.
 func parseEnvelope(req *http.Request, r *reply) (e *Error, numeric, enveloped bool) {
 	body := bytes.TrimSpace(r.body)
 	if len(body) == 0 || len(body) > maxErrorBody {

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package credential has the types of Databricks credential that the engine mints: how each is created, found again and revoked.
+// Package credential has the types of Databricks credential that the engine mints: how each is created, identified and revoked.
 //
-// It takes values and returns values. It knows the Databricks client and the field schemas of Vault's SDK, and nothing of paths,
-// roles, leases, storage or the write-ahead log. A new type is a file here and a line in Types.
+// It takes and returns values. It depends on the Databricks client and on the field schemas of Vault's SDK, but not on paths,
+// roles, leases, storage or the write-ahead log. A new type is a file here and a line in Types. Types keep no state, so all
+// functions are safe for concurrent use.
 package credential
 
 import (
@@ -22,23 +23,24 @@ import (
 
 // Type is one kind of Databricks credential.
 type Type interface {
-	// Traits returns what the rest of the engine has to know of the type. It is shared and must not be changed.
+	// Traits returns what the rest of the engine has to know about the type. It is shared and must not be modified.
 	Traits() *Traits
 
-	// Fits refuses what can't work over the connection, with a *FieldError.
+	// Fits returns a *FieldError if the connection can't create such credentials.
 	Fits(conn Conn, spec Spec) error
 
-	// Mint creates one credential with one upstream create that carries the request's nonce. An error for which NotApplied is true
-	// says that nothing was left behind; after any other, there may be something with the nonce.
+	// Mint creates one credential, whose create request carries the request's nonce. After an error for which NotApplied is
+	// true, nothing is left at Databricks; after any other, there may be something with the nonce.
 	Mint(ctx context.Context, conn Conn, r Request) (*Credential, error)
 
-	// Undo removes every bearer of the nonce but the one to keep, and returns the ids of what it removed.
+	// Undo removes every object with the nonce except the one to keep. It returns the ids of what it removed, also with an
+	// error, and ErrAmbiguous if it can't identify the object. It can be repeated.
 	Undo(ctx context.Context, conn Conn, access Access, tokens Tokens, lost Lost) (removed []string, err error)
 
 	// Revoke ends the credential at Databricks. It succeeds if the credential is gone already.
 	Revoke(ctx context.Context, conn Conn, access Access, ref Ref) error
 
-	// Warnings returns what the author of a role should know of its credentials. The identity may be nil, when it isn't known.
+	// Warnings returns what the author of a role should know about its credentials. identity is nil if it isn't known.
 	Warnings(identity *client.Identity, spec Spec) []string
 }
 
@@ -61,7 +63,7 @@ func Lookup(name string) Type {
 	return Types[i]
 }
 
-// Names returns the names of the types for which where is true, of all where it is nil.
+// Names returns the names of the types for which where is true, or of all types if where is nil.
 func Names(where func(*Traits) bool) []string {
 	var names []string
 	for _, kind := range Types {
@@ -72,16 +74,16 @@ func Names(where func(*Traits) bool) []string {
 	return names
 }
 
-// Static is true of the types that a static role can have.
+// Static reports whether a static role can have the type.
 func Static(t *Traits) bool { return t.Static }
 
-// Conn is a connection to Databricks, as far as credential types need one.
+// Conn is what credential types need of a connection to Databricks. It must be safe for concurrent use.
 type Conn interface {
 	Client() *client.Client
 	Host() string     // origin of the workspace or the account console
 	AuthType() string // one of client.Auth…
 
-	// GroupIDs returns the ids of the groups with the display names. It may remember them, until ForgetGroups.
+	// GroupIDs returns the ids of the groups with the display names. It may cache them until ForgetGroups.
 	GroupIDs(ctx context.Context, names []string) ([]string, error)
 	ForgetGroups()
 }
@@ -98,12 +100,13 @@ const (
 	AccessNone
 )
 
-// Tokens lists the personal access tokens that the connection can see with the access. It may do so once for many Undo calls.
+// Tokens lists the personal access tokens that the connection can see with the access. It may return the same list to many Undo
+// calls.
 type Tokens interface {
 	Tokens(ctx context.Context, conn Conn, access Access) ([]client.TokenInfo, error)
 }
 
-// Need is whether a role must, may or can't name something.
+// Need says whether a role must, may or can't set a field.
 type Need int
 
 const (
@@ -112,13 +115,13 @@ const (
 	Required
 )
 
-// Traits are what a role of a type may have, and what such a credential is like.
+// Traits describe a type: which fields its roles can have, and how its credentials behave.
 type Traits struct {
-	Name    string // by which roles name the type
+	Name    string // the credential_type of roles
 	Summary string // what it is, for help
 
 	Principal   Need // service_principal_id and application_id
-	Comment     bool // it bears a comment
+	Comment     bool // it has a comment
 	Groups      bool // and entitlements
 	DisplayName bool
 	Workspace   bool // can't be minted on an account mount
@@ -127,28 +130,28 @@ type Traits struct {
 	EndsByItself bool // can neither be revoked nor renewed
 	Lasting      bool // has no expiry at Databricks
 
-	// Textless is set where it bears no text, so that one for a named service principal is told from others by its lifetime.
+	// Textless is set if it can't carry text, so that one for a named service principal is identified by its lifetime.
 	Textless bool
 
-	// Lifetime is how long what Mint creates is to live where the terms of the lease have no bearing on that; else 0.
+	// Lifetime is that of what Mint creates, if it does not depend on the terms of the lease; else 0.
 	Lifetime time.Duration
 
 	// Slots is how many mints for one service principal may be in flight at once, and Limit how many such credentials a service
 	// principal can have; 0 for any number.
 	Slots, Limit int
 
-	LeaseWarning string // what the author of a role should know of its leases; empty for nothing
+	LeaseWarning string // what the author of a role should know about its leases; empty for nothing
 
-	answer map[string]*framework.FieldSchema // what answers show of it besides the fields of all types
+	answer map[string]*framework.FieldSchema // the response fields that it has besides those of all types
 }
 
-// described gives a type its traits. Types names them, so that they are initialised before it.
+// described implements Traits. Types refers to the traits of each type, so that Go initializes them first.
 type described struct{ is *Traits }
 
 // Traits implements Type.
 func (d described) Traits() *Traits { return d.is }
 
-// Spec is what a role says of its credentials.
+// Spec has a role's settings for its credentials.
 type Spec struct {
 	ServicePrincipalID, ApplicationID string   // both or none
 	Scopes                            []string // API scopes; empty leaves them to Databricks
@@ -162,44 +165,44 @@ func (s Spec) Named() bool { return s.ServicePrincipalID != "" || s.ApplicationI
 type Request struct {
 	Spec
 	Mark     marker.Mark
-	Text     string        // what the comment or display name says before the mark
+	Text     string        // the comment or display name before the mark
 	Lifetime time.Duration // at Databricks, whole seconds
 }
 
 // Credential is a new credential.
 type Credential struct {
-	ID                 string         // what Revoke goes by
-	ServicePrincipalID string         // whose it is, where Revoke needs that
+	ID                 string         // identifies it for Revoke
+	ServicePrincipalID string         // its owner, if Revoke needs that
 	Lifetime           time.Duration  // as granted by Databricks; 0 or less means that it never ends
-	Expires            time.Time      // by Databricks' clock; zero where that isn't told
-	Duplicate          bool           // something else with the nonce may exist, as after a repeated create
+	Expires            time.Time      // by Databricks' clock; zero if that isn't reported
+	Duplicate          bool           // another object with the nonce may exist, as after a repeated create
 	Keep               string         // the id that Undo must keep then; ID when empty
-	Data               map[string]any // the fields of the answer that are the type's own, secret included
+	Data               map[string]any // the response fields of the type, including the secret
 	Secret             string         // which field of Data is the secret
 }
 
 // SecretPart returns the field of Data that is the secret.
 func (c *Credential) SecretPart() client.Secret { return client.Secret(c.Data[c.Secret].(string)) }
 
-// Ref is what it takes to revoke a credential.
+// Ref identifies a credential for Revoke.
 type Ref struct {
 	ID                 string
-	ServicePrincipalID string // whose secret it is; empty for other types
+	ServicePrincipalID string // owner of an OAuth secret; empty for other types
 }
 
 // Lost is a credential whose creation may not have been completed.
 type Lost struct {
 	Nonce  string
-	Keep   string          // id of the bearer of the nonce that a lease or a storage entry holds; empty for none
+	Keep   string          // id of the object with the nonce that a lease or a storage entry holds; empty for none
 	Spared map[string]bool // ids that must not be touched, since storage entries hold them
 
-	// A credential that bears no nonce is found by its service principal, its lifetime (0 where others have the same, so that it can't
-	// be found), and the time of its creation.
+	// A credential that can't carry a nonce is identified by its service principal, its lifetime (0 if others have the same, so
+	// that it can't be identified) and the time of its creation.
 	ServicePrincipalID string
 	Lifetime           time.Duration
 	Earliest, Latest   time.Time
 
-	Expires time.Time // when it has ended by itself
+	Expires time.Time // when it has expired
 }
 
 // Field returns the schema of the field that names one of the types.
@@ -214,7 +217,7 @@ func Field(names []string) *framework.FieldSchema {
 	return field
 }
 
-// AnswerFields returns the schemas of Credential.Data for the types. They may be changed.
+// AnswerFields returns the schemas of Credential.Data for the types. The caller may modify them.
 func AnswerFields(names []string) map[string]*framework.FieldSchema {
 	fields, of := make(map[string]*framework.FieldSchema), make(map[string][]string)
 	for _, name := range names {
@@ -264,7 +267,7 @@ func secretField(description string) *framework.FieldSchema {
 	return &framework.FieldSchema{Type: framework.TypeString, Description: description, DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}}
 }
 
-// Life returns how long a credential lives, by Databricks' clock where that is told; 0 for one that never ends.
+// Life returns the lifetime of a credential, by Databricks' clock if created is known; 0 for one that never ends.
 func Life(created, expires time.Time) time.Duration {
 	switch {
 	case expires.IsZero():
@@ -276,13 +279,13 @@ func Life(created, expires time.Time) time.Duration {
 	}
 }
 
-// FieldError is a mistake in a request: it names the field of the role and says what would be right.
+// FieldError is an invalid field of a role. Reason says what to use instead.
 type FieldError struct{ Field, Reason string }
 
 func (e *FieldError) Error() string { return e.Field + ": " + e.Reason }
 
-// partialError is the failure of a credential that takes several steps. Clean says that nothing is left of the steps before; what
-// the failed step had for an effect doesn't tell.
+// partialError is the failure of a credential that takes several steps. clean says whether everything that the steps created is
+// gone; the error of the failed step alone can't say that.
 type partialError struct {
 	error
 	clean bool
@@ -300,7 +303,7 @@ func NotApplied(err error) bool {
 	return errors.As(err, &remote) && remote.Unprocessed
 }
 
-// ExplainPrincipal adds to a refusal about a service principal what to do about it. The nil error stays nil.
+// ExplainPrincipal adds advice to an error about a service principal. A nil error stays nil.
 func ExplainPrincipal(err error, principalID string) error {
 	switch {
 	case client.IsGone(err):
@@ -312,7 +315,7 @@ func ExplainPrincipal(err error, principalID string) error {
 	}
 }
 
-// adminWarnings tells of what acts as the engine's own identity.
+// adminWarnings returns the warning for credentials that act as the engine's own identity, if that is an admin.
 func adminWarnings(identity *client.Identity) []string {
 	if identity == nil || !identity.Admin {
 		return nil
@@ -321,6 +324,7 @@ func adminWarnings(identity *client.Identity) []string {
 		identity.UserName, OBOToken, OAuthSecret, OAuthToken, ServicePrincipal)}
 }
 
+// scopeWarnings warns of API scopes with which a credential can escape the limits of its lease.
 func scopeWarnings(spec Spec) []string {
 	for _, scope := range spec.Scopes {
 		if scope == "authentication" {

@@ -20,9 +20,9 @@ const OAuthSecret = "oauth_secret"
 // OAuth").
 const MaxOAuthSecrets = 5
 
-// oauthSecretCredential is an OAuth secret of an existing service principal. It carries no text, so the second-exact
-// lifetime and the moment of its creation are its nonce: no two creates for one service principal that could be confused
-// ask for the same lifetime.
+// oauthSecretCredential is an OAuth secret of an existing service principal. It can't carry text, so its lifetime, exact to the
+// second, and its creation time serve as its nonce: creates for one service principal that could be confused request different
+// lifetimes.
 type oauthSecretCredential struct{ described }
 
 var _ Type = oauthSecretCredential{}
@@ -35,7 +35,7 @@ var oauthSecretTraits = Traits{
 	answer:       oauthSecretAnswer,
 }
 
-// oauthSecretAnswer is what answers show of an OAuth secret.
+// oauthSecretAnswer has the response fields of an OAuth secret.
 var oauthSecretAnswer = map[string]*framework.FieldSchema{
 	fieldClientID:     textField("Client id, which is the application id."),
 	fieldClientSecret: secretField("The OAuth secret."),
@@ -65,7 +65,7 @@ func (oauthSecretCredential) Warnings(_ *client.Identity, spec Spec) []string {
 	return scopeWarnings(spec)
 }
 
-// mintedSecret is a new OAuth secret as an answer shows it.
+// mintedSecret returns a new OAuth secret as a Credential.
 func mintedSecret(secret *client.OAuthSecret, principalID, applicationID string, scopes []string) *Credential {
 	m := &Credential{ID: secret.ID, ServicePrincipalID: principalID, Duplicate: secret.Retried, Secret: fieldClientSecret, Data: map[string]any{
 		fieldClientID:     applicationID,
@@ -88,8 +88,8 @@ func deleteOAuthSecret(ctx context.Context, conn Conn, principalID, id string) e
 // ErrAmbiguous means that what was left behind can't be told from what a lease holds. A retry doesn't change that.
 var ErrAmbiguous = errors.New("so none is touched")
 
-// undoOAuthSecret removes the secret whose creation was not completed, if exactly one fits. Where several fit, none is
-// touched: one may belong to a lease, and the short lifetime ends the other.
+// undoOAuthSecret removes the secret whose creation was not completed, if exactly one fits. If several fit, none is touched:
+// one may belong to a lease, and the other expires anyway.
 func undoOAuthSecret(ctx context.Context, conn Conn, lost Lost) (removed []string, err error) {
 	if lost.Lifetime == 0 {
 		return nil, fmt.Errorf("more OAuth secrets of service principal %s were asked for at once than can be told apart, %w; if one was left, it ends by itself by %s", lost.ServicePrincipalID, ErrAmbiguous, rfc3339(lost.Expires))
@@ -131,6 +131,6 @@ func explainSecretQuota(ctx context.Context, conn Conn, principalID string, err 
 	if listErr != nil || len(secrets) < MaxOAuthSecrets {
 		return ExplainPrincipal(err, principalID)
 	}
-	return fmt.Errorf("a service principal can have %d OAuth secrets, and %s has %d; revoke a lease of it (vault lease revoke -prefix …), delete a secret made by hand, or use a role of credential_type %s or %s: %w",
+	return fmt.Errorf("a service principal can have %d OAuth secrets, and %s has %d; revoke a lease of it (vault lease revoke -prefix …), delete an operator-created secret, or use a role of credential_type %s or %s: %w",
 		MaxOAuthSecrets, principalID, len(secrets), OAuthToken, ServicePrincipal, err)
 }

@@ -17,11 +17,11 @@ import (
 const OAuthToken = "oauth_token"
 
 const (
-	// stepSecretLife is how long the secret lives at most through which an access token of a named service principal is
-	// made. It is deleted at once; this is for when that fails.
+	// stepSecretLife is the lifetime of the temporary OAuth secret with which an access token of a named service principal is
+	// made. The secret is deleted immediately after; its lifetime is for when that fails.
 	stepSecretLife = 2 * time.Minute
 
-	// stepSecretBudget is how long its deletion may take.
+	// stepSecretBudget limits its deletion.
 	stepSecretBudget = 15 * time.Second
 
 	// stepSecretSlots is how many of them a mount has at most for one service principal, which can have MaxOAuthSecrets in
@@ -29,8 +29,8 @@ const (
 	stepSecretSlots = 2
 )
 
-// oauthTokenCredential is an OAuth access token, of the engine's own identity or of a named service principal. Databricks
-// can't revoke one: it ends by itself after an hour.
+// oauthTokenCredential is an OAuth access token, of the engine's own identity or of a named service principal. Databricks can't
+// revoke one: it expires after an hour.
 type oauthTokenCredential struct{ described }
 
 var _ Type = oauthTokenCredential{}
@@ -75,7 +75,7 @@ func (oauthTokenCredential) Mint(ctx context.Context, conn Conn, r Request) (*Cr
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), stepSecretBudget)
 	defer cancel()
 	deleteErr := deleteOAuthSecret(last, conn, r.ServicePrincipalID, secret.ID)
-	// A secret that is still there, or a duplicate of it, is the rollback's.
+	// A secret that could not be deleted, or a duplicate of it, is left to the rollback.
 	left := deleteErr != nil || secret.Retried
 	if err != nil {
 		err = fmt.Errorf("make an access token of service principal %s: %w", r.ApplicationID, err)
@@ -84,7 +84,8 @@ func (oauthTokenCredential) Mint(ctx context.Context, conn Conn, r Request) (*Cr
 	return mintedAccessToken(token, left), nil
 }
 
-// mintedAccessToken is a new access token. No rollback has one to keep.
+// mintedAccessToken returns a new access token as a Credential. Its ID matches nothing at Databricks: a rollback has no token
+// to keep.
 func mintedAccessToken(token *client.AccessToken, duplicate bool) *Credential {
 	return &Credential{
 		ID: "none", Lifetime: token.Lifetime, Duplicate: duplicate, Secret: fieldAccessToken,
@@ -103,11 +104,11 @@ func (oauthTokenCredential) Undo(ctx context.Context, conn Conn, _ Access, _ Tok
 	return undoOAuthSecret(ctx, conn, lost)
 }
 
-// Revoke does nothing: Databricks has no way to end an access token.
+// Revoke does nothing: Databricks can't revoke an access token.
 func (oauthTokenCredential) Revoke(context.Context, Conn, Access, Ref) error { return nil }
 
 func (oauthTokenCredential) Warnings(identity *client.Identity, spec Spec) []string {
-	all := []string{"Databricks can't revoke access tokens: one lives for its hour, whatever becomes of its lease, which can't be renewed either."}
+	all := []string{"Databricks can't revoke access tokens: one lives for its hour, even if its lease is revoked, and the lease can't be renewed either."}
 	if !spec.Named() {
 		all = append(all, adminWarnings(identity)...)
 	}

@@ -48,6 +48,7 @@ func (oboCredential) Mint(ctx context.Context, conn Conn, r Request) (*Credentia
 	return mintedToken(created), nil
 }
 
+// Undo always uses AccessAdmin: the token belongs to the service principal, so the engine's own token list does not have it.
 func (oboCredential) Undo(ctx context.Context, conn Conn, _ Access, tokens Tokens, lost Lost) ([]string, error) {
 	return undoTokens(ctx, conn, AccessAdmin, tokens, lost)
 }
@@ -60,7 +61,7 @@ func (oboCredential) Warnings(_ *client.Identity, spec Spec) []string {
 	return scopeWarnings(spec)
 }
 
-// explainOBO says which precondition of an on-behalf-of token is missing, and what to do about it.
+// explainOBO adds to an error which precondition of an on-behalf-of token is missing, and advice.
 func explainOBO(ctx context.Context, conn Conn, r Request, err error) error {
 	text := strings.ToLower(err.Error())
 	switch {

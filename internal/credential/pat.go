@@ -67,7 +67,7 @@ func (patCredential) Warnings(identity *client.Identity, spec Spec) []string {
 	return append(adminWarnings(identity), scopeWarnings(spec)...)
 }
 
-// tokenAnswer is what answers show of a personal access token.
+// tokenAnswer has the response fields of a personal access token.
 var tokenAnswer = map[string]*framework.FieldSchema{
 	fieldTokenValue:   secretField("The token."),
 	fieldTokenID:      textField("Id of the token, by which it can be found at Databricks."),
@@ -85,7 +85,7 @@ func mintedToken(created *client.CreatedToken) *Credential {
 	return token
 }
 
-// undoTokens removes the tokens that bear the nonce, but for the one to keep.
+// undoTokens removes the tokens with the nonce, except the one to keep.
 func undoTokens(ctx context.Context, conn Conn, access Access, tokens Tokens, lost Lost) (removed []string, err error) {
 	all, err := tokens.Tokens(ctx, conn, access)
 	if err != nil {
@@ -115,7 +115,7 @@ func DeleteToken(ctx context.Context, conn Conn, access Access, id string) error
 	return nil
 }
 
-// tokenQuota adds to a quota error what the limit is, how much of it is used, and the way out.
+// tokenQuota adds the limit, how much of it is used, and advice to a quota error.
 func tokenQuota(whose, count string, err error) error {
 	return fmt.Errorf("a user can have %d live tokens in a workspace, and for %s %s; revoke leases that are no longer needed (vault lease revoke -prefix …), shorten ttl and max_ttl of the roles, or use roles of credential_type %s or %s: %w",
 		maxTokens, whose, count, OAuthToken, ServicePrincipal, err)
@@ -131,7 +131,7 @@ func countTokens(tokens []client.TokenInfo, mountID string) string {
 	return fmt.Sprintf("%d, of which this mount made %d", len(tokens), ours)
 }
 
-// TokenData returns a token as answers show it, without its value.
+// TokenData returns a token as the fields of a response, without its value.
 func TokenData(token *client.TokenInfo) map[string]any {
 	return map[string]any{
 		fieldTokenID:      token.TokenID,
@@ -148,7 +148,7 @@ func TokenID(token client.Secret) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// rfc3339 is the form of every time in an answer: RFC 3339, UTC; empty for the zero time.
+// rfc3339 formats a time for a response: RFC 3339 in UTC, empty for the zero time.
 func rfc3339(t time.Time) string {
 	if t.IsZero() {
 		return ""

@@ -18,8 +18,8 @@ import (
 // ServicePrincipal is the name of the type of service principals that live as long as their lease.
 const ServicePrincipal = "service_principal"
 
-// servicePrincipalCredential is a service principal of the lease's own, in the role's groups, with an OAuth secret. Its nonce
-// is in its display name. It has no expiry at Databricks; its secret has.
+// servicePrincipalCredential is a service principal for one lease only, in the role's groups, with an OAuth secret. Its nonce
+// is in its display name. It has no expiry at Databricks, but its secret does.
 type servicePrincipalCredential struct{ described }
 
 var _ Type = servicePrincipalCredential{}
@@ -60,6 +60,7 @@ func (servicePrincipalCredential) Mint(ctx context.Context, conn Conn, r Request
 	if err != nil {
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteBudget)
 		defer cancel()
+		// A secret that may have been created must be deleted, too.
 		remove := deletePrincipal
 		if !NotApplied(err) {
 			remove = DeletePrincipal
@@ -69,7 +70,8 @@ func (servicePrincipalCredential) Mint(ctx context.Context, conn Conn, r Request
 		return nil, &partialError{errors.Join(err, undoErr), undoErr == nil && !retried}
 	}
 	m := mintedSecret(secret, principal.ID, principal.ApplicationID, r.Scopes)
-	// A duplicate of the secret goes with the service principal; a duplicate of the service principal is what the rollback looks for.
+	// A duplicate of the secret is deleted with the service principal. The rollback looks for a duplicate of the service
+	// principal.
 	m.Duplicate, m.Keep = retried, principal.ID
 	m.Data[fieldApplicationID] = principal.ApplicationID
 	m.Data[fieldServicePrincipalID] = principal.ID
@@ -94,7 +96,7 @@ func (servicePrincipalCredential) Undo(ctx context.Context, conn Conn, _ Access,
 	return removed, nil
 }
 
-// Revoke deletes the secret first: that ends what the consumer can do even where the service principal stays.
+// Revoke deletes the secret first: without it the consumer can't authenticate, even if the service principal can't be deleted.
 func (servicePrincipalCredential) Revoke(ctx context.Context, conn Conn, _ Access, ref Ref) error {
 	if err := deleteOAuthSecret(ctx, conn, ref.ServicePrincipalID, ref.ID); err != nil {
 		return err
@@ -102,8 +104,9 @@ func (servicePrincipalCredential) Revoke(ctx context.Context, conn Conn, _ Acces
 	return deletePrincipal(ctx, conn, ref.ServicePrincipalID)
 }
 
-// DeletePrincipal deletes a service principal whose secrets aren't known, and those first: a workspace of an account may keep
-// the service principal, and them with it. Where they may not be seen, none can have been made.
+// DeletePrincipal deletes a service principal, and first its secrets, whose ids aren't known: deleted in a workspace, it may
+// stay in the account, with its secrets. If the engine may not list them, it can't have created any. A service principal that
+// no longer exists is not an error.
 func DeletePrincipal(ctx context.Context, conn Conn, id string) error {
 	secrets, err := conn.Client().ListOAuthSecrets(ctx, id)
 	if err != nil && !client.IsGone(err) && !client.IsKind(err, client.PermissionDenied) {
@@ -117,7 +120,7 @@ func DeletePrincipal(ctx context.Context, conn Conn, id string) error {
 	return deletePrincipal(ctx, conn, id)
 }
 
-// deletePrincipal succeeds when the service principal is gone already.
+// deletePrincipal succeeds if the service principal no longer exists.
 func deletePrincipal(ctx context.Context, conn Conn, id string) error {
 	if err := conn.Client().DeleteServicePrincipal(ctx, id); err != nil && !client.IsGone(err) {
 		return err
@@ -129,7 +132,7 @@ func (servicePrincipalCredential) Warnings(_ *client.Identity, spec Spec) []stri
 	return scopeWarnings(spec)
 }
 
-// explainNewPrincipal adds to the refusal of a new service principal what to do about it.
+// explainNewPrincipal adds advice to an error of creating a service principal.
 func explainNewPrincipal(err error) error {
 	switch {
 	case client.IsKind(err, client.QuotaExceeded):

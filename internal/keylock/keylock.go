@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: MPL-2.0
 
-// Package keylock locks by key, and a wait for a lock ends with its context.
+// Package keylock has locks by key. Waiting for a lock ends with a context.
 //
-// A lock may be held over calls to a remote service that knows no compare-and-set: it holds up only those who want the same
-// key, and they can give up. A process that dies takes its locks with it, so nothing that must survive a crash may depend
-// on one.
+// A lock may be held during calls to a remote service without compare-and-set: it blocks only callers that need the same key,
+// and these can give up. Locks end with the process, so nothing that must survive a crash may depend on one.
 package keylock
 
 import (
@@ -12,20 +11,20 @@ import (
 	"sync"
 )
 
-// Map is a set of locks, one for each key. The zero value is ready for use, and a key costs memory only while somebody
-// holds its lock or waits for it. A Map must not be copied after first use.
+// Map is a set of locks, one for each key. The zero value is ready to use. A key uses memory only while its lock is held or
+// waited for. A Map is safe for concurrent use and must not be copied after first use.
 type Map struct {
 	mu    sync.Mutex
 	locks map[string]*lock
 }
 
 type lock struct {
-	free chan struct{} // holds one element when nobody has the lock
+	free chan struct{} // holds one element while the lock is free
 	n    int           // how many hold it or wait for it
 }
 
-// Lock waits for the lock of the key and returns the function that releases it, to be called once. When the context ends
-// first, it returns the context's error and holds nothing. Locks aren't reentrant.
+// Lock waits for the lock of the key and returns the function that releases it, which must be called exactly once. If the
+// context ends first, Lock returns the context's error and holds nothing. Locks aren't reentrant.
 func (m *Map) Lock(ctx context.Context, key string) (unlock func(), err error) {
 	m.mu.Lock()
 	if m.locks == nil {
@@ -56,7 +55,7 @@ func (m *Map) Lock(ctx context.Context, key string) (unlock func(), err error) {
 	}
 }
 
-// Waiting returns how many hold the lock of the key or wait for it.
+// Waiting returns the number of callers that hold the lock of the key or wait for it.
 func (m *Map) Waiting(key string) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -66,7 +65,7 @@ func (m *Map) Waiting(key string) int {
 	return 0
 }
 
-// Len returns how many keys somebody holds the lock of or waits for.
+// Len returns the number of keys whose lock is held or waited for.
 func (m *Map) Len() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MPL-2.0
 
 // Package marker formats and parses the mark that ends the comment, or the display name, of everything that a mount makes at
-// Databricks. A rollback finds an object by the nonce in its mark, and tidy tells by the mark alone, without any index, which
-// mount made an object and when it can no longer be needed.
+// Databricks. A rollback finds an object by the nonce in its mark. Tidy reads from the mark alone, without an index, which
+// mount made the object and when it can no longer be needed.
 package marker
 
 import (
@@ -20,15 +20,15 @@ import (
 // 255 (AWS Secrets Manager guide, Databricks personal access tokens).
 const MaxComment = 255
 
-// Mark is what a mount says of an object that it makes. Its text form is stored at Databricks, so it must not change:
+// Mark identifies an object that a mount made. Its text form is stored at Databricks, so it must not change:
 //
 //	vault:<mount id>:<nonce>:<Unix time>[:kept]
 type Mark struct {
 	MountID string    // 1 to 64 letters, digits and dashes
 	Nonce   string    // 32 lower-case hex digits, different for every object
-	Until   time.Time // the last moment at which the credential can be alive; whole seconds, UTC when parsed
+	Until   time.Time // the latest end of the credential; whole seconds, UTC when parsed
 
-	// Stored is set where an entry of the mount's storage holds the credential, and no lease: that of a static role, or the config.
+	// Stored is set if a storage entry of the mount holds the credential, not a lease: that of a static role, or the config.
 	Stored bool
 }
 
@@ -53,8 +53,8 @@ func MountPrefix(mountID string) string { return "vault:" + mountID + ":" }
 
 var form = regexp.MustCompile(`(?:^| )vault:([0-9A-Za-z-]{1,64}):([0-9a-f]{32}):([0-9]{1,12})(:kept)?$`)
 
-// Parse returns the mark at the end of a comment, and false where there is none. Text before it, which callers influence, is
-// never taken for a mark.
+// Parse returns the mark at the end of a comment, and false where there is none. Text before it, which callers can influence,
+// is never taken for a mark.
 func Parse(comment string) (Mark, bool) {
 	parts := form.FindStringSubmatch(comment)
 	if parts == nil {
@@ -67,8 +67,8 @@ func Parse(comment string) (Mark, bool) {
 	return Mark{MountID: parts[1], Nonce: parts[2], Until: time.Unix(until, 0).UTC(), Stored: parts[4] != ""}, true
 }
 
-// Comment joins the text and the mark, in MaxComment bytes at most. Control characters become spaces, and a text that is too
-// long is cut: the mark never is.
+// Comment joins the text and the mark, in MaxComment bytes at most. Control characters become spaces, and text that is too long
+// is cut; the mark never is.
 func (m Mark) Comment(text string) string {
 	end := m.String()
 	text = strings.Map(func(r rune) rune {
