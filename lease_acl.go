@@ -158,19 +158,13 @@ func (b *backend) sweepACLRecords(ctx context.Context, req *logical.Request) (er
 			b.aclRecordsSwept.Store(false) // the next periodic call tries again
 		}
 	}()
-	scopes, err := req.Storage.List(ctx, aclStoragePrefix)
+	keys, err := logical.CollectKeysWithPrefix(ctx, req.Storage, aclStoragePrefix)
 	if err != nil {
 		return err
 	}
-	for _, scope := range scopes {
-		keys, err := req.Storage.List(ctx, aclStoragePrefix+scope)
-		if err != nil {
+	for _, key := range keys {
+		if err := b.sweepACLRecord(ctx, req.Storage, key); err != nil {
 			return err
-		}
-		for _, key := range keys {
-			if err := b.sweepACLRecord(ctx, req.Storage, aclStoragePrefix+scope+key); err != nil {
-				return err
-			}
 		}
 	}
 	return nil

@@ -254,8 +254,8 @@ func (b *backend) renewWrite(ctx context.Context, req *logical.Request, _ *frame
 	return resp, nil
 }
 
-// leaseConnection decodes the lease of a secret or a permission and returns the connection, if it leads to where the lease was made. Identities may
-// have changed since: permissions on scopes decide what the present one may do.
+// leaseConnection decodes the lease of a secret or a permission and returns the connection, if it leads to where the lease was made.
+// Identities may have changed since: permissions on scopes decide what the present one may do.
 func (b *backend) leaseConnection(ctx context.Context, req *logical.Request) (*writeLease, *connection, error) {
 	l := new(writeLease)
 	if err := decodeMap(req.Secret.InternalData, l); err != nil {

@@ -154,8 +154,8 @@ func eachStored(ctx context.Context, s logical.Storage, show func(key string, al
 	return errors.Join(errs...)
 }
 
-// ownedNonces answers every nonce that the write-ahead log, the config or a static role still answers for. The log is read
-// first: what is settled there while we read is saved by then.
+// ownedNonces returns the nonces of all open entries of the write-ahead log, and of all credentials that the config or a static role
+// holds. The log is read first: what is committed there meanwhile is saved by then.
 func (b *backend) ownedNonces(ctx context.Context, s logical.Storage) (map[string]bool, error) {
 	owned := make(map[string]bool)
 	err := eachIntent(ctx, s, func(_ string, in *intent) error {
