@@ -147,7 +147,7 @@ func awaitPermission(ctx context.Context, conn *connection, ref aclRef, want str
 		if err == nil && has == want {
 			return
 		}
-		if sleepErr := sleep(ctx, wait); sleepErr != nil {
+		if sleepErr := client.Sleep(ctx, wait); sleepErr != nil {
 			if err == nil {
 				err = fmt.Errorf("it still shows %q", has)
 			}

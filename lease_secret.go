@@ -58,7 +58,7 @@ func confirmWrite(ctx context.Context, conn *connection, in *secretIntent) (*wri
 		if time.Now().Add(wait).After(deadline) {
 			return nil, fmt.Errorf("secret %s was stored, but Databricks does not list it, so it could not be told apart from what others write there; it will be removed again", ref)
 		}
-		if err := sleep(ctx, wait); err != nil {
+		if err := client.Sleep(ctx, wait); err != nil {
 			return nil, err
 		}
 	}

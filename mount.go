@@ -206,15 +206,3 @@ func (b *backend) safely(where string, do func() error) (err error) {
 	defer b.recoverPanic(where, nil, &err)
 	return do()
 }
-
-// sleep waits for d, or returns the context's error as soon as it ends.
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}

@@ -50,7 +50,7 @@ func (g *gate) wait(ctx context.Context) (time.Duration, error) {
 		if !fits(ctx, left) {
 			return left, nil
 		}
-		if err := sleep(ctx, left+spread(left)); err != nil {
+		if err := Sleep(ctx, left+spread(left)); err != nil {
 			return 0, err
 		}
 	}
@@ -67,8 +67,8 @@ func fits(ctx context.Context, d time.Duration) bool {
 	return !ok || time.Until(deadline) > d
 }
 
-// sleep waits for d, or returns the context's error as soon as it ends.
-func sleep(ctx context.Context, d time.Duration) error {
+// Sleep waits for d, or returns the context's error as soon as it ends.
+func Sleep(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

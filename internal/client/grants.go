@@ -236,7 +236,7 @@ func (c *Client) AccessTokenFor(ctx context.Context, clientID string, clientSecr
 			foreign.hint = fmt.Sprintf("it was tried for %s, in case it was new; check that it exists, and that its service principal is active and may use this workspace", c.patience)
 			return nil, &foreign
 		}
-		if err := sleep(ctx, delay); err != nil {
+		if err := Sleep(ctx, delay); err != nil {
 			return nil, ended(opOIDCToken, err, false)
 		}
 	}

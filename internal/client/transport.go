@@ -160,7 +160,7 @@ func (t *transport) settle(req *http.Request, body []byte, ca *call) (*reply, *E
 		ca.doubt = ca.doubt || !failure.Unprocessed
 		ca.retried = ca.retried || failure.Status != 0
 		retry++
-		if err := sleep(ctx, delay); err != nil {
+		if err := Sleep(ctx, delay); err != nil {
 			return nil, ended(ca.op, err, ca.doubt)
 		}
 	}
