@@ -249,7 +249,8 @@ func (b *backend) leaseACL(ctx context.Context, req *logical.Request, conn *conn
 		if wait {
 			awaitPermission(ctx, conn, ref, permission, resp)
 		}
-		b.event(lasting, "acl-write", req.Path, "scope", ref.Scope, "principal", ref.Principal, "permission", permission)
+		// Waiting may have used up the operation's own time.
+		b.event(context.WithoutCancel(ctx), "acl-write", req.Path, "scope", ref.Scope, "principal", ref.Principal, "permission", permission)
 		return nil
 	})
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -299,6 +300,7 @@ func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, data *
 	if err != nil {
 		return nil, err
 	}
+	unlockJob = sync.OnceFunc(unlockJob)
 	defer unlockJob()
 	b.configWrite.Lock()
 	err = req.Storage.Delete(ctx, configStorageKey)
@@ -314,6 +316,7 @@ func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, data *
 	b.event(ctx, "config-delete", req.Path)
 	resp := &logical.Response{}
 	b.deregisterRotationJob(ctx, resp, req.MountPoint) // there may be a job of a config that could not be saved
+	unlockJob()                                        // before the calls to Databricks
 	if readErr != nil {
 		resp.AddWarning(fmt.Sprintf("The config could not be read, so a credential that a rotation made for it may be left at Databricks, until it ends or a tidy finds it: %s", readErr))
 	}
