@@ -248,7 +248,7 @@ func TestEntraErrors(t *testing.T) {
 	}
 }
 
-func TestThrottlingByEntraDoesNotPauseDatabricks(t *testing.T) {
+func TestThrottlingByEntraDoesNotSlowDatabricks(t *testing.T) {
 	t.Parallel()
 	var refusals atomic.Int64
 	login := &entra{lifetime: time.Hour, api: healthy}

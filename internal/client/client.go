@@ -90,6 +90,8 @@ func New(cfg Config) (*Client, error) {
 		attemptTimeout: cfg.RequestTimeout,
 		maxRetries:     cfg.MaxRetries,
 		backoffBase:    backoffBase,
+		throttle:       newThrottle(),
+		loginThrottle:  newThrottle(),
 		secrets:        []string{cfg.Token.Reveal(), cfg.ClientSecret.Reveal(), cfg.AzureClientSecret.Reveal()},
 		base: &http.Transport{
 			Proxy:                 http.ProxyFromEnvironment,

@@ -47,7 +47,7 @@ type Config struct {
 	WorkspaceID    string        // sent as X-Databricks-Workspace-Id, for hosts that serve several workspaces
 	CACert         string        // PEM certificates to trust beyond the system's
 	RequestTimeout time.Duration // per attempt, 0 for DefaultRequestTimeout
-	MaxRetries     int           // attempts after the first, 0 for none
+	MaxRetries     int           // attempts after the first, 0 for none; one at a time that Databricks named counts half
 	RateLimit      float64       // requests per second, 0 for no ceiling of our own
 	UserAgent      string        // sent as it is, in place of the SDK's
 	Counters       *Counters     // where calls are counted, nil for a private one

@@ -5,8 +5,8 @@
 // out.
 //
 // The SDK shapes requests and decodes answers. Everything between the two belongs to the package's own transport:
-// authentication, time-outs, retries, the request rate, the pause after a throttled answer, and the verdict on what
-// Databricks said. The SDK's own retries, rate limit, configuration loading and logging are switched off.
+// authentication, time-outs, retries, the request rate, which throttled answers lower, the offset of Databricks' clock, and the
+// verdict on what Databricks said. The SDK's own retries, rate limit, configuration loading and logging are switched off.
 //
 // Every method makes at most one successful request, lists that come in pages aside, ends within [CallBudget], and fails
 // with an [*Error], which says what kind of failure it was and whether the request can have had an effect. Credentials go

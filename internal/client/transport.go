@@ -66,9 +66,9 @@ type transport struct {
 	maxRetries     int
 	backoffBase    time.Duration
 	limiter        *rate.Limiter // nil without a ceiling
-	gate           gate
-	loginGate      gate
-	secrets        []string // the configured ones, to be scrubbed
+	throttle       *throttle     // of the requests to origin
+	loginThrottle  *throttle     // of the requests to loginOrigin
+	secrets        []string      // the configured ones, to be scrubbed
 }
 
 // RoundTrip answers with a success or fails with [errSettled] and the reason in the call.
@@ -113,26 +113,35 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 // settle sends the request, and repeats it as far as that is needed and allowed.
 func (t *transport) settle(req *http.Request, body []byte, ca *call) (*reply, *Error) {
 	ctx := req.Context()
-	allowed, hold := t.origin, &t.gate
+	allowed, pace := t.origin, t.throttle
 	if ca.op == opEntraToken {
-		allowed, hold = t.loginOrigin, &t.loginGate
+		allowed, pace = t.loginOrigin, t.loginThrottle
 	}
 	if origin := req.URL.Scheme + "://" + req.URL.Host; origin != allowed {
 		return nil, notSent(ca.op, "it was for %q instead of %q", origin, allowed)
 	}
 	renewed := false
+	asked := 0 // answers that said when to repeat the request
 	for retry := 0; ; {
 		sig, failure := t.sign(ctx, ca)
-		if failure == nil {
-			failure = t.admit(ctx, ca, hold)
+		if failure != nil {
+			return nil, failure
 		}
+		admitted, failure := t.admit(ctx, ca, pace)
 		if failure != nil {
 			return nil, failure
 		}
 		ca.attempts++
 		answer, failure := t.attempt(ctx, req, body, ca, sig)
-		if failure == nil {
+		switch {
+		case failure == nil:
+			pace.answer(admitted, false)
 			return answer, nil
+		case failure.Kind == Throttled:
+			ca.throttled++
+			pace.answer(admitted, true)
+		case failure.Status != 0 && !failure.transient:
+			pace.answer(admitted, false)
 		}
 		if failure.Kind == Unauthenticated && ca.signed && t.cache != nil && !renewed {
 			renewed = true
@@ -143,10 +152,6 @@ func (t *transport) settle(req *http.Request, body []byte, ca *call) (*reply, *E
 			continue
 		}
 		delay := t.delay(retry, failure)
-		if failure.Kind == Throttled {
-			ca.throttled++
-			hold.pause(delay)
-		}
 		if !failure.transient || ca.creates && !repeatable(failure) {
 			return nil, failure
 		}
@@ -154,7 +159,11 @@ func (t *transport) settle(req *http.Request, body []byte, ca *call) (*reply, *E
 			failure.Kind = Throttled
 			return nil, failure
 		}
-		if retry >= t.maxRetries || !fits(ctx, delay) {
+		if failure.RetryAfter > 0 {
+			asked++
+		}
+		// A retry at a time that Databricks named counts half, since it is likely to succeed and Databricks expects it.
+		if retry-asked/2 >= t.maxRetries || !fits(ctx, delay) {
 			return nil, failure
 		}
 		ca.doubt = ca.doubt || !failure.Unprocessed
@@ -218,21 +227,22 @@ func (t *transport) sign(ctx context.Context, ca *call) (signature, *Error) {
 	return signature{}, &own
 }
 
-// admit waits for the gate and, before a request to Databricks, for the request rate.
-func (t *transport) admit(ctx context.Context, ca *call, hold *gate) *Error {
-	left, err := hold.wait(ctx)
+// admit waits for the request's turn after earlier ones were throttled and, before a request to Databricks, for the
+// configured rate.
+func (t *transport) admit(ctx context.Context, ca *call, pace *throttle) (admission, *Error) {
+	admitted, left, err := pace.admit(ctx)
 	if err == nil && left > 0 {
-		return &Error{Op: ca.op, Kind: Throttled, Message: "an earlier request was throttled, and the pause is longer than this call may wait", RetryAfter: left, Unprocessed: true}
+		return admitted, &Error{Op: ca.op, Kind: Throttled, Message: "earlier requests were throttled, and the turn of this one comes later than the call may wait", RetryAfter: left, Unprocessed: true}
 	}
 	if err == nil && t.limiter != nil && ca.op != opEntraToken {
 		if err = t.limiter.Wait(ctx); err != nil && ctx.Err() == nil {
-			return &Error{Op: ca.op, Kind: Throttled, Unprocessed: true, what: "too many requests are waiting for their turn", hint: "raise rate_limit in the config or ask less often"}
+			return admitted, &Error{Op: ca.op, Kind: Throttled, Unprocessed: true, what: "too many requests are waiting for their turn", hint: "raise rate_limit in the config or ask less often"}
 		}
 	}
 	if err != nil {
-		return ended(ca.op, err, false)
+		return admitted, ended(ca.op, err, false)
 	}
-	return nil
+	return admitted, nil
 }
 
 // attempt sends the request once and reads the whole answer within the attempt's time.
