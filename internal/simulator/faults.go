@@ -4,6 +4,7 @@ package simulator
 
 import (
 	"crypto/tls"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"slices"
@@ -12,9 +13,9 @@ import (
 	"time"
 )
 
-// Fault makes matching requests go wrong. Method to Every choose the requests;
-// the rest says what happens to them. A fault that only holds or delays lets the
-// request go on afterwards. Of several replies the first of Reset, Close, HTML,
+// Fault makes matching requests go wrong. Method to Share choose the requests;
+// the rest says what happens to them. A fault that only holds, delays or leaves
+// the date out lets the request go on afterwards. Of several replies the first of Reset, Close, HTML,
 // Status or Body, and Truncate counts.
 //
 // Where several faults match a request, the one that was injected first acts,
@@ -26,6 +27,12 @@ type Fault struct {
 	Offset int    // let this many matching requests through first
 	Times  int    // then act on this many; 0 = for ever until cleared
 	Every  int    // if > 0, act only on every Nth match after Offset
+	// Share, if > 0, is the probability with which the fault acts on a request
+	// that the fields above choose; 1 is certain. The choice depends only on the
+	// seed ([WithSeed]), on how many faults were injected before this one, and on
+	// the request's number, so that n requests meet as many faults in each run. Of
+	// two faults, the second acts on its share of what the first let pass.
+	Share float64
 
 	Delay  time.Duration // wait first; ends early, and with it the request, when the client goes away
 	Hold   chan struct{} // if not nil, hold the request until the channel is closed; ends early as Delay does
@@ -39,6 +46,7 @@ type Fault struct {
 	Reset              bool   // cut the connection with a TCP reset
 	Close              bool   // close the connection without an answer
 	HTML               bool   // answer with an HTML login page; Status 0 is then 200
+	NoDate             bool   // leave the Date header out of the answer, whichever it is
 	Truncate           bool   // send the real answer cut off in the middle, as a complete HTTP message
 	// AfterEffect runs the handler first, so that its effect is kept: with Reset
 	// or Close, the reply is lost. Delay and Hold then come after the effect.
@@ -49,20 +57,25 @@ type Fault struct {
 type InjectedFault struct {
 	fault Fault
 	list  *faultList
-	seen  int // matching requests so far
+	dice  *rand.Rand // for Share
+	seen  int        // matching requests so far
 	hits  int
 }
 
 type faultList struct {
-	mu     sync.Mutex
-	active []*InjectedFault
+	seed uint64
+
+	mu       sync.Mutex
+	active   []*InjectedFault
+	injected uint64 // ever
 }
 
 // Inject sets a fault to work until it is used up or cleared.
 func (w *Workspace) Inject(f Fault) *InjectedFault {
 	w.faults.mu.Lock()
 	defer w.faults.mu.Unlock()
-	injected := &InjectedFault{fault: f, list: &w.faults}
+	injected := &InjectedFault{fault: f, list: &w.faults, dice: rand.New(rand.NewPCG(w.faults.seed, w.faults.injected))}
+	w.faults.injected++
 	w.faults.active = append(w.faults.active, injected)
 	return injected
 }
@@ -99,7 +112,7 @@ func (l *faultList) match(method, path string) *Fault {
 			continue
 		}
 		i.seen++
-		if nth := i.seen - f.Offset; nth > 0 && (f.Every <= 0 || nth%f.Every == 0) {
+		if nth := i.seen - f.Offset; nth > 0 && (f.Every <= 0 || nth%f.Every == 0) && (f.Share <= 0 || i.dice.Float64() < f.Share) {
 			i.hits++
 			return f
 		}

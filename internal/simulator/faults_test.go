@@ -329,3 +329,70 @@ func TestBodyThatNeverCompletesHasNoEffect(t *testing.T) {
 	require.False(t, lastCall(t, w).Effect)
 	require.Len(t, w.Tokens(), 1)
 }
+
+// sharedHits sends requests one after the other, and says on which a fault acted.
+func sharedHits(t *testing.T, fault simulator.Fault, requests int, opts ...simulator.Option) (hits string) {
+	t.Helper()
+	w, root := withRoot(t, opts...)
+	fault.Status = 503
+	w.Inject(fault)
+	for range requests {
+		if send(t, w, "GET", pathList, root, "").status == 503 {
+			hits += "x"
+		} else {
+			hits += "."
+		}
+	}
+	return hits
+}
+
+func TestFaultShare(t *testing.T) {
+	t.Parallel()
+	const requests = 200
+	half := simulator.Fault{Share: 0.5}
+	hits := sharedHits(t, half, requests)
+	require.InDelta(t, requests/2, strings.Count(hits, "x"), 40)
+	require.Equal(t, hits, sharedHits(t, half, requests), "the same seed")
+	require.NotEqual(t, hits, sharedHits(t, half, requests, simulator.WithSeed(7)))
+	require.Equal(t, sharedHits(t, half, requests, simulator.WithSeed(7)), sharedHits(t, half, requests, simulator.WithSeed(7)))
+	require.Equal(t, "xxxxx", sharedHits(t, simulator.Fault{Share: 1}, 5))
+	require.Equal(t, 3, strings.Count(sharedHits(t, simulator.Fault{Share: 0.5, Times: 3}, 50), "x"))
+}
+
+func TestFaultSharesOfLostAnswers(t *testing.T) {
+	t.Parallel()
+	const requests = 200
+	w, root := withRoot(t, simulator.WithoutCallLog())
+	throttled := w.Inject(simulator.Fault{Path: pathCreate, Status: 429, Share: 0.3})
+	lost := w.Inject(simulator.Fault{Path: pathCreate, Close: true, AfterEffect: true, Share: 0.3})
+	got := map[int]int{}
+	for range requests {
+		a, _ := try(w, "POST", pathCreate, root, `{}`)
+		got[a.status]++
+	}
+	require.Equal(t, map[int]int{429: throttled.Hits(), 0: lost.Hits(), 200: requests - throttled.Hits() - lost.Hits()}, got)
+	require.InDelta(t, requests*0.3, throttled.Hits(), 35)
+	require.InDelta(t, requests*0.7*0.3, lost.Hits(), 30)
+	require.Len(t, w.Tokens(), 1+got[0]+got[200], "a lost answer has its effect")
+}
+
+func TestDate(t *testing.T) {
+	t.Parallel()
+	c := newClock()
+	w, root := withRoot(t, simulator.WithClock(c.Now))
+	require.Equal(t, "Thu, 01 Oct 2026 12:00:00 GMT", send(t, w, "GET", pathList, root, "").header.Get("Date"))
+	c.advance(3 * time.Hour)
+	for _, fault := range []simulator.Fault{{Status: 429}, {HTML: true}, {Body: "x"}, {Status: 204}, {Truncate: true}, {Delay: time.Nanosecond}} {
+		injected := w.Inject(fault)
+		require.Equal(t, "Thu, 01 Oct 2026 15:00:00 GMT", send(t, w, "GET", pathList, root, "").header.Get("Date"))
+		injected.Clear()
+		fault.NoDate = true
+		injected = w.Inject(fault)
+		require.Empty(t, send(t, w, "GET", pathList, root, "").header.Values("Date"))
+		injected.Clear()
+	}
+	w.Inject(simulator.Fault{NoDate: true})
+	a := send(t, w, "GET", pathList, root, "")
+	require.Equal(t, 200, a.status)
+	require.Empty(t, a.header.Values("Date"))
+}

@@ -203,6 +203,10 @@ func (w *Workspace) answer(mux *http.ServeMux, out http.ResponseWriter, in *http
 	header := out.Header()
 	header.Set("Server", "databricks")
 	header.Set("X-Request-Id", r.id)
+	header.Set("Date", w.settings.now().UTC().Format(http.TimeFormat))
+	if fault != nil && fault.NoDate {
+		header["Date"] = nil // keeps net/http from adding one
+	}
 	for name, values := range re.header {
 		header[http.CanonicalHeaderKey(name)] = values
 	}

@@ -71,6 +71,7 @@ type settings struct {
 	addr             string
 	tls              bool
 	now              func() time.Time
+	seed             uint64
 	workspaceID      string
 	tokenQuota       int
 	maxTokenLifetime time.Duration
@@ -98,9 +99,13 @@ func WithAddr(addr string) Option { return func(s *settings) { s.addr = addr } }
 // WithTLS serves https with a self-signed certificate, see [Workspace.CACert].
 func WithTLS() Option { return func(s *settings) { s.tls = true } }
 
-// WithClock makes now the workspace's time: creation, expiry and the call log
-// follow it. Delays of faults do not. It must be safe for concurrent use.
+// WithClock makes now the workspace's time: creation, expiry, the call log and
+// the Date header of answers follow it. Delays of faults do not. It must be safe
+// for concurrent use.
 func WithClock(now func() time.Time) Option { return func(s *settings) { s.now = now } }
+
+// WithSeed sets the seed of faults with a [Fault.Share], 0 if unset.
+func WithSeed(seed uint64) Option { return func(s *settings) { s.seed = seed } }
 
 // WithWorkspaceID sets the numeric workspace id.
 func WithWorkspaceID(id string) Option { return func(s *settings) { s.workspaceID = id } }
@@ -195,6 +200,7 @@ func Start(opts ...Option) (*Workspace, error) {
 	w := &Workspace{
 		settings:     s,
 		served:       make(chan struct{}),
+		faults:       faultList{seed: s.seed},
 		calls:        callLog{keep: !s.noCallLog, counts: map[endpoint]int{}},
 		principals:   map[string]*principal{},
 		byName:       map[string]*principal{},
