@@ -92,6 +92,7 @@ func New(cfg Config) (*Client, error) {
 		backoffBase:    backoffBase,
 		throttle:       newThrottle(),
 		loginThrottle:  newThrottle(),
+		clock:          clock{now: cfg.Now},
 		secrets:        []string{cfg.Token.Reveal(), cfg.ClientSecret.Reveal(), cfg.AzureClientSecret.Reveal()},
 		base: &http.Transport{
 			Proxy:                 http.ProxyFromEnvironment,
@@ -107,6 +108,9 @@ func New(cfg Config) (*Client, error) {
 	}
 	if c.transport.attemptTimeout == 0 {
 		c.transport.attemptTimeout = DefaultRequestTimeout
+	}
+	if cfg.Now == nil {
+		c.transport.clock.now = time.Now
 	}
 	if cfg.RateLimit > 0 {
 		c.transport.limiter = rate.NewLimiter(rate.Limit(cfg.RateLimit), 1)

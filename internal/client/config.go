@@ -52,6 +52,10 @@ type Config struct {
 	UserAgent      string        // sent as it is, in place of the SDK's
 	Counters       *Counters     // where calls are counted, nil for a private one
 
+	// Now is the clock that Databricks' is compared with by [Client.Clock], nil for time.Now. It must be safe for concurrent
+	// use. Waits, time-outs and the lifetimes of access tokens do not follow it.
+	Now func() time.Time
+
 	// For AuthAzureClientSecret. The resource id is for a service principal that has yet to enter the workspace.
 
 	AzureTenantID            string // id or domain of the tenant

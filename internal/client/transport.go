@@ -68,6 +68,7 @@ type transport struct {
 	limiter        *rate.Limiter // nil without a ceiling
 	throttle       *throttle     // of the requests to origin
 	loginThrottle  *throttle     // of the requests to loginOrigin
+	clock          clock         // of origin
 	secrets        []string      // the configured ones, to be scrubbed
 }
 
@@ -271,7 +272,12 @@ func (t *transport) attempt(ctx context.Context, req *http.Request, body []byte,
 		out.Header.Set("X-Databricks-Azure-SP-Management-Token", sig.management)
 	}
 
-	answer, err := t.exchange(out)
+	started := t.clock.now()
+	answer, err := t.exchange(out, func(header http.Header) {
+		if ca.op != opEntraToken {
+			t.clock.measure(header.Get("Date"), started, t.clock.now())
+		}
+	})
 	var failure *Error
 	if err != nil {
 		// After a time-out, the request may still leave a connection that it had got.
@@ -290,12 +296,13 @@ func (t *transport) attempt(ctx context.Context, req *http.Request, body []byte,
 
 var errTooLarge = errors.New("it is larger than 16 MiB")
 
-// exchange sends a request and reads the answer to its end.
-func (t *transport) exchange(req *http.Request) (*reply, error) {
+// exchange sends a request and reads the answer to its end. It calls answered with the header as soon as that is there.
+func (t *transport) exchange(req *http.Request, answered func(http.Header)) (*reply, error) {
 	resp, err := t.base.RoundTrip(req)
 	if err != nil {
 		return nil, err
 	}
+	answered(resp.Header)
 	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBody+1))
 	if err != nil {
