@@ -41,7 +41,7 @@ func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend,
 }
 
 func newBackend(mountID string) *backend {
-	b := &backend{mountID: mountID, clock: time.Now}
+	b := &backend{mountID: mountID, clock: time.Now, instance: newInstance(), began: time.Now()}
 	b.rankLocks()
 	if b.mountID == "" {
 		b.mountID = unnamedMount
@@ -68,13 +68,11 @@ func newBackend(mountID string) *backend {
 			b.pathStatus(),
 			b.pathTidy(),
 		),
-		Secrets:           []*framework.Secret{b.credentialLeaseType(), b.leasedSecretType(), b.aclLeaseType()},
-		Invalidate:        b.invalidate,
-		Clean:             b.clean,
-		PeriodicFunc:      b.periodic,
-		RotateCredential:  b.rotateManaged,
-		WALRollback:       b.rollback,
-		WALRollbackMinAge: walMinAge,
+		Secrets:          []*framework.Secret{b.credentialLeaseType(), b.leasedSecretType(), b.aclLeaseType()},
+		Invalidate:       b.invalidate,
+		Clean:            b.clean,
+		PeriodicFunc:     b.periodic,
+		RotateCredential: b.rotateManaged,
 	}
 	b.sensitive = sensitiveFields(b.Paths)
 	return b
@@ -84,20 +82,16 @@ func newBackend(mountID string) *backend {
 // are mapped to HTTP statuses (see answer).
 func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (resp *logical.Response, err error) {
 	defer b.recoverPanic("request", &resp, &err)
-	if req.Operation == logical.RollbackOperation {
-		ctx = withPass(ctx)
-		if b.System().Tainted() {
-			// The mount is being disabled, and its write-ahead log will be deleted, so entries are rolled back now, whatever
-			// their age.
-			last := *req
-			last.Data = map[string]any{"immediate": true}
-			req = &last
-		}
-	}
 	if err := b.checkSecretTypes(req); err != nil {
 		return answer(nil, err)
 	}
 	resp, err = b.Backend.HandleRequest(ctx, req)
+	if req.Operation == logical.RollbackOperation {
+		// The framework's own rollback reads every entry of the write-ahead log each time.
+		if failed := b.rollback(ctx, req); failed != nil {
+			resp = logical.ErrorResponse(failed.Error())
+		}
+	}
 	return answer(resp, err)
 }
 

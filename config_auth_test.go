@@ -403,11 +403,11 @@ func TestHostChangeNeedsTheSecret(t *testing.T) {
 }
 
 // accountReady is a mount that is connected to an account.
-func accountReady(t *testing.T) (*mount, simulator.Principal) {
-	m := newMount(t, simulator.WithAccount(testAccountID))
+func accountReady(t *testing.T, opts ...simulator.Option) (*mount, simulator.Principal) {
+	m := newMount(t, append(opts, simulator.WithAccount(testAccountID))...)
 	engine := m.workspace.AddServicePrincipal("engine", false)
 	m.workspace.AddAccountAdmin(engine)
-	_, secret := m.workspace.AddOAuthSecret(engine, time.Hour)
+	_, secret := m.workspace.AddOAuthSecret(engine, day)
 	m.write("config", map[string]any{"host": m.workspace.URL(), "account_id": testAccountID, "client_id": engine.ApplicationID, "client_secret": m.unlogged(secret)})
 	m.workspace.ResetCalls()
 	return m, engine
@@ -475,7 +475,7 @@ func TestAccountMount(t *testing.T) {
 		require.Equal(t, testAccountID, l.AccountID)
 	}
 	require.Empty(t, m.workspace.Calls())
-	_, value := m.workspace.AddOAuthSecret(engine, time.Hour)
+	_, value := m.workspace.AddOAuthSecret(engine, day)
 	m.write("config", map[string]any{"account_id": testAccountID, "client_id": engine.ApplicationID, "client_secret": m.unlogged(value)})
 	foreign := *secret.Secret
 	foreign.InternalData = map[string]any{}

@@ -178,6 +178,7 @@ func (b *backend) connect(ctx context.Context, config *configEntry) (*connection
 		RateLimit:      config.RateLimit,
 		UserAgent:      b.userAgent(ctx, config.AuthType),
 		Counters:       &b.counters,
+		Now:            b.now,
 	}
 	c, err := client.New(settings)
 	if err != nil {

@@ -178,7 +178,7 @@ func TestOAuthTokenFaults(t *testing.T) {
 		"token lost":                        {[]simulator.Fault{grantFault(simulator.Fault{Reset: true, AfterEffect: true})}, 502, "oidc/token", false, 0, 1},
 		"token lost, secret stays":          {[]simulator.Fault{grantFault(simulator.Fault{Reset: true, AfterEffect: true}), noDelete}, 502, "oidc/token", true, 1, 1},
 		"token lost once":                   {[]simulator.Fault{grantFault(simulator.Fault{Reset: true, AfterEffect: true, Times: 1})}, 0, "", false, 0, 1},
-		"token throttled for long":          {[]simulator.Fault{grantFault(simulator.Fault{Status: 429, Header: http.Header{"Retry-After": {"3600"}}})}, 429, "oidc/token", true, 1, 1},
+		"token throttled for long":          {[]simulator.Fault{grantFault(simulator.Fault{Status: 429, Header: http.Header{"Retry-After": {"3600"}}})}, 429, "oidc/token", false, 0, 1},
 		"token as a page":                   {[]simulator.Fault{grantFault(simulator.Fault{HTML: true})}, 502, "web page", false, 0, 1},
 		"secret stays":                      {[]simulator.Fault{noDelete}, 0, "", true, 1, 1},
 		"secret stays, refused":             {[]simulator.Fault{{Method: http.MethodDelete, Path: secrets, Status: 403}}, 0, "", true, 1, 1},

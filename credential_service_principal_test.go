@@ -101,7 +101,7 @@ func TestServicePrincipalFaults(t *testing.T) {
 		"secret lost, and secrets are forbidden":  {[]simulator.Fault{lost, {Method: http.MethodGet, Path: secrets, Status: 403}}, 502, "oauth-secrets/create", false, 0, 1},
 		"secret lost, and stays":                  {[]simulator.Fault{lost, {Method: http.MethodDelete, Path: secrets, Status: 503}}, 502, "oauth-secrets/create", true, 1, 1},
 		"secret throttled once":                   {[]simulator.Fault{secretFault(simulator.Fault{Status: 429, Times: 1, AfterEffect: true})}, 0, "", false, 0, 1},
-		"secret throttled for long":               {[]simulator.Fault{secretFault(simulator.Fault{Status: 429, Header: http.Header{"Retry-After": {"3600"}}})}, 429, "oauth-secrets/create", true, 1, 1},
+		"secret throttled for long":               {[]simulator.Fault{secretFault(simulator.Fault{Status: 429, Header: http.Header{"Retry-After": {"3600"}}})}, 429, "oauth-secrets/create", false, 0, 1},
 		"secret as a page":                        {[]simulator.Fault{secretFault(simulator.Fault{HTML: true})}, 502, "web page", false, 0, 1},
 		"secret cut in the middle":                {[]simulator.Fault{secretFault(simulator.Fault{Truncate: true, AfterEffect: true})}, 502, "", false, 0, 1},
 		"SCIM is busy":                            {[]simulator.Fault{{Method: http.MethodPost, Path: principalsPath, Status: 500, Message: "REQUEST_LIMIT_EXCEEDED: Workspace"}}, 429, "scim", true, 0, 1},

@@ -88,8 +88,25 @@ func hasResponse(err error) bool {
 	return errors.As(err, &remote) && remote.Status != 0
 }
 
-// sameReason reports whether two errors differ in no more than the ids of requests.
-func sameReason(a, b string) bool { return withoutRequestIDs(a) == withoutRequestIDs(b) }
+// reasonOf returns what is the same in all errors that have one cause. The texts of errors have request ids, ports, ids and durations in
+// them.
+func reasonOf(err error) string {
+	var remote *client.Error
+	if errors.As(err, &remote) {
+		return fmt.Sprint(remote.Op, " ", remote.Kind, " ", remote.Status, " ", remote.ErrorCode)
+	}
+	return digits.ReplaceAllString(withoutRequestIDs(err.Error()), "#")
+}
+
+var digits = regexp.MustCompile(`[0-9]+`)
+
+// sameReason reports whether the texts of two errors differ in no more than the ids of requests and the ports of addresses.
+func sameReason(a, b string) bool {
+	return addressPort.ReplaceAllString(withoutRequestIDs(a), "$1") == addressPort.ReplaceAllString(withoutRequestIDs(b), "$1")
+}
+
+// addressPort matches the address of a connection. The local port differs each time.
+var addressPort = regexp.MustCompile(`((?:[0-9]{1,3}\.){3}[0-9]{1,3}|\[[0-9a-fA-F:.%a-z]+\]):[0-9]+`)
 
 // withoutRequestIDs removes what errors have of the ids of requests, which differ where the reason is the same.
 func withoutRequestIDs(text string) string { return requestID.ReplaceAllString(text, "") }

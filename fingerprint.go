@@ -14,8 +14,33 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// maxLifetimeOffset limits what is added to a credential's lifetime to make it distinct, in seconds.
-const maxLifetimeOffset = 60
+// What is added to a credential's lifetime to make it distinct is a fiftieth of the lifetime at most, within these bounds. The longer
+// a secret lives, the less a longer life matters, and the less likely it must be that two mounts choose the same one.
+const (
+	minLifetimeOffset = time.Minute
+	maxLifetimeOffset = time.Hour
+)
+
+// offsetRange returns what may be added to a lifetime of at least the given one.
+func offsetRange(least time.Duration) time.Duration {
+	most := min(max(least/50, minLifetimeOffset), maxLifetimeOffset, maxLifetime-least)
+	return most.Truncate(time.Second)
+}
+
+// reservation is a lifetime that a create for a service principal asked for. A lifetime of 0 stands for none.
+type reservation struct {
+	principalID string
+	lifetime    time.Duration
+	started     time.Time // by Vault's clock
+}
+
+// reservation returns the lifetime by which a credential of the intent can be identified.
+func (in *intent) reservation() reservation {
+	if in.Credential == nil {
+		return reservation{}
+	}
+	return reservation{in.Credential.ServicePrincipalID, seconds(in.Credential.Lifetime), in.Started}
+}
 
 // lifetimes allocates distinct lifetimes to OAuth secrets. These can't carry a nonce, so a rollback identifies one by its
 // service principal, its exact lifetime and its creation time. It is safe for concurrent use.
@@ -23,16 +48,16 @@ type lifetimes struct {
 	mu   sync.Mutex
 	used map[string]time.Time // service principal and lifetime: until when another create could be confused with it
 
-	// learned is set once the lifetimes that an earlier process used are in used.
+	// loaded is set once the lifetimes that an earlier process used are in used.
 	loaded atomic.Bool
 }
 
-// reserve records that a create that began at started uses the lifetime. The caller holds mu.
-func (l *lifetimes) reserve(started time.Time, principalID string, lifetime time.Duration) {
+// reserve records a lifetime. The caller holds mu.
+func (l *lifetimes) reserve(r reservation) {
 	if l.used == nil {
 		l.used = make(map[string]time.Time)
 	}
-	l.used[principalID+" "+lifetime.String()] = started.Add(mintBudget + 2*clockSkew)
+	l.used[r.principalID+" "+r.lifetime.String()] = r.started.Add(mintBudget + 2*clockNear)
 }
 
 // loadLifetimes adds the lifetimes of the intents in the write-ahead log, once per process. Otherwise a restart could reuse
@@ -42,16 +67,13 @@ func (b *backend) loadLifetimes(ctx context.Context, s logical.Storage) error {
 	if l.loaded.Load() {
 		return nil
 	}
-	err := eachIntent(ctx, s, func(_ string, in *intent) error {
-		if c := in.Credential; c != nil && c.Lifetime > 0 {
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			l.reserve(in.Started, c.ServicePrincipalID, seconds(c.Lifetime))
-		}
-		return nil
-	})
-	if err != nil {
+	if err := b.intents.load(ctx, s, b.now()); err != nil {
 		return fmt.Errorf("read the write-ahead log: %w", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range b.intents.reservations() {
+		l.reserve(r)
 	}
 	l.loaded.Store(true)
 	return nil
@@ -60,7 +82,7 @@ func (b *backend) loadLifetimes(ctx context.Context, s logical.Storage) error {
 // distinct returns a lifetime of at least the given one, or a little less where that is the longest there is. Unless all are
 // taken, no create for the service principal has asked for it lately.
 func (l *lifetimes) distinct(now time.Time, principalID string, least time.Duration) (lifetime time.Duration, unique bool) {
-	least = min(least, maxLifetime-maxLifetimeOffset*time.Second)
+	least = min(least, maxLifetime-minLifetimeOffset)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for key, until := range l.used {
@@ -68,13 +90,14 @@ func (l *lifetimes) distinct(now time.Time, principalID string, least time.Durat
 			delete(l.used, key)
 		}
 	}
-	// The first is random, so that it isn't the same again after a restart.
-	first := rand.IntN(maxLifetimeOffset)
-	for i := range maxLifetimeOffset {
-		lifetime := least + seconds(int64((first+i)%maxLifetimeOffset))
+	// The first is random, so that neither this mount after a restart nor another mount is likely to choose it, too.
+	choices := int(offsetRange(least) / time.Second)
+	first := rand.IntN(choices)
+	for i := range choices {
+		lifetime := least + seconds(int64((first+i)%choices))
 		key := principalID + " " + lifetime.String()
 		if _, taken := l.used[key]; !taken {
-			l.reserve(now, principalID, lifetime)
+			l.reserve(reservation{principalID, lifetime, now})
 			return lifetime, true
 		}
 	}

@@ -14,12 +14,12 @@ func TestDistinctLifetimes(t *testing.T) {
 	t.Parallel()
 	var given lifetimes
 	seen := map[time.Duration]bool{}
-	for range maxLifetimeOffset {
+	for range int(offsetRange(time.Hour) / time.Second) {
 		lifetime, unique := given.distinct(time.Now(), "1", time.Hour)
 		require.True(t, unique)
 		require.False(t, seen[lifetime])
 		require.GreaterOrEqual(t, lifetime, time.Hour)
-		require.Less(t, lifetime, time.Hour+maxLifetimeOffset*time.Second)
+		require.Less(t, lifetime, time.Hour+offsetRange(time.Hour))
 		seen[lifetime] = true
 	}
 	lifetime, unique := given.distinct(time.Now(), "1", time.Hour)
@@ -35,7 +35,7 @@ func TestDistinctLifetimes(t *testing.T) {
 	require.True(t, unique, "after a while they are free again")
 	require.Len(t, given.used, 1)
 
-	for range maxLifetimeOffset {
+	for range 100 {
 		lifetime, _ = given.distinct(time.Now(), "3", maxLifetime)
 		require.LessOrEqual(t, lifetime, maxLifetime, "Databricks refuses more")
 	}

@@ -363,11 +363,21 @@ func (m *mount) forgetThrottling() {
 	m.backend.InvalidateKey(context.Background(), configStorageKey)
 }
 
-func (m *mount) walEntries() []string {
+// walEntries are the ids of the pending operations in the write-ahead log.
+func (m *mount) walEntries() []string { return m.walEntriesOf(walKind) }
+
+// records are the ids of the records of leases.
+func (m *mount) records() []string { return m.walEntriesOf(recordKind) }
+
+func (m *mount) walEntriesOf(kind string) []string {
 	m.t.Helper()
-	keys, err := framework.ListWAL(context.Background(), m.storage)
+	ids, err := framework.ListWAL(context.Background(), m.storage)
 	require.NoError(m.t, err)
-	return keys
+	return slices.DeleteFunc(ids, func(id string) bool {
+		entry, err := framework.GetWAL(context.Background(), m.storage, id)
+		require.NoError(m.t, err)
+		return entry == nil || (entry.Kind == recordKind) != (kind == recordKind)
+	})
 }
 
 // minted are the live tokens besides the engine's own.
@@ -688,7 +698,22 @@ func (m *mount) rolledBack() {
 	require.Empty(m.t, m.walEntries())
 }
 
-// walIntent is the only intent of the write-ahead log.
+// onCommit calls do for every change of the write-ahead log after the next entry was added.
+func (m *mount) onCommit(do func() error) {
+	added := false
+	m.storage.onEach(func(op, key string) error {
+		if op != "put" && op != "delete" || !strings.HasPrefix(key, framework.WALPrefix) {
+			return nil
+		}
+		if !added {
+			added = true
+			return nil
+		}
+		return do()
+	})
+}
+
+// walIntent is the only pending operation of the write-ahead log.
 func (m *mount) walIntent() (id string, in intent) {
 	m.t.Helper()
 	ids := m.walEntries()
@@ -704,9 +729,13 @@ func (m *mount) age(by time.Duration) {
 	m.t.Helper()
 	id, in := m.walIntent()
 	in.Started = in.Started.Add(-by)
+	if !in.StartedRemote.IsZero() {
+		in.StartedRemote = in.StartedRemote.Add(-by)
+	}
 	value, err := json.Marshal(&framework.WALEntry{Kind: walKind, Data: in, CreatedAt: time.Now().Add(-by).Unix()})
 	require.NoError(m.t, err)
 	require.NoError(m.t, m.storage.Storage.Put(m.t.Context(), &logical.StorageEntry{Key: framework.WALPrefix + id, Value: value}))
+	m.backend.InvalidateKey(m.t.Context(), framework.WALPrefix+id)
 }
 
 // withScope is a connected mount with the scope "etl", whose manager is the engine.
@@ -822,7 +851,7 @@ func newTimedMount(t *testing.T, opts ...simulator.Option) (*mount, *clock) {
 	t.Helper()
 	c := newClock()
 	m := newMount(t, append(opts, simulator.WithClock(c.now))...)
-	m.backend.(*backend).clock = c.vault
+	m.backend.(*backend).clock, m.backend.(*backend).began = c.vault, c.vault()
 	return m, c
 }
 
@@ -833,6 +862,7 @@ func (m *mount) holdTidy() {
 	done := make(chan struct{})
 	close(done)
 	m.backend.(*backend).lifetimes.loaded.Store(true)
+	require.NoError(m.t, m.backend.(*backend).intents.load(context.Background(), m.storage.Storage, m.backend.(*backend).now()))
 	t := &m.backend.(*backend).tidy
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -851,7 +881,7 @@ func (m *mount) restartAt(c *clock) {
 	m.t.Helper()
 	b, err := Factory(context.Background(), m.config())
 	require.NoError(m.t, err)
-	b.(*backend).clock = c.vault
+	b.(*backend).clock, b.(*backend).began = c.vault, c.vault()
 	m.backend.Cleanup(context.Background())
 	m.backend = b
 	if m.tidyHeld {

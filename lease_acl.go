@@ -4,6 +4,7 @@ package databricks
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -119,10 +120,13 @@ func readACLRecord(ctx context.Context, s logical.Storage, key string) (*aclReco
 	}
 	g := new(aclRecord)
 	if err := entry.DecodeJSON(g); err != nil {
-		return nil, fmt.Errorf("the stored leases of a permission cannot be read: %w", err)
+		return nil, fmt.Errorf("%w: %w", errUnreadableACLRecord, err)
 	}
 	return g, nil
 }
+
+// errUnreadableACLRecord says that a stored record can't be read.
+var errUnreadableACLRecord = errors.New("the stored leases of a permission cannot be read")
 
 func (g *aclRecord) save(ctx context.Context, s logical.Storage, key string) error {
 	entry, err := logical.StorageEntryJSON(key, g)
@@ -158,16 +162,22 @@ func (b *backend) sweepACLRecords(ctx context.Context, req *logical.Request) (er
 			b.aclRecordsSwept.Store(false) // the next periodic call tries again
 		}
 	}()
-	keys, err := logical.CollectKeysWithPrefix(ctx, req.Storage, aclStoragePrefix)
+	keys, err := logical.CollectKeys(ctx, logical.NewStorageView(req.Storage, aclStoragePrefix))
 	if err != nil {
 		return err
 	}
+	var errs []error
 	for _, key := range keys {
-		if err := b.sweepACLRecord(ctx, req.Storage, key); err != nil {
-			return err
+		key = aclStoragePrefix + key
+		err := b.sweepACLRecord(ctx, req.Storage, key)
+		if errors.Is(err, errUnreadableACLRecord) {
+			// It will be as unreadable in a minute.
+			b.reportUnreadable(key, "the leases of a permission can't be ended", err)
+			continue
 		}
+		errs = append(errs, err)
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // sweepACLRecord deletes one record. If it is not old enough yet, it requests another sweep.
@@ -178,8 +188,12 @@ func (b *backend) sweepACLRecord(ctx context.Context, s logical.Storage, key str
 	}
 	defer unlock()
 	g, err := readACLRecord(ctx, s, key)
-	if err != nil || g == nil || len(g.Leases) > 0 {
+	if err != nil {
 		return err
+	}
+	b.unreadable.Delete(key)
+	if g == nil || len(g.Leases) > 0 {
+		return nil
 	}
 	if b.now().Sub(g.At) <= aclStale {
 		b.aclRecordsSwept.Store(false)
@@ -230,7 +244,8 @@ func (b *backend) leaseACL(ctx context.Context, req *logical.Request, conn *conn
 	err = b.perform(ctx, req.Storage, in, func(lasting context.Context, op *pendingOperation) error {
 		op.undo = func(ctx context.Context) error { return b.endACLLeaseLocked(ctx, req.Storage, conn, key, id) }
 		// The response is made first, so that nothing can fail once the permission is set.
-		if resp, err = b.leaseOfWrite(secretTypeACL, &writeLease{origin: in.origin, Grant: &id, TTL: int64(t.ttl / time.Second)}, t); err != nil {
+		l := &writeLease{origin: in.origin, Grant: &id, TTL: int64(t.ttl / time.Second), Record: op.keepRecord(t.ttl, nil, &id)}
+		if resp, err = b.leaseOfWrite(secretTypeACL, l, t); err != nil {
 			return err
 		}
 		b.aclRecordsSwept.Store(false)
@@ -300,6 +315,7 @@ func (b *backend) revokeACL(ctx context.Context, req *logical.Request, _ *framew
 	if err := b.endACLLease(ctx, req.Storage, conn, l.origin, *l.Grant); err != nil {
 		return nil, fmt.Errorf("take back the leased permission of %s: %w", l.Grant.aclRef, err)
 	}
+	b.closeRecord(ctx, req.Storage, l.Record)
 	b.event(ctx, "acl-revoke", req.Path, "scope", l.Grant.Scope, "principal", l.Grant.Principal)
 	return &logical.Response{}, nil
 }

@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
@@ -635,12 +634,9 @@ func TestGrantCancelled(t *testing.T) {
 	t.Run("a panic in the middle", func(t *testing.T) {
 		t.Parallel()
 		m := over(t, "READ")
-		m.storage.onEach(func(op, key string) error {
-			if op == "delete" && strings.HasPrefix(key, framework.WALPrefix) {
-				m.storage.onEach(nil)
-				panic("in storage")
-			}
-			return nil
+		m.onCommit(func() error {
+			m.storage.onEach(nil)
+			panic("in storage")
 		})
 		resp, err := m.do(logical.UpdateOperation, "acls/etl/users", data)
 		m.coded(http.StatusInternalServerError, resp, err)
@@ -811,4 +807,44 @@ func TestManageByLeaseDoesNotCount(t *testing.T) {
 	m.write("acls/etl/helpers", map[string]any{"permission": "MANAGE"})
 	resp, err = m.do(logical.DeleteOperation, "acls/etl/owners", nil)
 	m.requireOK(resp, err)
+}
+
+// A record that can't be read is reported once, and keeps no other from being deleted.
+func TestAnUnreadableGrantHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	m, c := newTimedMount(t)
+	m.makeReady()
+	m.workspace.AddScope("etl", m.admin)
+	// Each pass begins after a write: there may be records to delete.
+	sweep := func() {
+		t.Helper()
+		m.write("acls/etl/others", map[string]any{"permission": "READ"})
+		c.advance(aclStale + time.Minute)
+		m.youngTick()
+	}
+	var good []*logical.StorageEntry
+	for _, principal := range []string{"others", "engineers", "analysts"} {
+		m.workspace.AddGroup(principal)
+		m.write("acls/etl/"+principal, map[string]any{"permission": "READ"})
+		entry, err := m.storage.Get(t.Context(), aclRecordKey(m.here(), aclRef{"etl", principal}))
+		require.NoError(t, err)
+		good = append(good, entry)
+	}
+	damaged := good[1]
+	require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: damaged.Key, Value: []byte("garbage")}))
+	for range 3 {
+		sweep()
+		left, err := logical.CollectKeys(t.Context(), logical.NewStorageView(m.storage, aclStoragePrefix))
+		require.NoError(t, err)
+		require.Equal(t, []string{strings.TrimPrefix(damaged.Key, aclStoragePrefix)}, left)
+	}
+	require.Equal(t, 1, m.errorsSaid("the leases of a permission can't be ended"))
+
+	require.NoError(t, m.storage.Put(t.Context(), damaged))
+	sweep()
+	require.Empty(t, m.grantRecords())
+	m.backend.(*backend).unreadable.Range(func(key, _ any) bool {
+		require.Fail(t, "still remembered", key)
+		return true
+	})
 }

@@ -31,6 +31,7 @@ type lease struct {
 	Dead    time.Time `json:"dead"`    // from then on there is nothing to revoke; later than Expires by the duration of the create
 
 	Delivered *writtenSecret `json:"delivered,omitempty"` // the secret that it was delivered to, nil for none
+	Record    string         `json:"record,omitempty"`    // id of the lease's record, empty without a delivery and for leases of v0.1.0
 }
 
 // internalData returns the lease in the form that Vault stores.
@@ -83,7 +84,7 @@ func (b *backend) mint(ctx context.Context, req *logical.Request, data *framewor
 		return nil, err
 	}
 	defer unlock()
-	if err := b.nameIntent(ctx, req.Storage, p.kind, &p.request, &p.intent, false); err != nil {
+	if err := b.nameIntent(ctx, req.Storage, p.conn, p.kind, &p.request, &p.intent, false); err != nil {
 		return nil, err
 	}
 	var resp *logical.Response
@@ -97,10 +98,13 @@ func (b *backend) mint(ctx context.Context, req *logical.Request, data *framewor
 		} else if err := p.terms.capTo(token, p.request.Lifetime, p.lease.Expires.Sub(b.now())); err != nil {
 			return err
 		}
+		l := p.lease
+		if l.Delivered != nil {
+			l.Record = op.keepRecord(p.terms.ttl, l.Delivered, nil)
+		}
 		if resp, err = b.leaseOfCredential(p, token); err != nil {
 			return err
 		}
-		l := p.lease
 		b.event(ctx, "creds-create", req.Path, "role", l.Role, "credential_type", l.CredentialType, "id", l.ID, "expiry_time", rfc3339(l.Expires))
 		return nil
 	})
@@ -206,7 +210,7 @@ func (b *backend) lockMint(ctx context.Context, p *mintPlan) (unlock func(), err
 		return nil, err
 	}
 	held = append(held, u)
-	if deliver.Before, err = secretUpdated(ctx, p.conn, deliver.secretRef); err != nil {
+	if deliver.Before, _, err = secretUpdated(ctx, p.conn, deliver.secretRef); err != nil {
 		return nil, explainSecrets(err, deliver.Scope, permissionRead)
 	}
 	locked = true
@@ -215,14 +219,14 @@ func (b *backend) lockMint(ctx context.Context, p *mintPlan) (unlock func(), err
 
 // nameIntent decides how a new credential can be identified later: by its mark or, if it can't carry one, by a distinct
 // lifetime. It also decides when the intent expires. stored is true if a storage entry, not a lease, will hold the credential.
-func (b *backend) nameIntent(ctx context.Context, s logical.Storage, kind credential.Type, r *credential.Request, in *intent, stored bool) error {
+func (b *backend) nameIntent(ctx context.Context, s logical.Storage, conn *connection, kind credential.Type, r *credential.Request, in *intent, stored bool) error {
 	t := kind.Traits()
 	if t.Textless && r.Named() {
 		if err := b.makeDistinct(ctx, s, r, in); err != nil {
 			return err
 		}
 	}
-	in.Started = b.now().UTC()
+	in.start(b.now(), conn)
 	until := in.Started.Add(r.Lifetime + mintBudget)
 	// What has no expiry at Databricks, such as a copy in a scope, is undone for longer.
 	if !t.Lasting && in.Secret == nil || until.After(in.Expires) {
@@ -331,6 +335,12 @@ func (b *backend) renew(ctx context.Context, req *logical.Request, _ *framework.
 	}
 	resp := &logical.Response{Secret: req.Secret, Warnings: t.warnings}
 	resp.Secret.TTL, resp.Secret.MaxTTL = t.ttl, t.maxTTL
+	if l.Delivered != nil {
+		if l.Record, err = b.renewRecord(ctx, req.Storage, l.Record, t.ttl, intent{origin: l.origin, Written: l.Delivered}); err != nil {
+			return nil, err
+		}
+		resp.Secret.InternalData["record"] = l.Record
+	}
 	return resp, nil
 }
 
@@ -347,7 +357,7 @@ func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework
 	}
 	t := kind.Traits()
 	// Nothing has to be revoked if Databricks can't do so or the credential has expired, but a delivered copy does not expire.
-	ended := t.EndsByItself || !t.Lasting && b.now().After(l.Dead)
+	ended := t.EndsByItself || !t.Lasting && b.expired(ctx, req.Storage, l.Dead)
 	if ended && l.Delivered == nil {
 		return &logical.Response{}, nil
 	}
@@ -382,6 +392,7 @@ func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework
 		if err := b.removeWritten(ctx, conn, l.Delivered); err != nil {
 			return nil, fmt.Errorf("the credential was revoked, but not its copy in %s: %w", l.Delivered.secretRef, err)
 		}
+		b.closeRecord(ctx, req.Storage, l.Record)
 	}
 	b.event(ctx, "creds-revoke", req.Path, "role", l.Role, "credential_type", l.CredentialType, "id", l.ID)
 	return &logical.Response{}, nil

@@ -109,12 +109,9 @@ func TestDeliveryFails(t *testing.T) {
 		"put lost, undo broken": {func(m *mount) { m.breakDelivery(deletePath) }, "secrets/put", 1, true},
 		"put lost, copy stuck":  {func(m *mount) { m.breakDelivery(secretDeletePath) }, "secrets/put", 1, true},
 		"storage": {func(m *mount) {
-			m.storage.onEach(func(op, key string) error {
-				if op == "delete" {
-					m.storage.onEach(nil)
-					return errors.New("disk full")
-				}
-				return nil
+			m.onCommit(func() error {
+				m.storage.onEach(nil)
+				return errors.New("disk full")
 			})
 		}, "disk full", 1, false},
 	} {
@@ -288,12 +285,7 @@ func TestDeliveryCrash(t *testing.T) {
 				m.workspace.Inject(fault)
 			}
 			if step == "after the stamp" {
-				m.storage.onEach(func(op, key string) error {
-					if op == "delete" {
-						return errors.New("killed")
-					}
-					return nil
-				})
+				m.onCommit(func() error { return errors.New("killed") })
 			}
 			m.failure(m.do(logical.UpdateOperation, "creds/etl", delivered))
 			require.Len(t, m.minted(), 1)

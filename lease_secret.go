@@ -19,10 +19,6 @@ const (
 
 	// confirmTimeout is how long the timestamp of a secret that was just written is waited for: lists may lag behind.
 	confirmTimeout = 10 * time.Second
-
-	// clockSkew is the difference between the clocks of Vault and Databricks that a rollback allows for when it decides
-	// whether a secret was stored by the write that it undoes.
-	clockSkew = time.Minute
 )
 
 // writtenSecret is a secret that the engine wrote and will delete, unless somebody has overwritten it since. Databricks has no
@@ -38,9 +34,9 @@ type secretIntent struct {
 	Before time.Time `json:"before"` // when it was last written before that, zero for never
 }
 
-// matches reports whether what was written at the one time can be what a put stored that began at the other.
-func (in *secretIntent) matches(updated, started time.Time) bool {
-	return !updated.Equal(in.Before) && !updated.Before(started.Add(-clockSkew)) && !updated.After(started.Add(mintBudget+clockSkew))
+// matches reports whether what was written at the time can be what a put stored in the window.
+func (in *secretIntent) matches(updated time.Time, put window) bool {
+	return !updated.Equal(in.Before) && put.has(updated)
 }
 
 // confirmWrite waits until Databricks lists the secret that the intent stored, and returns what it takes to delete it again.
@@ -48,7 +44,7 @@ func confirmWrite(ctx context.Context, conn *connection, in *secretIntent) (*wri
 	ref := in.secretRef
 	deadline := time.Now().Add(confirmTimeout)
 	for wait := 100 * time.Millisecond; ; wait *= 2 {
-		updated, err := secretUpdated(ctx, conn, ref)
+		updated, _, err := secretUpdated(ctx, conn, ref)
 		if err != nil {
 			return nil, explainSecrets(err, ref.Scope, permissionRead)
 		}
@@ -106,29 +102,42 @@ func (b *backend) putUnleased(ctx context.Context, s logical.Storage, conn *conn
 	return b.supersede(context.WithoutCancel(ctx), s, conn, ref)
 }
 
-// supersede takes the secret out of the intents that earlier writes of it left open: whatever they stored is gone, and their
-// rollback could not tell the new value from it. The caller holds the secret's lock and has just stored a value.
+// supersede takes the secret out of the entries that earlier writes of it left in the write-ahead log, those of operations in flight,
+// as the caller's own, excepted: whatever they stored is gone,
+// and their rollback could not tell the new value from it. The caller holds the secret's lock and has just stored a value.
 func (b *backend) supersede(ctx context.Context, s logical.Storage, conn *connection, ref secretRef) error {
-	err := eachIntent(ctx, s, func(id string, in *intent) error {
-		if in.Secret == nil || in.Secret.canonical() != ref.canonical() {
-			return nil
+	err := b.intents.load(ctx, s, b.now())
+	if err == nil {
+		for _, id := range b.intents.of(ref, &b.inFlight) {
+			if err = b.supersedeIntent(ctx, s, conn, id); err != nil {
+				break
+			}
 		}
-		if _, busy := b.inFlight.Load(in.Nonce); busy {
-			return nil // the caller's own
-		}
-		if access, err := conn.accessTo(ctx, in.origin); err != nil || access == credential.AccessNone {
-			return err
-		}
-		if in.Credential == nil {
-			return deleteIntent(ctx, s, id)
-		}
-		in.Secret = nil
-		return b.putIntent(ctx, s, id, in)
-	})
+	}
 	if err != nil {
 		return fmt.Errorf("secret %s was stored, but the write-ahead log of an earlier write could not be corrected, so the rollback may delete it; write it again: %w", ref, err)
 	}
 	return nil
+}
+
+// supersedeIntent takes the secret out of one entry.
+func (b *backend) supersedeIntent(ctx context.Context, s logical.Storage, conn *connection, id string) error {
+	in, err := readIntent(ctx, s, id)
+	if err != nil {
+		return err
+	}
+	if in == nil {
+		b.intents.remove(id)
+		return nil
+	}
+	if access, err := conn.accessTo(ctx, in.origin); err != nil || access == credential.AccessNone {
+		return err
+	}
+	if in.Credential == nil {
+		return b.deleteIntent(ctx, s, id)
+	}
+	in.Secret = nil
+	return b.putIntent(ctx, s, id, in)
 }
 
 // removeWritten is removeWrittenLocked with the secret's lock.
@@ -143,13 +152,18 @@ func (b *backend) removeWritten(ctx context.Context, conn *connection, secret *w
 
 // removeWrittenLocked deletes a secret if it is still the one that the engine wrote. The caller holds its lock.
 func (b *backend) removeWrittenLocked(ctx context.Context, conn *connection, secret *writtenSecret) error {
-	updated, err := secretUpdated(ctx, conn, secret.secretRef)
+	updated, found, err := secretUpdated(ctx, conn, secret.secretRef)
 	if err != nil {
 		return explainSecrets(err, secret.Scope, permissionRead)
 	}
-	if updated.IsZero() {
+	if !found {
 		return nil
 	}
+	return b.removeListed(ctx, conn, secret, updated)
+}
+
+// removeListed is removeWrittenLocked for a secret that Databricks lists with the given time.
+func (b *backend) removeListed(ctx context.Context, conn *connection, secret *writtenSecret, updated time.Time) error {
 	if !updated.Equal(secret.Updated) {
 		b.Logger().Warn("a leased secret was overwritten since, so it is left alone", "scope", secret.Scope, "key", secret.Key, "written", rfc3339(secret.Updated), "overwritten", rfc3339(updated))
 		return nil
@@ -171,6 +185,9 @@ type writeLease struct {
 	writtenSecret
 	Grant *aclLeaseID `json:"grant,omitempty"`
 	TTL   int64       `json:"lease_ttl"` // seconds
+
+	// Record is the id of the lease's record; empty for a lease of v0.1.0 that was not renewed since.
+	Record string `json:"record,omitempty"`
 }
 
 func (l *writeLease) internalData() (map[string]any, error) {
@@ -194,10 +211,11 @@ func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *c
 		return nil, err
 	}
 	defer unlock()
-	before, err := secretUpdated(ctx, conn, ref)
+	before, _, err := secretUpdated(ctx, conn, ref)
 	if err != nil {
 		return nil, explainSecrets(err, ref.Scope, permissionRead)
 	}
+	in.start(b.now(), conn)
 	in.Secret = &secretIntent{secretRef: ref, Before: before}
 
 	var resp *logical.Response
@@ -206,7 +224,7 @@ func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *c
 		if err != nil {
 			return err
 		}
-		l := &writeLease{origin: in.origin, writtenSecret: *written, TTL: int64(t.ttl / time.Second)}
+		l := &writeLease{origin: in.origin, writtenSecret: *written, TTL: int64(t.ttl / time.Second), Record: op.keepRecord(t.ttl, written, nil)}
 		if resp, err = b.leaseOfWrite(secretTypeSecret, l, t); err != nil {
 			return err
 		}
@@ -249,8 +267,16 @@ func (b *backend) renewWrite(ctx context.Context, req *logical.Request, _ *frame
 	if err != nil {
 		return nil, badField("lease", "%s; write it again", err)
 	}
+	undo := intent{origin: l.origin, Grant: l.Grant}
+	if l.Grant == nil {
+		undo.Written = &l.writtenSecret
+	}
+	if l.Record, err = b.renewRecord(ctx, req.Storage, l.Record, ttl, undo); err != nil {
+		return nil, err
+	}
 	resp := &logical.Response{Secret: req.Secret}
 	resp.Secret.TTL, resp.Secret.MaxTTL = ttl, longest
+	resp.Secret.InternalData["record"] = l.Record
 	return resp, nil
 }
 
@@ -286,6 +312,7 @@ func (b *backend) revokeSecret(ctx context.Context, req *logical.Request, _ *fra
 	if err := b.removeWritten(ctx, conn, &l.writtenSecret); err != nil {
 		return nil, fmt.Errorf("remove the leased secret %s: %w", l.secretRef, err)
 	}
+	b.closeRecord(ctx, req.Storage, l.Record)
 	b.event(ctx, "secret-revoke", req.Path, "scope", l.Scope, "key", l.Key)
 	return &logical.Response{}, nil
 }
@@ -293,12 +320,12 @@ func (b *backend) revokeSecret(ctx context.Context, req *logical.Request, _ *fra
 // removeUnconfirmed deletes a secret that was, or may have been, stored a moment ago. It fails when Databricks does not show it:
 // it may do so later, so that is left to the rollback. The caller holds the secret's lock.
 func (b *backend) removeUnconfirmed(ctx context.Context, conn *connection, in *secretIntent) error {
-	updated, err := secretUpdated(ctx, conn, in.secretRef)
+	updated, _, err := secretUpdated(ctx, conn, in.secretRef)
 	if err != nil {
 		return explainSecrets(err, in.Scope, permissionRead)
 	}
 	if updated.IsZero() || updated.Equal(in.Before) {
 		return fmt.Errorf("secret %s may have been stored, but is not listed yet", in.secretRef)
 	}
-	return b.removeWrittenLocked(ctx, conn, &writtenSecret{secretRef: in.secretRef, Updated: updated})
+	return b.removeListed(ctx, conn, &writtenSecret{secretRef: in.secretRef, Updated: updated}, updated)
 }

@@ -565,7 +565,7 @@ func TestLeasedSecretRollback(t *testing.T) {
 		t.Parallel()
 		m := withScope(t)
 		m.strand("secrets/etl/k", leasedValue)
-		m.age(mintBudget + 2*clockSkew)
+		m.age(mintBudget + 2*clockNear)
 		m.workspace.PutSecret("etl", "k", []byte("somebody else's"))
 		m.rolledBack()
 		value, _ := m.has("k")
@@ -612,7 +612,7 @@ func TestLeasedSecretRollback(t *testing.T) {
 		listed := 0
 		m.storage.onEach(func(op, key string) error {
 			if op == "list" {
-				if listed++; listed == 2 {
+				if listed++; listed == 1 {
 					return errors.New("disk full")
 				}
 			}

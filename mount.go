@@ -34,6 +34,12 @@ type backend struct {
 	// created.
 	mountID string
 
+	// instance is what the nonces of this process begin with, began when it started, and splitBrain the evidence of another engine with
+	// the same mount id, nil for none.
+	instance   string
+	began      time.Time
+	splitBrain atomic.Pointer[splitBrainError]
+
 	// sensitive has the request fields that carry secrets. It does not change after newBackend.
 	sensitive map[string]framework.FieldType
 
@@ -45,9 +51,13 @@ type backend struct {
 	roles       cache[*roleEntry]
 	statics     cache[*staticEntry]
 
-	// inFlight has the nonces of the pending operations of this process, which a rollback must not undo; reported has the
-	// failures that reportOnce has logged; lastAttempt has the time of a rollback's last attempt, by nonce.
-	inFlight, reported, lastAttempt sync.Map
+	// intents indexes the write-ahead log, and inFlight has the nonces of the pending operations of this process, which a rollback must
+	// not undo.
+	intents  intentIndex
+	inFlight sync.Map
+
+	// unreadable has the keys of the storage entries that reportUnreadable has reported.
+	unreadable sync.Map
 
 	// The locks of the mount, in the order in which they may be taken: a holder may take only locks below it, and none twice.
 	// Those by key may be held over calls to Databricks, which knows no compare-and-set; a wait for one ends with its request. The
@@ -58,10 +68,11 @@ type backend struct {
 	slotLocks     orderedLocks // a slot of a service principal: bounds the secrets that it has for the sake of access tokens
 	secretLocks   orderedLocks // a secret, by its ref: one writer at a time, so that each knows what was there before
 	aclLocks      orderedLocks // a permission, by the key of its record: one change at a time
+	recordLocks   orderedLocks // the record of a lease, by its id: one change at a time. Not held over calls to Databricks either
 	roleWrite     orderedMutex // the stored roles
 	configWrite   orderedMutex // the stored config, and the connection that is made from it
-	// Below them are the mutexes inside nextRun, lifetimes, tidy, the caches and connections: while one is held, no other lock is taken.
-	// Only tidy has two, of which saving comes first.
+	// Below them are the mutexes inside intents, nextRun, lifetimes, tidy, the caches and connections: while one is held, no other lock
+	// is taken. Only intents and tidy have two, of which reading and saving come first.
 
 	// nextRun says when the next rotation is due.
 	nextRun nextRun
@@ -83,6 +94,7 @@ const (
 	rankSlot
 	rankSecret
 	rankACL
+	rankRecord
 	rankRole
 	rankConfig
 )
@@ -138,6 +150,7 @@ func (b *backend) rankLocks() {
 	b.slotLocks.rank = rankSlot
 	b.secretLocks.rank = rankSecret
 	b.aclLocks.rank = rankACL
+	b.recordLocks.rank = rankRecord
 	b.roleWrite.rank = rankRole
 	b.configWrite.rank = rankConfig
 }
@@ -173,6 +186,8 @@ func (b *backend) invalidate(_ context.Context, key string) {
 		b.nextRun.touch()
 	case key == tidyStorageKey:
 		b.forgetTidy()
+	case strings.HasPrefix(key, framework.WALPrefix):
+		b.intents.remove(strings.TrimPrefix(key, framework.WALPrefix)) // the next rollback reads it
 	}
 }
 
@@ -198,6 +213,13 @@ func (b *backend) event(ctx context.Context, kind, path string, pairs ...string)
 	err := logical.SendEvent(ctx, b, "databricks/"+kind, pairs...)
 	if err != nil && !errors.Is(err, framework.ErrNoEvents) {
 		b.Logger().Debug("an event was not sent", "event", kind, "error", err)
+	}
+}
+
+// reportUnreadable logs at error level, once until the entry was read again, that a storage entry can't be read.
+func (b *backend) reportUnreadable(key, consequence string, err error) {
+	if _, reported := b.unreadable.LoadOrStore(key, true); !reported {
+		b.Logger().Error(consequence, "error", err)
 	}
 }
 

@@ -113,12 +113,12 @@ func (b *backend) secretExists(ctx context.Context, req *logical.Request, data *
 	if err != nil {
 		return false, remoteCheck(err)
 	}
-	updated, err := secretUpdated(ctx, conn, ref)
+	_, found, err := secretUpdated(ctx, conn, ref)
 	if err != nil {
 		// Counts as an update: a policy that allows only create must not overwrite a secret that could not be looked up.
 		return true, remoteCheck(err)
 	}
-	return !updated.IsZero(), nil
+	return found, nil
 }
 
 func (b *backend) writeSecret(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
@@ -164,7 +164,7 @@ func (b *backend) readSecret(ctx context.Context, req *logical.Request, data *fr
 	if err != nil {
 		return nil, explainSecrets(err, ref.Scope, permissionRead)
 	}
-	updated, err := secretUpdated(ctx, conn, ref)
+	updated, _, err := secretUpdated(ctx, conn, ref)
 	if err != nil {
 		return nil, explainSecrets(err, ref.Scope, permissionRead)
 	}

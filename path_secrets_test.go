@@ -219,12 +219,12 @@ func TestSecretKeysIgnoreCase(t *testing.T) {
 	conn, err := m.backend.(*backend).connection(t.Context(), m.storage)
 	require.NoError(t, err)
 	for key, exists := range map[string]bool{"Token": true, "TOKEN": true, "token": true, "tokens": false} {
-		updated, err := secretUpdated(t.Context(), conn, secretRef{Scope: "Etl", Key: key})
+		updated, _, err := secretUpdated(t.Context(), conn, secretRef{Scope: "Etl", Key: key})
 		require.NoError(t, err)
 		require.Equal(t, exists, updated.Equal(m.scope("etl").Secrets["Token"].Updated), key)
 	}
 	m.workspace.PutSecret("etl", "token", []byte("v"))
-	updated, err := secretUpdated(t.Context(), conn, secretRef{Scope: "etl", Key: "token"})
+	updated, _, err := secretUpdated(t.Context(), conn, secretRef{Scope: "etl", Key: "token"})
 	require.NoError(t, err)
 	require.True(t, updated.Equal(m.scope("etl").Secrets["token"].Updated), "the exact spelling goes first")
 }
@@ -418,4 +418,30 @@ func TestSecretWritesAreForwarded(t *testing.T) {
 			require.Zero(t, m.workspace.Count("", path))
 		}
 	}
+}
+
+// A key that Databricks lists without the time of its last write exists all the same.
+func TestASecretWithoutATimestampExists(t *testing.T) {
+	t.Parallel()
+	m := withScope(t)
+	m.workspace.Inject(simulator.Fault{Path: secretListPath, Body: `{"secrets": [{"key": "k"}]}`})
+	for key, want := range map[string]bool{"k": true, "other": false} {
+		_, exists, err := m.backend.HandleExistenceCheck(t.Context(), &logical.Request{Operation: logical.CreateOperation, Path: "secrets/etl/" + key, Storage: m.storage})
+		require.NoError(t, err)
+		require.Equal(t, want, exists, key)
+	}
+}
+
+// Nor is such a key taken for gone by whatever is to delete it, and never for the engine's.
+func TestASecretWithoutATimestampIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	m := withScope(t)
+	m.strand("secrets/etl/k", leasedValue)
+	fault := m.workspace.Inject(simulator.Fault{Path: secretListPath, Body: `{"secrets": [{"key": "k"}]}`})
+	require.ErrorContains(t, m.failure(m.rollback()), "without the time of its last write")
+	require.Len(t, m.walEntries(), 1)
+	fault.Clear()
+	m.rolledBack()
+	_, there := m.has("k")
+	require.False(t, there)
 }

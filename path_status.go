@@ -45,6 +45,9 @@ func (b *backend) pathStatus() []*framework.Path {
 					keyPendingError:     {Type: framework.TypeString, Description: "Why a credential that was replaced could not be removed yet; empty for nothing."},
 					keyPendingAttempt:   {Type: framework.TypeString, Description: "When that is tried again, RFC 3339; null for never."},
 					keyRotatedBy:        {Type: framework.TypeString, Description: "Who follows the rotation schedule: engine, vault for its rotation manager, or nobody."},
+					"clock_offset":      {Type: framework.TypeFloat, Description: "By how many seconds Databricks' clock is ahead of Vault's; null until an answer has told it."},
+					"clock_stable":      {Type: framework.TypeBool, Description: "Whether the latest answers agree about clock_offset."},
+					"split_brain":       {Type: framework.TypeString, Description: "Why rotation, tidy and rollback have stopped: another Vault uses the mount as well. Empty when none was found."},
 					"calls":             {Type: framework.TypeMap, Required: true, Description: "By operation, since the plugin started on this node: calls, errors, retries, throttled, mean_ms and max_ms."},
 				}}}},
 			},
@@ -81,6 +84,15 @@ func (b *backend) readStatus(ctx context.Context, req *logical.Request, _ *frame
 	}
 
 	status["configured"] = true
+	clock := conn.client.Clock()
+	status["clock_offset"], status["clock_stable"] = nil, clock.Stable
+	if clock.Known {
+		status["clock_offset"] = milliseconds(clock.Offset) / 1000
+	}
+	status["split_brain"] = ""
+	if found := b.splitBrain.Load(); found != nil {
+		status["split_brain"] = found.Error()
+	}
 	status[keyHost] = conn.config.Host
 	status[keyAuthType] = conn.config.AuthType
 	status[keyWorkspaceID] = conn.config.WorkspaceID

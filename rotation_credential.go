@@ -48,6 +48,9 @@ type storedRequest struct {
 // hasn't is removed: at once when save fails, or by the rollback, which asks the storage. When save returns an uncertain error,
 // nothing is undone until a rollback has read the storage.
 func (b *backend) makeStored(ctx context.Context, s logical.Storage, conn *connection, want storedRequest, save func(ctx context.Context, k *storedCredential, made *credential.Credential) error) error {
+	if err := b.alone(); err != nil {
+		return err
+	}
 	in, err := b.newIntent(ctx, conn)
 	if err != nil {
 		return err
@@ -56,7 +59,7 @@ func (b *backend) makeStored(ctx context.Context, s logical.Storage, conn *conne
 	in.Credential = &credentialIntent{Type: want.credentialType, Role: want.role}
 	kind := credential.Lookup(want.credentialType)
 	r := credential.Request{Spec: want.spec, Text: want.text, Lifetime: want.lifetime}
-	if err := b.nameIntent(ctx, s, kind, &r, &in, true); err != nil {
+	if err := b.nameIntent(ctx, s, conn, kind, &r, &in, true); err != nil {
 		return err
 	}
 	return b.perform(ctx, s, in, func(ctx context.Context, op *pendingOperation) error {
@@ -157,14 +160,10 @@ func eachStored(ctx context.Context, s logical.Storage, show func(key string, al
 // ownedNonces returns the nonces of all open entries of the write-ahead log, and of all credentials that the config or a static role
 // holds. The log is read first: what is committed there meanwhile is saved by then.
 func (b *backend) ownedNonces(ctx context.Context, s logical.Storage) (map[string]bool, error) {
-	owned := make(map[string]bool)
-	err := eachIntent(ctx, s, func(_ string, in *intent) error {
-		owned[in.Nonce] = true
-		return nil
-	})
-	if err != nil {
+	if err := b.intents.update(ctx, s, b.now()); err != nil {
 		return nil, err
 	}
+	owned := b.intents.nonces()
 	return owned, eachStored(ctx, s, func(_ string, all []storedCredential) {
 		for _, k := range all {
 			owned[k.Nonce] = true

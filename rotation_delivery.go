@@ -16,9 +16,22 @@ import (
 // storedCopy is a copy of a credential in a secret scope. It is stored before the secret is written.
 type storedCopy struct {
 	secretIntent
-	Nonce   string    `json:"nonce"` // of the credential
-	Started time.Time `json:"started"`
+	Nonce   string    `json:"nonce"`   // of the credential
+	Started time.Time `json:"started"` // by Vault's clock
+
+	// StartedRemote is Started by Databricks' clock, zero where its offset was not known.
+	StartedRemote time.Time `json:"started_remote,omitzero"`
+
 	Updated time.Time `json:"updated,omitzero"` // as Databricks says; zero while it isn't certain that it was written
+}
+
+// matches reports whether what was written at the time can be what the delivery stored. It fails with a clockError where that isn't certain.
+func (c *storedCopy) matches(conn *connection, now, updated time.Time) (bool, error) {
+	put, err := conn.writeWindow(now, c.Started, c.StartedRemote)
+	if err != nil {
+		return false, err
+	}
+	return c.secretIntent.matches(updated, put), nil
 }
 
 // deliveredAt reports whether the copy is, or may be, where the role delivers to.
@@ -46,8 +59,8 @@ func (e *staticEntry) pinned(old *retired) bool {
 }
 
 // alive reports whether the role has the credential with the nonce, and it has not ended.
-func (e *staticEntry) alive(nonce string, now time.Time) bool {
-	return slices.ContainsFunc(e.State.all(), func(k storedCredential) bool { return k.Nonce == nonce && now.Before(k.Expires) })
+func (e *staticEntry) alive(nonce string, ended func(end time.Time) bool) bool {
+	return slices.ContainsFunc(e.State.all(), func(k storedCredential) bool { return k.Nonce == nonce && !ended(k.Expires) })
 }
 
 // deliver writes the secret part of the current credential to where the role delivers to, over whatever is there. The copy is
@@ -60,15 +73,19 @@ func (i *staticItem) deliver(ctx context.Context, e *staticEntry) error {
 		return err
 	}
 	defer unlock()
-	before, err := secretUpdated(ctx, conn, ref)
+	before, _, err := secretUpdated(ctx, conn, ref)
 	if err != nil {
 		return explainSecrets(err, ref.Scope, permissionRead)
 	}
-	// An earlier write whose outcome is unknown can be forgotten when what is there now can't be it.
+	// An earlier write whose outcome is unknown can be forgotten when it is certain that what is there now can't be it.
 	earlier := slices.DeleteFunc(slices.Clone(e.State.Copies), func(c storedCopy) bool {
-		return e.deliveredAt(&c) && c.Updated.IsZero() && !c.matches(before, c.Started)
+		possibly, err := c.matches(conn, b.now(), before)
+		return e.deliveredAt(&c) && c.Updated.IsZero() && err == nil && !possibly
 	})
 	put := storedCopy{secretIntent: secretIntent{secretRef: ref, Before: before}, Nonce: e.State.Current.Nonce, Started: b.now().UTC()}
+	if offset, err := conn.clockOffset(put.Started); err == nil {
+		put.StartedRemote = put.Started.Add(offset)
+	}
 	e.State.Copies = append(slices.Clone(earlier), put)
 	if err := b.saveStatic(ctx, i.req.Storage, i.name, e); err != nil {
 		return err
@@ -78,7 +95,7 @@ func (i *staticItem) deliver(ctx context.Context, e *staticEntry) error {
 			e.State.Copies = earlier
 			return err
 		}
-		updated, lookErr := secretUpdated(ctx, conn, ref)
+		updated, _, lookErr := secretUpdated(ctx, conn, ref)
 		if lookErr == nil && updated.Equal(before) && hasResponse(err) {
 			e.State.Copies = earlier
 		}
@@ -139,12 +156,12 @@ func (b *backend) removeCopy(ctx context.Context, conn *connection, c *storedCop
 	defer unlock()
 	written := &writtenSecret{secretRef: c.secretRef, Updated: c.Updated}
 	if c.Updated.IsZero() {
-		updated, err := secretUpdated(ctx, conn, c.secretRef)
+		updated, found, err := secretUpdated(ctx, conn, c.secretRef)
 		if err != nil {
 			return explainSecrets(err, c.Scope, permissionRead)
 		}
-		if updated.IsZero() || !c.matches(updated, c.Started) {
-			return nil
+		if ours, err := c.matches(conn, b.now(), updated); err != nil || !found || !ours {
+			return err
 		}
 		written.Updated = updated
 	}

@@ -12,9 +12,9 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// rotationBudget is how long one call of periodic goes on beginning rotations: Vault gives it 90 seconds, and the rollback has to
-// have its share.
-const rotationBudget = 30 * time.Second
+// rotationBudget is how long one call of periodic goes on beginning rotations: it should be as short as rollbackBudget, for the same
+// reason, and the rollback comes after it.
+const rotationBudget = 10 * time.Second
 
 // nextRunLife is how long a nextRun is relied on: the clock that it goes by may be set back.
 const nextRunLife = time.Hour
@@ -66,7 +66,7 @@ func (b *backend) periodic(ctx context.Context, req *logical.Request) error {
 func (b *backend) rotateDue(ctx context.Context, req *logical.Request) error {
 	start := time.Now()
 	look, changes := b.nextRun.begin(b.now())
-	if !look {
+	if !look || b.splitBrain.Load() != nil {
 		return nil
 	}
 	names, err := req.Storage.List(ctx, staticStoragePrefix)
@@ -99,12 +99,11 @@ func (b *backend) rotateDue(ctx context.Context, req *logical.Request) error {
 		switch {
 		case isUnreadable(err):
 			// It will be as unreadable in a minute.
-			if _, reported := b.reported.LoadOrStore(err.Error(), true); !reported {
-				b.Logger().Error("a static role is not rotated", "error", err)
-			}
+			b.reportUnreadable(staticStoragePrefix+name, "a static role is not rotated", err)
 		case err != nil:
 			errs = append(errs, err)
 		case e != nil:
+			b.unreadable.Delete(staticStoragePrefix + name)
 			consider(&staticItem{b: b, req: req, name: name}, e.clone().rotationView())
 		}
 	}

@@ -289,7 +289,7 @@ func (b *backend) verifyRoot(ctx context.Context, config *configEntry, identity 
 // rootLifetimes returns how long the new credential should live, in the order of trying. Granted is how long the current one was made
 // to live, 0 for unknown.
 func rootLifetimes(config *configEntry, granted time.Duration, now time.Time) []time.Duration {
-	longest := maxLifetime - maxLifetimeOffset*time.Second
+	longest := maxLifetime - minLifetimeOffset
 	lives := []time.Duration{rootLife, expirySoon}
 	if s := config.effectiveSchedule(); s.Automatic() {
 		need := min(s.Need(now)+rootGrace, longest)

@@ -83,16 +83,19 @@ func (r *rootItem) find(ctx context.Context, conn *connection, identity *client.
 // another.
 func (b *backend) findRoot(ctx context.Context, req *logical.Request, conn *connection, identity *client.Identity) (*rootFound, error) {
 	if conn.config.AuthType == client.AuthPAT {
-		return findToken(ctx, req.MountPoint, conn, identity)
+		return b.findToken(ctx, req.MountPoint, conn, identity)
 	}
 	return b.findSecret(ctx, req.Storage, conn, identity)
 }
 
 // findToken finds a token by its id, which is the SHA-256 of the token where no rotation has stored it.
-func findToken(ctx context.Context, mountPoint string, conn *connection, identity *client.Identity) (*rootFound, error) {
+func (b *backend) findToken(ctx context.Context, mountPoint string, conn *connection, identity *client.Identity) (*rootFound, error) {
 	tokens, err := conn.client.ListTokens(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("list the tokens of %s: %w", identity.UserName, err)
+	}
+	if err := b.checkAlone(ctx, conn, tokens); err != nil {
+		return nil, err
 	}
 	ours := conn.config.Rotation.Credential
 	found := &rootFound{live: make(map[string]bool), id: ours.ID, scopes: ours.Scopes}

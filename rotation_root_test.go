@@ -753,8 +753,8 @@ func TestRotateRootAfterARestart(t *testing.T) {
 				l.mu.Lock()
 				defer l.mu.Unlock()
 				l.used = make(map[string]time.Time)
-				for i := 1; i < maxLifetimeOffset; i++ {
-					l.used[r.engine.ID+" "+(rootLife+seconds(int64(i))).String()] = r.clock.now().Add(time.Hour)
+				for i := time.Second; i < offsetRange(rootLife); i += time.Second {
+					l.used[r.engine.ID+" "+(rootLife+i).String()] = r.clock.now().Add(time.Hour)
 				}
 			}
 			r.clock.advance(24 * time.Hour)

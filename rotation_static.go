@@ -152,6 +152,11 @@ func (i *staticItem) settle(ctx context.Context) error {
 	b, e := i.b, i.e.clone()
 	i.e = e
 	deleting, changed := e.State.Deleting, e.State.Deleting || e.State.PendingError != ""
+	// A credential whose end isn't certain counts as alive.
+	ended := func(end time.Time) bool {
+		passed, err := i.conn.passed(b.now(), end)
+		return err == nil && passed
+	}
 	var errs []error
 	if !deleting && e.undelivered() {
 		changed = true
@@ -163,12 +168,12 @@ func (i *staticItem) settle(ctx context.Context) error {
 		// Until the new place has its copy, one that works is better than none at the place before.
 		changed = true
 		errs = append(errs, i.removeCopies(ctx, e, func(c *storedCopy) bool {
-			return deleting || !e.deliveredAt(c) && (!e.undelivered() || !e.alive(c.Nonce, b.now()))
+			return deleting || !e.deliveredAt(c) && (!e.undelivered() || !e.alive(c.Nonce, ended))
 		}))
 	}
 	// A dead credential in a scope is better than a live one, so these go even if a copy can't be removed.
 	gone, err := b.removeRetired(ctx, i.conn, e.State.Retired, func(old *retired) bool {
-		return deleting || !b.now().Before(old.Until) && (!e.pinned(old) || b.now().After(old.Expires))
+		return deleting || !b.now().Before(old.Until) && (!e.pinned(old) || ended(old.Expires))
 	})
 	e.State.forget(gone)
 	errs = append(errs, err)
@@ -213,6 +218,7 @@ func (b *backend) forgetStatic(ctx context.Context, s logical.Storage, name stri
 	key := staticStoragePrefix + name
 	err := s.Delete(ctx, key)
 	b.statics.drop(key) // even after an error it may be gone
+	b.unreadable.Delete(key)
 	b.nextRun.touch()
 	return err
 }

@@ -41,26 +41,31 @@ func (p secretRef) check(scopeField, keyField string) error {
 	return checkName(keyField, p.Key)
 }
 
-// secretUpdated returns when the secret was last written, and the zero time when it or its scope does not exist.
-func secretUpdated(ctx context.Context, conn *connection, ref secretRef) (time.Time, error) {
+// secretUpdated returns when the secret was last written, zero where Databricks lists it without a time, and whether it exists.
+func secretUpdated(ctx context.Context, conn *connection, ref secretRef) (updated time.Time, found bool, err error) {
 	secrets, err := conn.client.ListSecrets(ctx, ref.Scope)
 	if client.IsGone(err) {
-		return time.Time{}, nil
+		return time.Time{}, false, nil
 	}
 	if err != nil {
-		return time.Time{}, err
+		return time.Time{}, false, err
 	}
-	var updated time.Time
-	for _, secret := range secrets {
+	updated, found = ref.in(secrets)
+	return updated, found, nil
+}
+
+// in looks for the secret in a list of its scope.
+func (p secretRef) in(listed []client.SecretInfo) (updated time.Time, found bool) {
+	for _, secret := range listed {
 		// Databricks ignores the case of keys. An exact match takes precedence.
-		if secret.Key == ref.Key {
-			return secret.Updated, nil
+		if secret.Key == p.Key {
+			return secret.Updated, true
 		}
-		if strings.EqualFold(secret.Key, ref.Key) {
-			updated = secret.Updated
+		if strings.EqualFold(secret.Key, p.Key) {
+			updated, found = secret.Updated, true
 		}
 	}
-	return updated, nil
+	return updated, found
 }
 
 // secretValue is a value to store at Databricks: a string or bytes.

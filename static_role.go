@@ -73,7 +73,7 @@ func (r *staticRole) sameCredentials(other *staticRole) bool {
 
 // lifetimeFrom returns how long a credential created now is to live at Databricks.
 func (r *staticRole) lifetimeFrom(now time.Time) time.Duration {
-	longest := maxLifetime - maxLifetimeOffset*time.Second
+	longest := maxLifetime - minLifetimeOffset
 	switch {
 	case r.Lifetime > 0:
 		return min(seconds(r.Lifetime), longest)
@@ -312,7 +312,7 @@ func (r *staticRole) check(now time.Time) error {
 		}
 		return badField(keyCredentialType, "%s; use one of: %s", problem, strings.Join(credential.Names(credential.Static), ", "))
 	}
-	longest := int64(maxLifetime/time.Second) - maxLifetimeOffset
+	longest := int64((maxLifetime - minLifetimeOffset) / time.Second)
 	switch {
 	case r.Grace < 0 || r.Grace > longest:
 		return badField(keyGrace, "%ds is out of range; send 0 to %d seconds", r.Grace, longest)

@@ -183,6 +183,9 @@ func (b *backend) saveTidy(ctx context.Context, s logical.Storage) error {
 
 // beginTidy begins a run in the background. It returns false, and does nothing, when one is in flight.
 func (b *backend) beginTidy(ctx context.Context, run *tidyRun) (bool, error) {
+	if err := b.alone(); err != nil {
+		return false, err
+	}
 	t := &b.tidy
 	running, cancel := context.WithCancelCause(context.Background())
 	run.cancel, run.done = cancel, make(chan struct{})
@@ -249,7 +252,7 @@ func (b *backend) stopTidy() {
 // tidyPeriodic starts an automatic run if one is due. It is called about once a minute, and reads no storage unless there is
 // something to do.
 func (b *backend) tidyPeriodic(ctx context.Context, req *logical.Request) error {
-	if !b.WriteSafeReplicationState() || b.System().Tainted() || b.mountID == unnamedMount {
+	if !b.WriteSafeReplicationState() || b.System().Tainted() || b.mountID == unnamedMount || b.splitBrain.Load() != nil {
 		return nil
 	}
 	status, inFlight, err := b.tidyStatus(ctx, req.Storage)

@@ -162,8 +162,8 @@ func TestTidyByItselfFails(t *testing.T) {
 
 func TestTidyByItselfOnAnAccount(t *testing.T) {
 	t.Parallel()
-	m, _ := accountReady(t)
 	clock := new(testClock)
+	m, _ := accountReady(t, simulator.WithClock(clock.now))
 	m.tidies(clock)
 	m.idleTick()
 	sp := m.workspace.AddServicePrincipal(mark(1, -time.Hour, false), false)

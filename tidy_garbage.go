@@ -79,12 +79,19 @@ func (b *backend) runTidy(ctx context.Context, run *tidyRun) error {
 	if err != nil {
 		return fmt.Errorf("nothing was removed, because the credentials that are still needed could not be read: %w", err)
 	}
+	now, err := b.tidyTime(run.conn)
+	if err != nil {
+		return fmt.Errorf("nothing was removed: %w", err)
+	}
 	var garbage []tidyObject
+	failing := make(map[string]bool)
 	for _, o := range marked {
-		if b.isGarbage(&o, owned) {
+		if b.isGarbage(&o, owned, now) {
 			garbage = append(garbage, o)
+			failing[o.id] = true
 		}
 	}
+	b.tidy.keepFailures(failing)
 	b.changeTidy(func(s *tidyStatus) {
 		for _, o := range garbage {
 			s.found(&o)
@@ -128,6 +135,9 @@ func (b *backend) listMarked(ctx context.Context, run *tidyRun) ([]tidyObject, e
 	tokensToo := !run.automatic && !run.conn.account
 	if tokensToo {
 		tokens, access, err := listTokensToTidy(ctx, run.conn)
+		if err == nil {
+			err = b.checkAlone(ctx, run.conn, tokens)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -177,13 +187,19 @@ func listTokensToTidy(ctx context.Context, conn *connection) ([]client.TokenInfo
 	return tokens, credential.AccessOwn, err
 }
 
-// isGarbage reports whether nothing holds the object any more. Owned has the nonces that this mount's log and storage entries hold,
-// however long an object is past its end; of another mount's stored credentials only that mount knows.
-func (b *backend) isGarbage(o *tidyObject, owned map[string]bool) bool {
+// tidyTime returns the time by the clock that is behind, Vault's or Databricks': garbage is past its end by both.
+func (b *backend) tidyTime(conn *connection) (time.Time, error) {
+	now := b.now()
+	offset, err := conn.clockOffset(now)
+	return now.Add(min(offset, 0)), err
+}
+
+// isGarbage reports whether nothing holds the object any more, at a time that tidyTime returned. Owned has the nonces that this mount's
+// log and storage entries hold, however long an object is past its end; of another mount's stored credentials only that mount knows.
+func (b *backend) isGarbage(o *tidyObject, owned map[string]bool, now time.Time) bool {
 	if _, busy := b.inFlight.Load(o.mark.Nonce); busy || o.mark.Stored && owned[o.mark.Nonce] {
 		return false
 	}
-	now := b.now()
 	if now.After(o.mark.Until.Add(tidyGrace)) {
 		return true
 	}
@@ -233,6 +249,16 @@ func (b *backend) removeGarbage(ctx context.Context, run *tidyRun, made origin, 
 		}
 	}
 	return nil
+}
+
+// keepFailures forgets the failures of all other objects.
+func (t *tidying) keepFailures(ids map[string]bool) {
+	t.failures.Range(func(id, _ any) bool {
+		if !ids[id.(string)] {
+			t.failures.Delete(id)
+		}
+		return true
+	})
 }
 
 // failedBefore returns 1 if the object could not be removed the last time, else 0.

@@ -14,15 +14,17 @@ import (
 
 	"vault-plugin-secrets-databricks/internal/client"
 	"vault-plugin-secrets-databricks/internal/credential"
-	"vault-plugin-secrets-databricks/internal/marker"
 )
 
 const (
 	walKind = "intent"
 
-	// walMinAge is how old an entry must be before a rollback touches it: more than the longest operation takes, so that no
-	// rollback undoes one that is in flight on another node. Vault rolls back about once a minute, so what was orphaned is removed
-	// within about 4 minutes.
+	// recordKind is the kind of entries that record a lease. It differs from walKind so that v0.1.0 does not undo them.
+	recordKind = "lease"
+
+	// walMinAge is how old a pending operation must be before a rollback touches it: more than the longest operation takes, so that
+	// no rollback undoes one that is in flight on another node. Vault rolls back about once a minute, so what was orphaned is
+	// removed within about 4 minutes.
 	walMinAge = 2 * time.Minute
 
 	// mintBudget is how long an operation takes at most to do what it does, even after its caller is gone.
@@ -31,20 +33,29 @@ const (
 	// undoBudget limits the end of an operation: its commit, or its immediate undo.
 	undoBudget = 25 * time.Second
 
-	// intentLife is how long a rollback tries to undo what has no expiry.
-	intentLife = 24 * time.Hour
+	// intentLife is how long a rollback tries to undo what tidy would remove later, and after how long it tries to undo anything else
+	// only once every intentRetry.
+	intentLife  = 24 * time.Hour
+	intentRetry = time.Hour
 )
 
 // An operation, its commit and its undoing end before a rollback on another node would undo it.
 const _ = uint(walMinAge - mintBudget - 2*undoBudget)
 
 // intent is what is written to the write-ahead log before something is done at Databricks that a lease or a storage entry is to
-// hold, and all that undoing it takes. It holds no secret.
+// hold, and all that undoing it takes. Where nothing at Databricks would end what was done, committing the operation turns the entry
+// into the record of the lease (see lease_record.go). It holds no secret.
 type intent struct {
 	origin
 	Nonce   string    `json:"nonce"`
 	Started time.Time `json:"started"` // by Vault's clock
-	Expires time.Time `json:"expires"` // after this time nothing is left to undo, or retrying is pointless
+	Expires time.Time `json:"expires"` // of what ends by itself: after this time nothing is left to undo
+
+	// StartedRemote is Started by Databricks' clock, and zero where its offset was not known.
+	StartedRemote time.Time `json:"started_remote,omitzero"`
+
+	// Failed is when, by Vault's clock, a create failed whose outcome is unknown; zero if the process died before that.
+	Failed time.Time `json:"failed,omitzero"`
 
 	// Keeper is the key of the storage entry that will hold the credential; empty where a lease will.
 	OwnerKey string `json:"keeper,omitempty"`
@@ -52,6 +63,10 @@ type intent struct {
 	Credential *credentialIntent `json:"credential,omitempty"`
 	Secret     *secretIntent     `json:"secret,omitempty"` // alone, or where the credential is delivered to
 	Grant      *aclLeaseID       `json:"grant,omitempty"`
+
+	// Until is set in the record of a lease: when the lease ends, by Vault's clock. It has either a Grant or Written.
+	Until   time.Time      `json:"until,omitzero"`
+	Written *writtenSecret `json:"written,omitempty"`
 }
 
 // credentialIntent is a credential to be created, which will carry the intent's nonce.
@@ -76,8 +91,51 @@ func (b *backend) newIntent(ctx context.Context, conn *connection) (intent, erro
 	if err != nil {
 		return intent{}, err
 	}
-	now := b.now().UTC()
-	return intent{origin: made, Nonce: marker.NewNonce(), Started: now, Expires: now.Add(intentLife)}, nil
+	in := intent{origin: made, Nonce: b.newNonce()}
+	in.start(b.now(), conn)
+	in.Expires = in.Started.Add(intentLife)
+	return in, nil
+}
+
+// start sets when the operation began, by both clocks.
+func (in *intent) start(now time.Time, conn *connection) {
+	in.Started = now.UTC()
+	if offset, err := conn.clockOffset(now); err == nil {
+		in.StartedRemote = in.Started.Add(offset)
+	}
+}
+
+// dueAfter returns when the entry is to be undone if it is still in the log. since is when this process began to watch the log: the
+// leases that ended while no engine ran are Vault's to revoke first.
+func (in *intent) dueAfter(since time.Time) time.Time {
+	if in.Until.IsZero() {
+		return in.Started.Add(walMinAge)
+	}
+	end := in.Until
+	if end.Before(since) {
+		end = since
+	}
+	return end.Add(recordGrace)
+}
+
+// endsByItself reports whether what the intent leaves ends at Databricks without anybody's doing.
+func (in *intent) endsByItself() bool {
+	return !in.lasts() && (in.Credential == nil || credential.Lookup(in.Credential.Type) == nil || !credential.Lookup(in.Credential.Type).Traits().Lasting)
+}
+
+// lasts reports whether the intent may leave something that nothing but this engine will ever end: a secret, or a permission.
+func (in *intent) lasts() bool { return in.Secret != nil || in.Grant != nil || in.Written != nil }
+
+// ref returns the secret that the operation writes or wrote, nil for none.
+func (in *intent) ref() *secretRef {
+	switch {
+	case in.Secret != nil:
+		return &in.Secret.secretRef
+	case in.Written != nil:
+		return &in.Written.secretRef
+	default:
+		return nil
+	}
 }
 
 // what returns what the intent does, for a message.
@@ -110,6 +168,11 @@ type pendingOperation struct {
 	duplicate bool
 	keep      string
 
+	// record is what the commit leaves in the log under recordID, nil for nothing: the record of a lease of the given ttl.
+	record   *intent
+	recordID string
+	ttl      time.Duration
+
 	released bool
 }
 
@@ -119,7 +182,7 @@ type pendingOperation struct {
 //  1. begin: the intent is in the log before anything is done at Databricks;
 //  2. do: creates and delivers, sets op.undo to what reverts that, and sends the event, so that nothing is left to do between
 //     commit and release. For a storage entry, saving it is the last step;
-//  3. commit: the entry is deleted from the log, or stays only for a duplicate;
+//  3. commit: the entry is deleted from the log, or becomes the record of the lease, or stays only for a duplicate;
 //  4. release: the lease is returned to the caller, if that is still connected.
 //
 // However else it ends, by an error, a panic or because the caller is gone, what is known to have been done is undone at once, and
@@ -137,8 +200,12 @@ func (b *backend) perform(ctx context.Context, s logical.Storage, in intent, do 
 	}
 	defer op.end(lasting)
 	if err := do(lasting, op); err != nil {
-		if !op.uncertain && op.undo == nil && credential.NotApplied(err) {
+		switch {
+		case op.uncertain || op.undo != nil:
+		case credential.NotApplied(err):
 			op.discard(lasting)
+		default:
+			op.noteFailure(lasting)
 		}
 		return err
 	}
@@ -168,7 +235,20 @@ func (b *backend) begin(ctx context.Context, s logical.Storage, in intent) (*pen
 		b.inFlight.Delete(in.Nonce)
 		return nil, fmt.Errorf("write to the write-ahead log: %w", err)
 	}
+	b.intents.put(id, &in)
 	return &pendingOperation{b: b, storage: s, id: id, intent: in}, nil
+}
+
+// keepRecord makes the commit leave a record of the lease, with its ttl and either a secret or a permission, and returns the record's
+// id. The record takes the place of the entry, so that it costs no further write, unless a duplicate needs that.
+func (op *pendingOperation) keepRecord(ttl time.Duration, written *writtenSecret, grant *aclLeaseID) (id string) {
+	op.recordID = op.id
+	if op.duplicate {
+		op.recordID = op.b.newNonce()
+	}
+	op.ttl = ttl
+	op.record = &intent{origin: op.intent.origin, Nonce: op.intent.Nonce, Started: op.intent.Started, Written: written, Grant: grant}
+	return op.recordID
 }
 
 // commit says that a lease will hold what was done. Where there may be a duplicate, the entry is replaced in one write by one that
@@ -177,19 +257,43 @@ func (b *backend) begin(ctx context.Context, s logical.Storage, in intent) (*pen
 func (op *pendingOperation) commit(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
 	defer cancel()
-	if !op.duplicate {
-		return deleteIntent(ctx, op.storage, op.id)
+	if op.record != nil {
+		op.record.Until = op.b.now().UTC().Add(op.ttl)
+		if err := op.b.putIntent(ctx, op.storage, op.recordID, op.record); err != nil {
+			return err
+		}
 	}
-	kept := op.intent
-	created := *kept.Credential
-	created.KeepID = op.keep
-	kept.Credential, kept.Secret = &created, nil
-	return op.b.putIntent(ctx, op.storage, op.id, &kept)
+	switch {
+	case op.duplicate:
+		kept := op.intent
+		created := *kept.Credential
+		created.KeepID = op.keep
+		kept.Credential, kept.Secret = &created, nil
+		return op.b.putIntent(ctx, op.storage, op.id, &kept)
+	case op.record != nil:
+		return nil
+	default:
+		return op.b.deleteIntent(ctx, op.storage, op.id)
+	}
+}
+
+// noteFailure adds to the entry when the operation failed, if what it left can be identified by its time only: nothing that was
+// created later is its. Without that, the rollback goes by the longest time that an operation takes.
+func (op *pendingOperation) noteFailure(ctx context.Context) {
+	if op.intent.reservation().lifetime == 0 {
+		return
+	}
+	op.intent.Failed = op.b.now().UTC()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
+	defer cancel()
+	if err := op.b.putIntent(ctx, op.storage, op.id, &op.intent); err != nil {
+		op.b.Logger().Warn("the time of a failure could not be added to the write-ahead log", append(op.intent.fields(), "error", err)...)
+	}
 }
 
 // discard deletes an entry by which a rollback would find nothing to undo, so that a failure to do so is not an error.
 func (op *pendingOperation) discard(ctx context.Context) {
-	if err := deleteIntent(ctx, op.storage, op.id); err != nil {
+	if err := op.b.deleteIntent(ctx, op.storage, op.id); err != nil {
 		op.b.Logger().Warn("an entry of the write-ahead log was left behind; the rollback will find nothing to undo", "error", err)
 	}
 }
@@ -204,6 +308,9 @@ func (op *pendingOperation) end(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
 	defer cancel()
 	err := op.undo(ctx)
+	if op.record != nil && op.recordID != op.id {
+		op.b.closeRecord(ctx, op.storage, op.recordID)
+	}
 	if err == nil && !op.duplicate {
 		op.discard(ctx)
 		return
@@ -214,7 +321,7 @@ func (op *pendingOperation) end(ctx context.Context) {
 	}
 	// The entry may have been deleted, or changed to keep a credential that was not released.
 	if putErr := op.b.putIntent(ctx, op.storage, op.id, &left); putErr != nil {
-		op.b.reportOnce(left, errors.Join(err, putErr))
+		op.b.reportOnce(op.id, &left, errors.Join(err, putErr))
 		return
 	}
 	if err != nil {
@@ -222,47 +329,53 @@ func (op *pendingOperation) end(ctx context.Context) {
 	}
 }
 
-// putIntent writes the entry of the log that has the id.
+// putIntent writes the entry of the log that has the id. After an error it may have been written all the same.
 func (b *backend) putIntent(ctx context.Context, s logical.Storage, id string, in *intent) error {
-	value, err := json.Marshal(&framework.WALEntry{Kind: walKind, Data: in, CreatedAt: b.now().UTC().Unix()})
+	kind := walKind
+	if !in.Until.IsZero() {
+		kind = recordKind
+	}
+	value, err := json.Marshal(&framework.WALEntry{Kind: kind, Data: in, CreatedAt: b.now().UTC().Unix()})
 	if err != nil {
 		return err
 	}
 	if err := s.Put(ctx, &logical.StorageEntry{Key: framework.WALPrefix + id, Value: value}); err != nil {
 		return fmt.Errorf("write to the write-ahead log: %w", err)
 	}
+	b.intents.put(id, in)
 	return nil
 }
 
 // deleteIntent deletes the entry of the log that has the id.
-func deleteIntent(ctx context.Context, s logical.Storage, id string) error {
+func (b *backend) deleteIntent(ctx context.Context, s logical.Storage, id string) error {
 	if err := framework.DeleteWAL(ctx, s, id); err != nil {
 		return fmt.Errorf("delete from the write-ahead log: %w", err)
 	}
+	b.intents.remove(id)
 	return nil
 }
 
-// eachIntent shows every intent of the write-ahead log, with the id of its entry. What can't be read is left out: the
-// rollback reports it.
-func eachIntent(ctx context.Context, s logical.Storage, show func(id string, in *intent) error) error {
-	ids, err := framework.ListWAL(ctx, s)
+// errUnreadableIntent says that an entry of the log is not one that this version writes.
+var errUnreadableIntent = errors.New("an entry of the write-ahead log can't be read; was it written by another version of the plugin?")
+
+// readIntent reads an entry of the log. It returns nil when there is none, and errUnreadableIntent for one that makes no sense.
+func readIntent(ctx context.Context, s logical.Storage, id string) (*intent, error) {
+	stored, err := s.Get(ctx, framework.WALPrefix+id)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("read the write-ahead log: %w", err)
 	}
-	for _, id := range ids {
-		entry, err := framework.GetWAL(ctx, s, id)
-		if err != nil {
-			return err
-		}
-		var in intent
-		if entry == nil || entry.Kind != walKind || decodeMap(entry.Data, &in) != nil {
-			continue
-		}
-		if err := show(id, &in); err != nil {
-			return err
-		}
+	if stored == nil {
+		return nil, nil
 	}
-	return nil
+	in := new(intent)
+	entry := framework.WALEntry{Data: in}
+	if err := stored.DecodeJSON(&entry); err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnreadableIntent, err)
+	}
+	if entry.Kind != walKind && entry.Kind != recordKind {
+		return nil, fmt.Errorf("%w: it is of kind %q", errUnreadableIntent, entry.Kind)
+	}
+	return in, nil
 }
 
 // fields returns the intent as key-value pairs for the log.
@@ -277,8 +390,8 @@ func (in *intent) fields() []any {
 			fields = append(fields, "service_principal_id", in.Credential.ServicePrincipalID, "lifetime", in.Credential.Lifetime)
 		}
 	}
-	if in.Secret != nil {
-		fields = append(fields, "scope", in.Secret.Scope, "key", in.Secret.Key)
+	if ref := in.ref(); ref != nil {
+		fields = append(fields, "scope", ref.Scope, "key", ref.Key)
 	}
 	if in.Grant != nil {
 		fields = append(fields, "scope", in.Grant.Scope, "principal", in.Grant.Principal)

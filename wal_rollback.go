@@ -6,92 +6,107 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"sync"
 	"time"
-	"vault-plugin-secrets-databricks/internal/client"
 	"vault-plugin-secrets-databricks/internal/credential"
 
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-// rollbackSecret deletes a secret whose write was not completed, unless a later write has superseded the intent. It is the
-// engine's if its timestamp changed, and changed about when the engine wrote; a later one is somebody else's.
-func (b *backend) rollbackSecret(ctx context.Context, s logical.Storage, conn *connection, in *intent) error {
-	unlock, err := b.secretLocks.Lock(ctx, in.Secret.canonical())
-	if err != nil {
-		return err
+// rollbackBudget limits one pass of the rollback. While a call of Vault is in progress, a plugin process that dies keeps its mounts shut
+// until the repeated call has ended.
+const rollbackBudget = 15 * time.Second
+
+// rollback undoes the operations that were not committed, and what leases left that Vault has lost. Vault calls it about once a minute. It
+// reads only the entries of the log that are due. What fails is reported once, and tried again by the next calls.
+func (b *backend) rollback(ctx context.Context, req *logical.Request) error {
+	if !b.mayWrite() {
+		return nil // the active node does
 	}
-	defer unlock()
-	open := false
-	err = eachIntent(ctx, s, func(_ string, other *intent) error {
-		open = open || other.Nonce == in.Nonce && other.Secret != nil
-		return nil
-	})
-	if err != nil || !open {
-		return err
+	if b.splitBrain.Load() != nil {
+		return nil // which was reported
 	}
-	updated, err := secretUpdated(ctx, conn, in.Secret.secretRef)
-	if err != nil {
-		return err
+	start := time.Now()
+	if err := b.intents.update(ctx, req.Storage, b.now()); err != nil {
+		return fmt.Errorf("read the write-ahead log: %w", err)
 	}
-	if updated.IsZero() || updated.Equal(in.Secret.Before) {
-		return nil
+	// A mount that is being disabled loses its log, so that this is the last chance for all entries, whatever their age.
+	last := b.System().Tainted()
+	_, immediate := req.Data["immediate"] // the framework's word for not waiting until a pending operation has a certain age
+	ids := b.intents.due(b.now(), immediate, last)
+	if !last {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, rollbackBudget)
+		defer cancel()
 	}
-	if !in.Secret.matches(updated, in.Started) {
-		b.Logger().Warn("a secret whose write was not completed was written by somebody else since, so it is left alone", "scope", in.Secret.Scope, "key", in.Secret.Key)
-		return nil
+	p := newPass(b)
+	var errs []error
+	for i, id := range ids {
+		if ctx.Err() != nil {
+			b.Logger().Info("not all entries of the write-ahead log could be rolled back at once; the next call goes on", "left", len(ids)-i, "of", len(ids), "took", time.Since(start).Round(time.Millisecond).String())
+			break
+		}
+		errs = append(errs, b.safely("rollback", func() error { return b.rollbackEntry(ctx, req, p, id) }))
 	}
-	return b.removeWrittenLocked(ctx, conn, &writtenSecret{secretRef: in.Secret.secretRef, Updated: updated})
+	return errors.Join(errs...)
 }
 
-// rollback undoes an operation that was not committed. Vault calls it about once a minute for every entry older than walMinAge,
-// and deletes the entry if it returns nil. An error leaves the entry for the next call, until the intent expires.
-func (b *backend) rollback(ctx context.Context, req *logical.Request, kind string, data any) error {
-	if !b.mayWrite() {
-		return logical.ErrReadOnly
+// rollbackEntry undoes the operation of an entry, and deletes the entry. After an error the entry stays.
+func (b *backend) rollbackEntry(ctx context.Context, req *logical.Request, p *pass, id string) error {
+	in, err := readIntent(ctx, req.Storage, id)
+	if errors.Is(err, errUnreadableIntent) {
+		b.intents.attempted(id, b.now(), b.now().Add(intentRetry))
+		b.reportOnce(id, &intent{}, err)
 	}
-	var in intent
-	if err := decodeMap(data, &in); err != nil || kind != walKind {
-		err = errors.Join(err, fmt.Errorf("an entry of kind %q of the write-ahead log can't be read; was it written by another version of the plugin?", kind))
-		b.reportOnce(in, err)
+	if err != nil {
 		return err
+	}
+	if in == nil {
+		b.intents.remove(id)
+		return nil
 	}
 	if _, busy := b.inFlight.Load(in.Nonce); busy {
-		return errors.New("the request that wrote the entry is still in progress")
+		return errors.New("the request that wrote an entry is still in progress")
 	}
 	now := b.now()
-	last := now.After(in.Expires)
-	if last && in.endsByItself() {
-		b.lastAttempt.Delete(in.Nonce)
-		return nil
+	next := now
+	if now.Sub(in.dueAfter(time.Time{})) > intentLife {
+		next = now.Add(intentRetry)
 	}
-	if tried, ok := b.lastAttempt.Load(in.Nonce); ok && !last && now.Sub(in.Started) > intentLife && now.Sub(tried.(time.Time)) < time.Hour && !b.System().Tainted() {
-		return errors.New("after a day of attempts, the next ones are made once an hour")
+	b.intents.attempted(id, now, next)
+	over, err := p.isOver(ctx, req.Storage, in)
+	if err == nil && (!over || !in.endsByItself()) {
+		err = b.rollbackIntent(ctx, req, p, id, in)
 	}
-	b.lastAttempt.Store(in.Nonce, now)
-	err := b.rollbackIntent(ctx, req, passOf(ctx), &in)
-	if err == nil || last {
-		b.lastAttempt.Delete(in.Nonce)
-	}
-	if last && err != nil {
-		b.reportOnce(in, fmt.Errorf("the rollback gives up: %w", err))
-		return nil
+	if err != nil && over && !in.lasts() {
+		b.reportOnce(id, in, fmt.Errorf("the rollback gives up: %w", err))
+		err = nil
 	}
 	if err != nil {
-		// The framework returns errors of rollbacks to Vault in a form that is never logged.
-		b.reportOnce(in, err)
+		// Vault logs no errors of rollbacks.
+		b.reportOnce(id, in, err)
+		return fmt.Errorf("roll back an entry of the write-ahead log: %w", err)
 	}
-	return err
+	return b.endEntry(ctx, req.Storage, id, in)
 }
 
-// endsByItself reports whether what the intent leaves ends at Databricks without anybody's doing.
-func (in *intent) endsByItself() bool {
-	return in.Secret == nil && in.Grant == nil && (in.Credential == nil || credential.Lookup(in.Credential.Type) == nil || !credential.Lookup(in.Credential.Type).Traits().Lasting)
+// endEntry deletes an entry whose operation was undone. The record of a lease that was renewed meanwhile stays.
+func (b *backend) endEntry(ctx context.Context, s logical.Storage, id string, in *intent) error {
+	if !in.Until.IsZero() {
+		unlock, err := b.recordLocks.Lock(ctx, id)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		record, err := readIntent(ctx, s, id)
+		if err != nil || record != nil && record.Until.After(in.Until) {
+			return err
+		}
+	}
+	return b.deleteIntent(ctx, s, id)
 }
 
 // rollbackIntent undoes what is left of the intent. It can be repeated after a failure at any point.
-func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, p *pass, in *intent) error {
+func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, p *pass, id string, in *intent) error {
 	conn, err := b.connection(ctx, req.Storage)
 	if err != nil {
 		return err
@@ -108,7 +123,7 @@ func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, p *p
 		if kind == nil {
 			return fmt.Errorf("unknown credential type %q; was the entry written by a newer version of the plugin?", in.Credential.Type)
 		}
-		lost, err := p.lostCredential(ctx, req.Storage, in)
+		lost, err := p.lostCredential(ctx, req.Storage, conn, in)
 		if err != nil {
 			return err
 		}
@@ -128,122 +143,75 @@ func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, p *p
 			return err
 		}
 	}
-	if in.Secret != nil {
-		if err := b.rollbackSecret(ctx, req.Storage, conn, in); err != nil {
+	if ref := in.ref(); ref != nil {
+		if err := b.rollbackSecret(ctx, req.Storage, p, conn, id, *ref); err != nil {
 			return err
 		}
 	}
 	if in.Grant != nil {
-		return b.endACLLease(ctx, req.Storage, conn, in.origin, *in.Grant)
+		if err := b.endACLLease(ctx, req.Storage, conn, in.origin, *in.Grant); err != nil {
+			return err
+		}
+	}
+	if !in.Until.IsZero() {
+		b.Logger().Warn("a lease has ended without a revocation, so what it left was undone", append(in.fields(), "lease_end", rfc3339(in.Until))...)
+		if in.Grant != nil {
+			b.event(ctx, "lease-rollback", req.Path, "scope", in.Grant.Scope, "principal", in.Grant.Principal)
+		} else {
+			b.event(ctx, "lease-rollback", req.Path, "scope", in.Written.Scope, "key", in.Written.Key)
+		}
 	}
 	return nil
 }
 
-// lostCredential returns the credential that the intent was to create. Credentials that storage entries hold must be kept, under the
-// intent's owner key as elsewhere: an OAuth secret can't carry a nonce that would identify it. It fails if the entry under the
-// owner key can't be read.
-func (p *pass) lostCredential(ctx context.Context, s logical.Storage, in *intent) (credential.Lost, error) {
-	c := in.Credential
-	lost := credential.Lost{
-		Nonce: in.Nonce, Keep: c.KeepID, Spared: make(map[string]bool), Expires: in.Expires,
-		ServicePrincipalID: c.ServicePrincipalID, Lifetime: seconds(c.Lifetime),
-		Earliest: in.Started.Add(-clockSkew), Latest: in.Started.Add(mintBudget + clockSkew),
+// rollbackSecret deletes a secret whose write was not completed, or whose lease was lost, unless it was written since. The entry is read
+// again under the secret's lock: a later write through this mount has taken the secret out of it.
+func (b *backend) rollbackSecret(ctx context.Context, s logical.Storage, p *pass, conn *connection, id string, ref secretRef) error {
+	unlock, err := b.secretLocks.Lock(ctx, ref.canonical())
+	if err != nil {
+		return err
 	}
-	var all []storedCredential
-	var err error
-	if c.ServicePrincipalID != "" {
-		if all, err = p.allStored(ctx, s); err != nil {
-			return lost, err
-		}
+	defer unlock()
+	in, err := readIntent(ctx, s, id)
+	if err != nil || in == nil || in.ref() == nil {
+		return err
 	}
-	if in.OwnerKey != "" {
-		own, err := storedUnder(ctx, s, in.OwnerKey)
-		if err != nil {
-			return lost, fmt.Errorf("check whether the credential was saved: %w", err)
-		}
-		all = append(slices.Clone(all), own...)
+	listed, err := p.secrets(ctx, conn, ref.Scope)
+	if err != nil {
+		return err
 	}
-	for _, k := range all {
-		lost.Spared[k.ID] = true
-		if k.Nonce == in.Nonce {
-			lost.Keep = k.ID
-		}
+	updated, found := ref.in(listed)
+	switch {
+	case !found:
+		return nil
+	case in.Written != nil:
+		return b.removeListed(ctx, conn, in.Written, updated)
+	case updated.IsZero():
+		return fmt.Errorf("secret %s is listed without the time of its last write, so it isn't known whose it is", ref)
+	case updated.Equal(in.Secret.Before):
+		return nil
 	}
-	return lost, nil
+	put, err := conn.writeWindow(p.b.now(), in.Started, in.StartedRemote)
+	if err != nil {
+		return err
+	}
+	if !in.Secret.matches(updated, put) {
+		b.Logger().Warn("a secret whose write was not completed was written by somebody else since, so it is left alone", "scope", ref.Scope, "key", ref.Key)
+		return nil
+	}
+	return b.removeListed(ctx, conn, &writtenSecret{secretRef: ref, Updated: updated}, updated)
 }
 
-// reportOnce logs at error level, once per intent and reason, what could not be undone, so that an operator can remove it if the
+// reportOnce logs at error level, once per entry of the log and reason, what could not be undone, so that an operator can remove it if the
 // reason stays.
-func (b *backend) reportOnce(in intent, why error) {
-	if _, said := b.reported.LoadOrStore(in.Nonce+" "+withoutRequestIDs(why.Error()), true); said {
+func (b *backend) reportOnce(id string, in *intent, why error) {
+	if !b.intents.report(id, reasonOf(why)) {
 		return
 	}
-	b.Logger().Error("something may be left at Databricks that could not be undone yet: a credential bears the nonce in its comment, a secret or permission is named here; it is tried again until the time given, then remove it manually",
-		append(in.fields(), "until", rfc3339(in.Expires), "error", why)...)
-}
-
-// pass is one run of Vault's rollback over all entries of the write-ahead log. It caches what the entries have in common (token
-// lists, stored credentials, a failed lookup of the identity), so that a run with many entries after an outage stays within its
-// time limit. It is not safe for concurrent use.
-type pass struct {
-	listings   map[credential.Access]func() ([]client.TokenInfo, error)
-	unknown    error // why the engine's identity is not known
-	kept       []storedCredential
-	storedRead bool
-}
-
-type passKey struct{}
-
-func newPass() *pass {
-	return &pass{listings: make(map[credential.Access]func() ([]client.TokenInfo, error))}
-}
-
-// withPass starts a pass. The context is the only way through the framework, which calls rollback for each entry.
-func withPass(ctx context.Context) context.Context {
-	return context.WithValue(ctx, passKey{}, newPass())
-}
-
-// passOf returns the pass that the context belongs to, or one for a single entry.
-func passOf(ctx context.Context) *pass {
-	if p, ok := ctx.Value(passKey{}).(*pass); ok {
-		return p
+	advice := "it is tried again until it succeeds"
+	if !in.lasts() && !in.Expires.IsZero() {
+		advice = "it is tried again until " + rfc3339(in.Expires) + ", then remove it manually"
 	}
-	return newPass()
-}
-
-// accessTo is connection.accessTo. Once the identity could not be looked up, it fails for the rest of the pass without a call.
-func (p *pass) accessTo(ctx context.Context, conn *connection, made origin) (credential.Access, error) {
-	if p.unknown != nil {
-		return credential.AccessNone, p.unknown
-	}
-	access, err := conn.accessTo(ctx, made)
-	p.unknown = err
-	return access, err
-}
-
-// allStored returns the credentials that the config and the static roles hold. Those of an entry that can't be read are not known.
-func (p *pass) allStored(ctx context.Context, s logical.Storage) ([]storedCredential, error) {
-	if p.storedRead {
-		return p.kept, nil
-	}
-	p.kept = nil
-	err := eachStored(ctx, s, func(_ string, all []storedCredential) { p.kept = append(p.kept, all...) })
-	if err != nil && !isUnreadable(err) {
-		return nil, fmt.Errorf("check which credentials were saved: %w", err)
-	}
-	p.storedRead = true
-	return p.kept, nil
-}
-
-// Tokens implements credential.Tokens. It returns the tokens as of the first call of the pass.
-func (p *pass) Tokens(ctx context.Context, conn credential.Conn, access credential.Access) ([]client.TokenInfo, error) {
-	if p.listings[access] == nil {
-		p.listings[access] = sync.OnceValues(func() ([]client.TokenInfo, error) {
-			if access == credential.AccessAdmin {
-				return conn.Client().ListManagedTokens(ctx)
-			}
-			return conn.Client().ListTokens(ctx)
-		})
-	}
-	return p.listings[access]()
+	b.Logger().Error("something may be left at Databricks that could not be undone yet: a credential bears the nonce in its comment, a secret or permission is named here; "+advice,
+		append(in.fields(), "error", why)...)
 }

@@ -3,7 +3,6 @@
 package databricks
 
 import (
-	"encoding/json"
 	"errors"
 	"net/http"
 	"strings"
@@ -46,8 +45,8 @@ func (m *mount) leaveLifetimes(c *clock, sp simulator.Principal, least time.Dura
 	l.loaded.Store(learned)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for i := range int64(maxLifetimeOffset) {
-		l.reserve(c.now(), sp.ID, least+seconds(i))
+	for i := range int64(offsetRange(least) / time.Second) {
+		l.reserve(reservation{sp.ID, least + seconds(i), c.now()})
 	}
 	for _, lifetime := range left {
 		delete(l.used, sp.ID+" "+lifetime.String())
@@ -356,15 +355,7 @@ func TestRollbackLeavesTheYoung(t *testing.T) {
 	require.Len(t, m.minted(), 1)
 
 	// Two minutes later it does.
-	key := framework.WALPrefix + m.walEntries()[0]
-	entry, err := m.storage.Get(t.Context(), key)
-	require.NoError(t, err)
-	var kept framework.WALEntry
-	require.NoError(t, json.Unmarshal(entry.Value, &kept))
-	kept.CreatedAt -= int64(walMinAge/time.Second) + 1
-	value, err := json.Marshal(kept)
-	require.NoError(t, err)
-	require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: key, Value: value}))
+	m.age(walMinAge + time.Second)
 	resp, err = m.backend.HandleRequest(t.Context(), &logical.Request{Operation: logical.RollbackOperation, Storage: m.storage})
 	m.requireOK(resp, err)
 	require.Empty(t, m.walEntries())

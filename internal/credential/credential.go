@@ -35,7 +35,7 @@ type Type interface {
 
 	// Undo removes every object with the nonce except the one to keep. It returns the ids of what it removed, also with an
 	// error, and ErrAmbiguous if it can't identify the object. It can be repeated.
-	Undo(ctx context.Context, conn Conn, access Access, tokens Tokens, lost Lost) (removed []string, err error)
+	Undo(ctx context.Context, conn Conn, access Access, lists Lists, lost Lost) (removed []string, err error)
 
 	// Revoke ends the credential at Databricks. It succeeds if the credential is gone already.
 	Revoke(ctx context.Context, conn Conn, access Access, ref Ref) error
@@ -100,10 +100,13 @@ const (
 	AccessNone
 )
 
-// Tokens lists the personal access tokens that the connection can see with the access. It may return the same list to many Undo
-// calls.
-type Tokens interface {
+// Lists has what exists at Databricks. It may return the same list to many Undo calls.
+type Lists interface {
+	// Tokens returns the personal access tokens that the connection can see with the access.
 	Tokens(ctx context.Context, conn Conn, access Access) ([]client.TokenInfo, error)
+
+	// OAuthSecrets returns the OAuth secrets of a service principal, by its numeric id.
+	OAuthSecrets(ctx context.Context, conn Conn, principalID string) ([]client.OAuthSecret, error)
 }
 
 // Need says whether a role must, may or can't set a field.
@@ -200,7 +203,8 @@ type Lost struct {
 	// that it can't be identified) and the time of its creation.
 	ServicePrincipalID string
 	Lifetime           time.Duration
-	Earliest, Latest   time.Time
+	Earliest, Latest   time.Time // by Databricks' clock
+	Possibly           time.Time // until when it may have been created at the very latest; one later than Latest can't be identified
 
 	Expires time.Time // when it has expired
 }

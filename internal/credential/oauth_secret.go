@@ -53,8 +53,8 @@ func (oauthSecretCredential) Mint(ctx context.Context, conn Conn, r Request) (*C
 	return mintedSecret(secret, r.ServicePrincipalID, r.ApplicationID, r.Scopes), nil
 }
 
-func (oauthSecretCredential) Undo(ctx context.Context, conn Conn, _ Access, _ Tokens, lost Lost) ([]string, error) {
-	return undoOAuthSecret(ctx, conn, lost)
+func (oauthSecretCredential) Undo(ctx context.Context, conn Conn, _ Access, lists Lists, lost Lost) ([]string, error) {
+	return undoOAuthSecret(ctx, conn, lists, lost)
 }
 
 func (oauthSecretCredential) Revoke(ctx context.Context, conn Conn, _ Access, ref Ref) error {
@@ -90,30 +90,36 @@ var ErrAmbiguous = errors.New("so none is touched")
 
 // undoOAuthSecret removes the secret whose creation was not completed, if exactly one fits. If several fit, none is touched:
 // one may belong to a lease, and the other expires anyway.
-func undoOAuthSecret(ctx context.Context, conn Conn, lost Lost) (removed []string, err error) {
+func undoOAuthSecret(ctx context.Context, conn Conn, lists Lists, lost Lost) (removed []string, err error) {
 	if lost.Lifetime == 0 {
 		return nil, fmt.Errorf("more OAuth secrets of service principal %s were asked for at once than can be told apart, %w; if one was left, it ends by itself by %s", lost.ServicePrincipalID, ErrAmbiguous, rfc3339(lost.Expires))
 	}
-	secrets, err := conn.Client().ListOAuthSecrets(ctx, lost.ServicePrincipalID)
+	secrets, err := lists.OAuthSecrets(ctx, conn, lost.ServicePrincipalID)
 	if client.IsGone(err) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	var fitting []string
+	var fitting, late []string
 	for _, secret := range secrets {
 		life := secret.ExpireTime.Sub(secret.CreateTime).Round(time.Second)
 		if secret.ID == lost.Keep || lost.Spared[secret.ID] || secret.ExpireTime.IsZero() || life != lost.Lifetime ||
-			secret.CreateTime.Before(lost.Earliest) || secret.CreateTime.After(lost.Latest) {
+			secret.CreateTime.Before(lost.Earliest) || secret.CreateTime.After(lost.Possibly) {
+			continue
+		}
+		if secret.CreateTime.After(lost.Latest) {
+			late = append(late, secret.ID)
 			continue
 		}
 		fitting = append(fitting, secret.ID)
 	}
-	switch len(fitting) {
-	case 0:
+	switch {
+	case len(fitting) == 0 && len(late) == 0:
 		return nil, nil
-	case 1:
+	case len(fitting) == 0:
+		return nil, fmt.Errorf("an OAuth secret of service principal %s was created after the request for one like it had failed, %w; it ends by itself by %s", lost.ServicePrincipalID, ErrAmbiguous, rfc3339(lost.Expires))
+	case len(fitting) == 1:
 		return fitting, deleteOAuthSecret(ctx, conn, lost.ServicePrincipalID, fitting[0])
 	default:
 		return nil, fmt.Errorf("%d OAuth secrets of service principal %s could be the one whose creation was not completed, %w; it ends by itself by %s", len(fitting), lost.ServicePrincipalID, ErrAmbiguous, rfc3339(lost.Expires))

@@ -97,11 +97,11 @@ func mintedAccessToken(token *client.AccessToken, duplicate bool) *Credential {
 	}
 }
 
-func (oauthTokenCredential) Undo(ctx context.Context, conn Conn, _ Access, _ Tokens, lost Lost) ([]string, error) {
+func (oauthTokenCredential) Undo(ctx context.Context, conn Conn, _ Access, lists Lists, lost Lost) ([]string, error) {
 	if lost.ServicePrincipalID == "" {
 		return nil, nil
 	}
-	return undoOAuthSecret(ctx, conn, lost)
+	return undoOAuthSecret(ctx, conn, lists, lost)
 }
 
 // Revoke does nothing: Databricks can't revoke an access token.

@@ -49,8 +49,8 @@ func (oboCredential) Mint(ctx context.Context, conn Conn, r Request) (*Credentia
 }
 
 // Undo always uses AccessAdmin: the token belongs to the service principal, so the engine's own token list does not have it.
-func (oboCredential) Undo(ctx context.Context, conn Conn, _ Access, tokens Tokens, lost Lost) ([]string, error) {
-	return undoTokens(ctx, conn, AccessAdmin, tokens, lost)
+func (oboCredential) Undo(ctx context.Context, conn Conn, _ Access, lists Lists, lost Lost) ([]string, error) {
+	return undoTokens(ctx, conn, AccessAdmin, lists, lost)
 }
 
 func (oboCredential) Revoke(ctx context.Context, conn Conn, _ Access, ref Ref) error {

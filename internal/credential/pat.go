@@ -55,8 +55,8 @@ func (patCredential) Mint(ctx context.Context, conn Conn, r Request) (*Credentia
 	return mintedToken(created), nil
 }
 
-func (patCredential) Undo(ctx context.Context, conn Conn, access Access, tokens Tokens, lost Lost) ([]string, error) {
-	return undoTokens(ctx, conn, access, tokens, lost)
+func (patCredential) Undo(ctx context.Context, conn Conn, access Access, lists Lists, lost Lost) ([]string, error) {
+	return undoTokens(ctx, conn, access, lists, lost)
 }
 
 func (patCredential) Revoke(ctx context.Context, conn Conn, access Access, ref Ref) error {
@@ -86,8 +86,8 @@ func mintedToken(created *client.CreatedToken) *Credential {
 }
 
 // undoTokens removes the tokens with the nonce, except the one to keep.
-func undoTokens(ctx context.Context, conn Conn, access Access, tokens Tokens, lost Lost) (removed []string, err error) {
-	all, err := tokens.Tokens(ctx, conn, access)
+func undoTokens(ctx context.Context, conn Conn, access Access, lists Lists, lost Lost) (removed []string, err error) {
+	all, err := lists.Tokens(ctx, conn, access)
 	if err != nil {
 		return nil, err
 	}

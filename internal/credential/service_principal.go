@@ -79,7 +79,7 @@ func (servicePrincipalCredential) Mint(ctx context.Context, conn Conn, r Request
 	return m, nil
 }
 
-func (servicePrincipalCredential) Undo(ctx context.Context, conn Conn, _ Access, _ Tokens, lost Lost) (removed []string, err error) {
+func (servicePrincipalCredential) Undo(ctx context.Context, conn Conn, _ Access, _ Lists, lost Lost) (removed []string, err error) {
 	principals, err := conn.Client().ServicePrincipalsNamed(ctx, lost.Nonce)
 	if err != nil {
 		return nil, err

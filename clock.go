@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+const (
+	// clockTolerance is what a comparison of times of the two clocks allows for: what is known of their offset comes from a header
+	// with whole seconds, on answers that take their time.
+	clockTolerance = 5 * time.Second
+
+	// clockNear is an offset that is relied on even while it moves: as much as NTP corrects, and less than any comparison depends on.
+	clockNear = time.Minute
+
+	// clockFresh is how long a measured offset is relied on, by Vault's clock, which may have been set since.
+	clockFresh = 10 * time.Minute
+
+	// lateEffect is how long after an operation has given up its last request may still take effect.
+	lateEffect = time.Minute
+
+	// clockFar is how far past its end by Vault's clock a credential is taken to have ended when Databricks' clock can't be known.
+	clockFar = 24 * time.Hour
+)
+
+// clockError says why a comparison of times of both clocks was put off.
+type clockError struct{ reason string }
+
+func (e *clockError) Error() string {
+	return "put off until it is known what time it is at Databricks: " + e.reason
+}
+
+// clockOffset returns what must be added to a time by Vault's clock to get the time by Databricks' clock. It fails with a clockError
+// where that isn't certain: when no answer has told it lately on this connection, or when the clocks are more than clockNear apart by a
+// difference that changes. now is the present time by Vault's clock.
+func (c *connection) clockOffset(now time.Time) (time.Duration, error) {
+	measured := c.client.Clock()
+	switch {
+	case !measured.Known || now.Sub(measured.Measured).Abs() > clockFresh:
+		return 0, &clockError{"no answer of Databricks has told it lately"}
+	case measured.Offset.Abs() > clockNear && !measured.Stable:
+		return 0, &clockError{fmt.Sprintf("its clock differs from Vault's by about %s, and the difference changes; check the time of the Vault server", measured.Offset.Round(time.Second))}
+	}
+	return measured.Offset, nil
+}
+
+// passed reports whether the moment has passed by both clocks, so that a clock that is ahead ends nothing early.
+func (c *connection) passed(now, moment time.Time) (bool, error) {
+	if !now.After(moment) {
+		return false, nil
+	}
+	offset, err := c.clockOffset(now)
+	if err != nil {
+		return false, err
+	}
+	return now.Add(offset).After(moment), nil
+}
+
+// expired reports whether a credential whose end, by Vault's clock, is given has ended at Databricks for certain. Without a config there
+// is no other clock to go by.
+func (b *backend) expired(ctx context.Context, s logical.Storage, end time.Time) bool {
+	now := b.now()
+	if !now.After(end) {
+		return false
+	}
+	conn, err := b.connection(ctx, s)
+	if err != nil {
+		return errors.Is(err, errNotConfigured) || now.After(end.Add(clockFar))
+	}
+	passed, err := conn.passed(now, end)
+	if err != nil {
+		return now.After(end.Add(clockFar))
+	}
+	return passed
+}
+
+// window is the time by Databricks' clock during which something was done there.
+type window struct{ from, to time.Time }
+
+// writeWindow returns when a write that began at the given time, by Vault's clock, can have been done. remote is the same time by Databricks'
+// clock, zero for unknown. The clocks are allowed clockTolerance. now is the present time by Vault's clock.
+func (c *connection) writeWindow(now, started, remote time.Time) (window, error) {
+	if remote.IsZero() {
+		offset, err := c.clockOffset(now)
+		if err != nil {
+			return window{}, err
+		}
+		remote = started.Add(offset)
+	}
+	return window{remote.Add(-clockTolerance), remote.Add(mintBudget + lateEffect)}, nil
+}
+
+// has reports whether the time lies in the window.
+func (w window) has(at time.Time) bool { return !at.Before(w.from) && !at.After(w.to) }

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
+	"golang.org/x/sync/errgroup"
+)
+
+// intentReads is how many entries of the write-ahead log are read at once when they are indexed.
+const intentReads = 16
+
+// intentIndex is what this process knows of the entries of the write-ahead log, so that no request and no rollback reads all of
+// them: after an outage there may be thousands. It is safe for concurrent use; mu is never held over a storage operation.
+type intentIndex struct {
+	mu      sync.Mutex
+	entries map[string]*indexedIntent  // by the entry's id
+	secrets map[string]map[string]bool // ids of entries, by the canonical ref of the secret that they are of
+	read    bool                       // the log has been read since the process started
+	since   time.Time                  // when that was, by Vault's clock
+
+	// reading is held while the log is read, so that only one request does so.
+	reading sync.Mutex
+}
+
+// indexedIntent is what the index has of one entry. What was reported and attempted is forgotten with the entry.
+type indexedIntent struct {
+	nonce    string
+	record   bool      // of a lease, and no pending operation
+	due      time.Time // when it is to be undone, if it is still there; by Vault's clock
+	attempt  time.Time // when that was last attempted, zero for never
+	secret   string    // canonical ref of the secret that was written, empty for none
+	lifetime reservation
+	reported map[string]bool // reasons that were logged
+}
+
+// put adds or replaces an entry.
+func (x *intentIndex) put(id string, in *intent) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.putLocked(id, in)
+}
+
+func (x *intentIndex) putLocked(id string, in *intent) {
+	e := &indexedIntent{nonce: in.Nonce, record: !in.Until.IsZero(), due: in.dueAfter(x.since), lifetime: in.reservation()}
+	if ref := in.ref(); ref != nil {
+		e.secret = ref.canonical()
+	}
+	if old := x.entries[id]; old != nil {
+		e.attempt, e.reported = old.attempt, old.reported
+		x.removeLocked(id)
+	}
+	if x.entries == nil {
+		x.entries, x.secrets = make(map[string]*indexedIntent), make(map[string]map[string]bool)
+	}
+	x.entries[id] = e
+	if e.secret != "" {
+		if x.secrets[e.secret] == nil {
+			x.secrets[e.secret] = make(map[string]bool)
+		}
+		x.secrets[e.secret][id] = true
+	}
+}
+
+// remove forgets an entry.
+func (x *intentIndex) remove(id string) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.removeLocked(id)
+}
+
+func (x *intentIndex) removeLocked(id string) {
+	e := x.entries[id]
+	if e == nil {
+		return
+	}
+	delete(x.entries, id)
+	if ids := x.secrets[e.secret]; ids != nil {
+		delete(ids, id)
+		if len(ids) == 0 {
+			delete(x.secrets, e.secret)
+		}
+	}
+}
+
+// update reads from the log what the index does not have yet, and forgets what is no longer there: entries may have been written by
+// an earlier process or on another node, and the outcome of a storage operation may be unknown.
+func (x *intentIndex) update(ctx context.Context, s logical.Storage, now time.Time) error {
+	x.reading.Lock()
+	defer x.reading.Unlock()
+	return x.updateLocked(ctx, s, now)
+}
+
+// load is update for a process that has not read the log yet. It does nothing otherwise.
+func (x *intentIndex) load(ctx context.Context, s logical.Storage, now time.Time) error {
+	if x.loaded() {
+		return nil
+	}
+	x.reading.Lock()
+	defer x.reading.Unlock()
+	if x.loaded() {
+		return nil
+	}
+	return x.updateLocked(ctx, s, now)
+}
+
+func (x *intentIndex) loaded() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.read
+}
+
+func (x *intentIndex) updateLocked(ctx context.Context, s logical.Storage, now time.Time) error {
+	x.mu.Lock()
+	if x.since.IsZero() {
+		x.since = now
+	}
+	gone := maps.Clone(x.entries) // what is added from now on may be missing in the list
+	x.mu.Unlock()
+	ids, err := framework.ListWAL(ctx, s)
+	if err != nil {
+		return err
+	}
+	var unknown []string
+	for _, id := range ids {
+		if _, known := gone[id]; !known {
+			unknown = append(unknown, id)
+		}
+		delete(gone, id)
+	}
+	x.mu.Lock()
+	for id, e := range gone {
+		if x.entries[id] == e {
+			x.removeLocked(id)
+		}
+	}
+	x.mu.Unlock()
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(intentReads)
+	for _, id := range unknown {
+		group.Go(func() error {
+			in, err := readIntent(ctx, s, id)
+			switch {
+			case errors.Is(err, errUnreadableIntent):
+				in = &intent{} // due at once, so that the rollback reports it
+			case err != nil || in == nil:
+				return err
+			}
+			x.mu.Lock()
+			defer x.mu.Unlock()
+			if x.entries[id] == nil {
+				x.putLocked(id, in)
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.read = true
+	return nil
+}
+
+// due returns the ids of the entries that are due, those first that were not attempted for the longest time. With young it includes
+// pending operations that were not attempted yet, and with all every entry.
+func (x *intentIndex) due(now time.Time, young, all bool) []string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var ids []string
+	for id, e := range x.entries {
+		setBack := now.Before(e.attempt) // and so the due time is wrong, too
+		if all || !now.Before(e.due) || setBack || young && !e.record && e.attempt.IsZero() {
+			ids = append(ids, id)
+		}
+	}
+	slices.SortFunc(ids, func(a, b string) int {
+		one, other := x.entries[a], x.entries[b]
+		if c := one.attempt.Compare(other.attempt); c != 0 {
+			return c
+		}
+		return one.due.Compare(other.due)
+	})
+	return ids
+}
+
+// attempted records an attempt to undo the entry, and when the next one is due.
+func (x *intentIndex) attempted(id string, now, next time.Time) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if e := x.entries[id]; e != nil {
+		e.attempt, e.due = now, next
+	}
+}
+
+// report reports whether the reason is a new one for the entry, and remembers it for as long as there is the entry.
+func (x *intentIndex) report(id, reason string) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	e := x.entries[id]
+	if e == nil {
+		return true
+	}
+	if e.reported == nil {
+		e.reported = make(map[string]bool)
+	}
+	seen := e.reported[reason]
+	e.reported[reason] = true
+	return !seen
+}
+
+// of returns the ids of the entries of the secret, without those of operations that are in flight.
+func (x *intentIndex) of(ref secretRef, inFlight *sync.Map) []string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var ids []string
+	for id := range x.secrets[ref.canonical()] {
+		if _, busy := inFlight.Load(x.entries[id].nonce); !busy {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// nonces returns the nonces of all entries.
+func (x *intentIndex) nonces() map[string]bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	all := make(map[string]bool, len(x.entries))
+	for _, e := range x.entries {
+		all[e.nonce] = true
+	}
+	return all
+}
+
+// reservations returns the lifetimes that pending operations asked for.
+func (x *intentIndex) reservations() []reservation {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var all []reservation
+	for _, e := range x.entries {
+		if e.lifetime.lifetime > 0 {
+			all = append(all, e.lifetime)
+		}
+	}
+	return all
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/credential"
+)
+
+// pass is one run of Vault's rollback over the entries of the write-ahead log that are due. It caches what they have in common (lists
+// of tokens, OAuth secrets and secrets, stored credentials, a failed lookup of the identity), so that a run with many entries after an
+// outage stays within its time limit. It is not safe for concurrent use.
+type pass struct {
+	b          *backend
+	tokens     map[credential.Access]func() ([]client.TokenInfo, error)
+	principals map[string]func() ([]client.OAuthSecret, error)
+	scopes     map[string]*listedScope
+	unknown    error // why the engine's identity is not known
+	kept       []storedCredential
+	storedRead bool
+}
+
+// listedScope is a list of a scope's secrets.
+type listedScope struct {
+	secrets []client.SecretInfo
+	err     error
+	at      time.Time
+}
+
+// listedScopeLife is how long a list of a scope is relied on: somebody may write its secrets directly at Databricks meanwhile.
+const listedScopeLife = 5 * time.Second
+
+func newPass(b *backend) *pass {
+	return &pass{
+		b:          b,
+		tokens:     make(map[credential.Access]func() ([]client.TokenInfo, error)),
+		principals: make(map[string]func() ([]client.OAuthSecret, error)),
+		scopes:     make(map[string]*listedScope),
+	}
+}
+
+// isOver reports whether what the intent was to create has ended at Databricks by itself. Where the time there isn't known, it asks.
+func (p *pass) isOver(ctx context.Context, s logical.Storage, in *intent) (bool, error) {
+	if in.lasts() || !p.b.now().After(in.Expires) {
+		return false, nil
+	}
+	if p.b.expired(ctx, s, in.Expires) {
+		return true, nil
+	}
+	conn, err := p.b.connection(ctx, s)
+	if err != nil {
+		return false, err
+	}
+	if _, err = conn.clockOffset(p.b.now()); err != nil {
+		if _, err := conn.client.Me(ctx); err != nil { // any answer tells
+			return false, err
+		}
+	}
+	return p.b.expired(ctx, s, in.Expires), nil
+}
+
+// accessTo is connection.accessTo. Once the identity could not be looked up, it fails for the rest of the pass without a call.
+func (p *pass) accessTo(ctx context.Context, conn *connection, made origin) (credential.Access, error) {
+	if p.unknown != nil {
+		return credential.AccessNone, p.unknown
+	}
+	access, err := conn.accessTo(ctx, made)
+	p.unknown = err
+	return access, err
+}
+
+// allStored returns the credentials that the config and the static roles hold. Those of an entry that can't be read are not known.
+func (p *pass) allStored(ctx context.Context, s logical.Storage) ([]storedCredential, error) {
+	if p.storedRead {
+		return p.kept, nil
+	}
+	p.kept = nil
+	err := eachStored(ctx, s, func(_ string, all []storedCredential) { p.kept = append(p.kept, all...) })
+	if err != nil && !isUnreadable(err) {
+		return nil, fmt.Errorf("check which credentials were saved: %w", err)
+	}
+	p.storedRead = true
+	return p.kept, nil
+}
+
+// secrets lists a scope. Of a scope that does not exist, the list is empty.
+func (p *pass) secrets(ctx context.Context, conn *connection, scope string) ([]client.SecretInfo, error) {
+	name := strings.ToLower(scope)
+	list := p.scopes[name]
+	if list == nil || time.Since(list.at) > listedScopeLife {
+		list = &listedScope{at: time.Now()}
+		list.secrets, list.err = conn.client.ListSecrets(ctx, scope)
+		if client.IsGone(list.err) {
+			list.err = nil
+		}
+		p.scopes[name] = list
+	}
+	return list.secrets, explainSecrets(list.err, scope, permissionRead)
+}
+
+// Tokens implements credential.Lists. It returns the tokens as of the first call of the pass.
+func (p *pass) Tokens(ctx context.Context, conn credential.Conn, access credential.Access) ([]client.TokenInfo, error) {
+	if p.tokens[access] == nil {
+		p.tokens[access] = sync.OnceValues(func() (tokens []client.TokenInfo, err error) {
+			if access == credential.AccessAdmin {
+				tokens, err = conn.Client().ListManagedTokens(ctx)
+			} else {
+				tokens, err = conn.Client().ListTokens(ctx)
+			}
+			if err == nil {
+				err = p.b.checkAlone(ctx, conn.(*connection), tokens)
+			}
+			return tokens, err
+		})
+	}
+	return p.tokens[access]()
+}
+
+// OAuthSecrets implements credential.Lists. It returns the secrets as of the first call of the pass.
+func (p *pass) OAuthSecrets(ctx context.Context, conn credential.Conn, principalID string) ([]client.OAuthSecret, error) {
+	if p.principals[principalID] == nil {
+		p.principals[principalID] = sync.OnceValues(func() ([]client.OAuthSecret, error) {
+			return conn.Client().ListOAuthSecrets(ctx, principalID)
+		})
+	}
+	return p.principals[principalID]()
+}
+
+// lostCredential returns the credential that the intent was to create. Credentials that storage entries hold must be kept, under the
+// intent's owner key as elsewhere: an OAuth secret can't carry a nonce that would identify it. It fails if the entry under the
+// owner key can't be read, or if the credential is identified by its time and the time at Databricks isn't known.
+func (p *pass) lostCredential(ctx context.Context, s logical.Storage, conn *connection, in *intent) (credential.Lost, error) {
+	c := in.Credential
+	lost := credential.Lost{
+		Nonce: in.Nonce, Keep: c.KeepID, Spared: make(map[string]bool), Expires: in.Expires,
+		ServicePrincipalID: c.ServicePrincipalID, Lifetime: seconds(c.Lifetime),
+	}
+	if lost.Lifetime > 0 {
+		// The list tells the time at Databricks, too.
+		if _, err := p.OAuthSecrets(ctx, conn, c.ServicePrincipalID); err != nil && !client.IsGone(err) {
+			return lost, err
+		}
+		possible, err := conn.writeWindow(p.b.now(), in.Started, in.StartedRemote)
+		if err != nil {
+			return lost, err
+		}
+		lost.Earliest, lost.Latest, lost.Possibly = possible.from, possible.to, possible.to
+		if !in.Failed.IsZero() {
+			lost.Latest = possible.from.Add(in.Failed.Sub(in.Started) + 2*clockTolerance)
+		}
+	}
+	var all []storedCredential
+	var err error
+	if c.ServicePrincipalID != "" {
+		if all, err = p.allStored(ctx, s); err != nil {
+			return lost, err
+		}
+	}
+	if in.OwnerKey != "" {
+		own, err := storedUnder(ctx, s, in.OwnerKey)
+		if err != nil {
+			return lost, fmt.Errorf("check whether the credential was saved: %w", err)
+		}
+		all = append(slices.Clone(all), own...)
+	}
+	for _, k := range all {
+		lost.Spared[k.ID] = true
+		if k.Nonce == in.Nonce {
+			lost.Keep = k.ID
+		}
+	}
+	return lost, nil
+}
