@@ -144,7 +144,7 @@ func configFields() map[string]*framework.FieldSchema {
 		},
 		keyMaxRetries: {
 			Type:        framework.TypeInt,
-			Description: fmt.Sprintf("How often a request is repeated at most, 0 to %d. A create is repeated only where it can't have happened.", maxMaxRetries),
+			Description: fmt.Sprintf("How often a request is repeated at most, 0 to %d. A create is repeated only where it can't have happened. A repetition at the time that Databricks asked for (Retry-After) counts half.", maxMaxRetries),
 			Default:     client.DefaultMaxRetries,
 		},
 		keyRateLimit: {

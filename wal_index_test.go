@@ -242,3 +242,38 @@ func TestAnUnreadableEntryIsSaidOnce(t *testing.T) {
 	require.Equal(t, []string{"garbage"}, keys)
 	m.write("secrets/etl/k", leasedValue)
 }
+
+// BenchmarkLongLog measures what must not depend on how many entries are open.
+func BenchmarkLongLog(b *testing.B) {
+	for _, n := range []int{0, 5000} {
+		m := &mount{system: logical.TestSystemView(), storage: &hookedStorage{Storage: new(logical.InmemStorage)}, events: logical.NewMockEventSender(), log: newLog()}
+		m.workspace = simulator.New(simulator.WithoutCallLog())
+		b.Cleanup(m.workspace.Close)
+		admin := m.workspace.AddUser("engine@example.com", true)
+		token, _ := m.workspace.AddToken(admin, "", 0)
+		m.workspace.AddScope("etl", admin)
+		backend, err := Factory(b.Context(), m.config())
+		require.NoError(b, err)
+		request := func(op logical.Operation, path string, data map[string]any) {
+			resp, err := backend.HandleRequest(b.Context(), &logical.Request{Operation: op, Path: path, Data: data, Storage: m.storage})
+			require.NoError(b, err)
+			require.False(b, resp.IsError(), resp)
+		}
+		request(logical.UpdateOperation, "config", map[string]any{"host": m.workspace.URL(), "token": token})
+		for i := range n {
+			_, err := framework.PutWAL(b.Context(), m.storage, walKind, intent{Nonce: nonce(i), Started: time.Now().Add(time.Hour), Secret: &secretIntent{secretRef: secretRef{"etl", fmt.Sprint("key-", i)}}})
+			require.NoError(b, err)
+		}
+		for name, do := range map[string]func(){
+			"write":    func() { request(logical.UpdateOperation, "secrets/etl/k", map[string]any{"string_value": "v"}) },
+			"rollback": func() { request(logical.RollbackOperation, "", nil) },
+		} {
+			do() // the first one reads the log
+			b.Run(fmt.Sprintf("%s/entries=%d", name, n), func(b *testing.B) {
+				for b.Loop() {
+					do()
+				}
+			})
+		}
+	}
+}

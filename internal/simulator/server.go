@@ -181,7 +181,8 @@ func (w *Workspace) answer(mux *http.ServeMux, out http.ResponseWriter, in *http
 	r := &request{Request: in, id: newUUID(), extra: http.Header{}}
 	body, err := io.ReadAll(in.Body)
 	r.body = body
-	record := w.calls.begin(w.settings.now(), r)
+	date := w.settings.now()
+	record := w.calls.begin(date, r)
 	if err != nil {
 		w.finish(record, r, 0, false)
 		panic(http.ErrAbortHandler)
@@ -193,6 +194,7 @@ func (w *Workspace) answer(mux *http.ServeMux, out http.ResponseWriter, in *http
 		re = w.route(mux, out, r)
 	} else {
 		re = fault.apply(r, func() *reply { return w.route(mux, out, r) })
+		date = w.settings.now() // the fault may have taken time
 	}
 	if re.cut != nil {
 		w.finish(record, r, 0, fault != nil)
@@ -203,7 +205,7 @@ func (w *Workspace) answer(mux *http.ServeMux, out http.ResponseWriter, in *http
 	header := out.Header()
 	header.Set("Server", "databricks")
 	header.Set("X-Request-Id", r.id)
-	header.Set("Date", w.settings.now().UTC().Format(http.TimeFormat))
+	header.Set("Date", date.UTC().Format(http.TimeFormat))
 	if fault != nil && fault.NoDate {
 		header["Date"] = nil // keeps net/http from adding one
 	}
