@@ -427,3 +427,28 @@ func TestADeliveryAfterARepeatedCreate(t *testing.T) {
 		require.Empty(t, m.records())
 	}
 }
+
+// Nothing stands between the commit and the answer: a crash in that moment leaves what was made without a lease.
+func TestNothingComesBetweenTheCommitAndTheAnswer(t *testing.T) {
+	t.Parallel()
+	kinds := map[string]recorded{"token": {path: "creds/etl"}}
+	for name, kind := range recordedLeases {
+		kinds[name] = kind
+	}
+	for name, kind := range kinds {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, _ := recordMount(t)
+			var steps []string
+			m.onEvent = func(event string) { steps = append(steps, event) }
+			m.storage.onEach(func(op, key string) error {
+				steps = append(steps, op+" "+strings.Split(key, "/")[0])
+				return nil
+			})
+			m.write(kind.path, kind.data)
+			m.storage.onEach(nil)
+			require.NotEmpty(t, steps)
+			require.Contains(t, []string{"put wal", "delete wal"}, steps[len(steps)-1])
+		})
+	}
+}
