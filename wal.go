@@ -54,8 +54,9 @@ type intent struct {
 	// StartedRemote is Started by Databricks' clock, and zero where its offset was not known.
 	StartedRemote time.Time `json:"started_remote,omitzero"`
 
-	// Failed is when, by Vault's clock, a create failed whose outcome is unknown; zero if the process died before that.
-	Failed time.Time `json:"failed,omitzero"`
+	// Ended is when, by Vault's clock, the create was over whose outcome is unknown or that may have left a duplicate; zero if the process
+	// died before that.
+	Ended time.Time `json:"ended,omitzero"`
 
 	// Keeper is the key of the storage entry that will hold the credential; empty where a lease will.
 	OwnerKey string `json:"keeper,omitempty"`
@@ -199,7 +200,9 @@ func (b *backend) perform(ctx context.Context, s logical.Storage, in intent, do 
 		return err
 	}
 	defer op.end(lasting)
-	if err := do(lasting, op); err != nil {
+	err = do(lasting, op)
+	op.intent.Ended = b.now().UTC()
+	if err != nil {
 		switch {
 		case op.uncertain || op.undo != nil:
 		case credential.NotApplied(err):
@@ -278,12 +281,11 @@ func (op *pendingOperation) commit(ctx context.Context) error {
 }
 
 // noteFailure adds to the entry when the operation failed, if what it left can be identified by its time only: nothing that was
-// created later is its. Without that, the rollback goes by the longest time that an operation takes.
+// created later is its.
 func (op *pendingOperation) noteFailure(ctx context.Context) {
 	if op.intent.reservation().lifetime == 0 {
 		return
 	}
-	op.intent.Failed = op.b.now().UTC()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
 	defer cancel()
 	if err := op.b.putIntent(ctx, op.storage, op.id, &op.intent); err != nil {

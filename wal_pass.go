@@ -36,6 +36,17 @@ type listedScope struct {
 	at      time.Time
 }
 
+const (
+	// usualCreate is how long a create takes that isn't repeated. One that a dead process began is looked for within that time.
+	usualCreate = 10 * time.Second
+
+	// createTolerance is what is allowed for the clocks where a credential is identified by the time of its creation.
+	createTolerance = 2 * time.Second
+
+	// shortLife is the lifetime of a credential that is left to its own end where it is not certain which it is.
+	shortLife = time.Hour
+)
+
 // listedScopeLife is how long a list of a scope is relied on: somebody may write its secrets directly at Databricks meanwhile.
 const listedScopeLife = 5 * time.Second
 
@@ -149,13 +160,8 @@ func (p *pass) lostCredential(ctx context.Context, s logical.Storage, conn *conn
 		if _, err := p.OAuthSecrets(ctx, conn, c.ServicePrincipalID); err != nil && !client.IsGone(err) {
 			return lost, err
 		}
-		possible, err := conn.writeWindow(p.b.now(), in.Started, in.StartedRemote)
-		if err != nil {
+		if err := p.identify(conn, in, &lost); err != nil {
 			return lost, err
-		}
-		lost.Earliest, lost.Latest, lost.Possibly = possible.from, possible.to, possible.to
-		if !in.Failed.IsZero() {
-			lost.Latest = possible.from.Add(in.Failed.Sub(in.Started) + 2*clockTolerance)
 		}
 	}
 	var all []storedCredential
@@ -179,4 +185,28 @@ func (p *pass) lostCredential(ctx context.Context, s logical.Storage, conn *conn
 		}
 	}
 	return lost, nil
+}
+
+// identify decides when a credential without text must have been created to be the lost one for certain. Another mount or an operator
+// may have created a secret of the same lifetime at about the same time, while the one that was asked for never came to be.
+func (p *pass) identify(conn *connection, in *intent, lost *credential.Lost) error {
+	put, err := conn.writeWindow(p.b.now(), in.Started, in.StartedRemote)
+	if err != nil {
+		return err
+	}
+	started := put.from.Add(clockTolerance)
+	lost.Earliest, lost.Possibly = started.Add(-createTolerance), put.to
+	var took time.Duration
+	switch {
+	case !in.Ended.IsZero():
+		took = in.Ended.Sub(in.Started)
+	case lost.Lifetime <= shortLife:
+		// The process died, and it isn't known when. The credential dies soon, too, so it is not worth a mistake.
+		lost.Latest = lost.Earliest
+		return nil
+	default:
+		took = usualCreate
+	}
+	lost.Latest = started.Add(took + createTolerance)
+	return nil
 }

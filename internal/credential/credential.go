@@ -204,7 +204,7 @@ type Lost struct {
 	ServicePrincipalID string
 	Lifetime           time.Duration
 	Earliest, Latest   time.Time // by Databricks' clock
-	Possibly           time.Time // until when it may have been created at the very latest; one later than Latest can't be identified
+	Possibly           time.Time // one that was created after Latest and until then may be it, but is not for certain
 
 	Expires time.Time // when it has expired
 }

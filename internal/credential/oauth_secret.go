@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -118,7 +119,7 @@ func undoOAuthSecret(ctx context.Context, conn Conn, lists Lists, lost Lost) (re
 	case len(fitting) == 0 && len(late) == 0:
 		return nil, nil
 	case len(fitting) == 0:
-		return nil, fmt.Errorf("an OAuth secret of service principal %s was created after the request for one like it had failed, %w; it ends by itself by %s", lost.ServicePrincipalID, ErrAmbiguous, rfc3339(lost.Expires))
+		return nil, fmt.Errorf("OAuth secrets of service principal %s could be the one whose creation was not completed, or another client's (%s), %w; it ends by itself by %s", lost.ServicePrincipalID, strings.Join(late, ", "), ErrAmbiguous, rfc3339(lost.Expires))
 	case len(fitting) == 1:
 		return fitting, deleteOAuthSecret(ctx, conn, lost.ServicePrincipalID, fitting[0])
 	default:
