@@ -41,7 +41,7 @@ func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend,
 }
 
 func newBackend(mountID string) *backend {
-	b := &backend{mountID: mountID, clock: time.Now, instance: newInstance(), began: time.Now()}
+	b := &backend{mountID: mountID, clock: time.Now, instance: newInstance()}
 	b.rankLocks()
 	if b.mountID == "" {
 		b.mountID = unnamedMount

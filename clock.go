@@ -19,13 +19,14 @@ const (
 	// clockNear is an offset that is relied on even while it moves: as much as NTP corrects, and less than any comparison depends on.
 	clockNear = time.Minute
 
-	// clockFresh is how long a measured offset is relied on, by Vault's clock, which may have been set since.
+	// clockFresh is how long a measured offset is relied on, where the monotonic clock can't tell whether Vault's clock was set since.
 	clockFresh = 10 * time.Minute
 
 	// lateEffect is how long after an operation has given up its last request may still take effect.
 	lateEffect = time.Minute
 
-	// clockFar is how far past its end by Vault's clock a credential is taken to have ended when Databricks' clock can't be known.
+	// clockFar is how far past its end by Vault's clock something is taken to have ended when Databricks' clock can't be known, and how
+	// long an offset is relied on at all.
 	clockFar = 24 * time.Hour
 )
 
@@ -42,12 +43,23 @@ func (e *clockError) Error() string {
 func (c *connection) clockOffset(now time.Time) (time.Duration, error) {
 	measured := c.client.Clock()
 	switch {
-	case !measured.Known || now.Sub(measured.Measured).Abs() > clockFresh:
+	case !measured.Known || !fresh(measured.Measured, now):
 		return 0, &clockError{"no answer of Databricks has told it lately"}
 	case measured.Offset.Abs() > clockNear && !measured.Stable:
 		return 0, &clockError{fmt.Sprintf("its clock differs from Vault's by about %s, and the difference changes; check the time of the Vault server", measured.Offset.Round(time.Second))}
 	}
 	return measured.Offset, nil
+}
+
+// fresh reports whether Vault's clock went on as usual between the two times.
+func fresh(measured, now time.Time) bool {
+	wall := now.Round(0).Sub(measured.Round(0))
+	monotonic := func(t time.Time) bool { return t != t.Round(0) }
+	if !monotonic(measured) || !monotonic(now) {
+		return wall.Abs() <= clockFresh
+	}
+	passed := now.Sub(measured)
+	return passed <= clockFar && (passed-wall).Abs() <= clockTolerance
 }
 
 // passed reports whether the moment has passed by both clocks, so that a clock that is ahead ends nothing early.

@@ -20,7 +20,6 @@ var skews = map[string]time.Duration{"right": 0, "ahead": 3 * time.Minute, "behi
 func skewed(t *testing.T, ahead time.Duration) (*mount, *clock) {
 	m, c := newTimedMount(t)
 	c.runAhead(ahead)
-	m.backend.(*backend).began = c.vault()
 	m.makeReady()
 	m.workspace.AddScope("etl", m.admin)
 	m.impatient()
@@ -145,11 +144,11 @@ func TestWithoutATimeNothingIsUndoneByIt(t *testing.T) {
 			t.Parallel()
 			m, c := skewed(t, 0)
 			sp := m.workspace.AddServicePrincipal("bi", false)
-			lost, _ := m.workspace.AddOAuthSecret(sp, time.Hour)
+			lost, _ := m.workspace.AddOAuthSecret(sp, 2*time.Hour)
 			m.restartAt(c)
 			m.fillLog(1, func(int) intent {
 				now := m.backend.(*backend).now()
-				return intent{Started: now, Expires: now.Add(2 * time.Hour), Credential: &credentialIntent{Type: "oauth_secret", Role: "job", ServicePrincipalID: sp.ID, Lifetime: 3600}}
+				return intent{Started: now, Expires: now.Add(3 * time.Hour), Credential: &credentialIntent{Type: "oauth_secret", Role: "job", ServicePrincipalID: sp.ID, Lifetime: 7200}}
 			})
 			show := hide(m, c)
 			require.ErrorContains(t, m.failure(m.rollback()), "put off until it is known what time it is at Databricks")
@@ -174,4 +173,22 @@ func TestStatusShowsTheClocks(t *testing.T) {
 	require.Equal(t, true, status["clock_stable"])
 	m.restartAt(c)
 	require.Nil(t, m.read("status").Data["clock_offset"])
+}
+
+// A lease whose credential has ended is revoked without a call, also while the mount is connected to another workspace, whose clock is of no
+// interest.
+func TestRevocationOfWhatHasEndedElsewhere(t *testing.T) {
+	t.Parallel()
+	m, c := newTimedMount(t)
+	m.makeReady()
+	lease := m.mint("etl").Secret
+	other := simulator.New(simulator.WithClock(c.now), simulator.WithWorkspaceID("4711"))
+	t.Cleanup(other.Close)
+	token, _ := other.AddToken(other.AddUser("engine@example.com", true), "another", 0)
+	m.canaries.add(token)
+	m.write("config", map[string]any{"host": other.URL(), "token": token})
+	c.advance(3 * time.Hour)
+	other.ResetCalls()
+	m.end(lease)
+	require.Empty(t, other.Calls())
 }

@@ -4,7 +4,6 @@ package databricks
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -68,7 +67,7 @@ func (b *backend) loadLifetimes(ctx context.Context, s logical.Storage) error {
 		return nil
 	}
 	if err := b.intents.load(ctx, s, b.now()); err != nil {
-		return fmt.Errorf("read the write-ahead log: %w", err)
+		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

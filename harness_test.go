@@ -851,7 +851,7 @@ func newTimedMount(t *testing.T, opts ...simulator.Option) (*mount, *clock) {
 	t.Helper()
 	c := newClock()
 	m := newMount(t, append(opts, simulator.WithClock(c.now))...)
-	m.backend.(*backend).clock, m.backend.(*backend).began = c.vault, c.vault()
+	m.backend.(*backend).clock = c.vault
 	return m, c
 }
 
@@ -881,7 +881,7 @@ func (m *mount) restartAt(c *clock) {
 	m.t.Helper()
 	b, err := Factory(context.Background(), m.config())
 	require.NoError(m.t, err)
-	b.(*backend).clock, b.(*backend).began = c.vault, c.vault()
+	b.(*backend).clock = c.vault
 	m.backend.Cleanup(context.Background())
 	m.backend = b
 	if m.tidyHeld {

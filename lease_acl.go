@@ -151,6 +151,9 @@ func forgetScope(ctx context.Context, s logical.Storage, made origin, scope stri
 	return nil
 }
 
+// aclSweepBudget limits one sweep.
+const aclSweepBudget = 5 * time.Second
+
 // sweepACLRecords deletes the records that have no leases and are older than aclStale. It is called about once a minute, and reads
 // the storage only if there may be such records.
 func (b *backend) sweepACLRecords(ctx context.Context, req *logical.Request) (err error) {
@@ -162,6 +165,9 @@ func (b *backend) sweepACLRecords(ctx context.Context, req *logical.Request) (er
 			b.aclRecordsSwept.Store(false) // the next periodic call tries again
 		}
 	}()
+	// A record may be locked by a request that is waiting for Databricks.
+	ctx, cancel := context.WithTimeout(ctx, aclSweepBudget)
+	defer cancel()
 	keys, err := logical.CollectKeys(ctx, logical.NewStorageView(req.Storage, aclStoragePrefix))
 	if err != nil {
 		return err
@@ -230,6 +236,7 @@ func (b *backend) leaseACL(ctx context.Context, req *logical.Request, conn *conn
 	if err != nil {
 		return nil, err
 	}
+	in.start(b.now(), conn) // waiting for the lock is no part of the operation
 
 	old, err := readACLRecord(ctx, req.Storage, key)
 	if err != nil {
@@ -244,7 +251,7 @@ func (b *backend) leaseACL(ctx context.Context, req *logical.Request, conn *conn
 	err = b.perform(ctx, req.Storage, in, func(lasting context.Context, op *pendingOperation) error {
 		op.undo = func(ctx context.Context) error { return b.endACLLeaseLocked(ctx, req.Storage, conn, key, id) }
 		// The response is made first, so that nothing can fail once the permission is set.
-		l := &writeLease{origin: in.origin, Grant: &id, TTL: int64(t.ttl / time.Second), Record: op.keepRecord(t.ttl, nil, &id)}
+		l := &writeLease{origin: in.origin, Grant: &id, TTL: int64(t.ttl / time.Second), Record: op.keepRecord(conn, t.ttl, nil, &id)}
 		if resp, err = b.leaseOfWrite(secretTypeACL, l, t); err != nil {
 			return err
 		}

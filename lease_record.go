@@ -33,9 +33,9 @@ var recordGrace = func() time.Duration {
 // renewRecord moves the end in the record of a lease to ttl from now, and never to an earlier time: Vault may fail to store the
 // renewal. It must come before the renewal is answered. A lease without a record, since v0.1.0 wrote none, gets one of what undo has, which
 // is its origin and either Written or Grant. It returns the id of the record.
-func (b *backend) renewRecord(ctx context.Context, s logical.Storage, id string, ttl time.Duration, undo intent) (string, error) {
+func (b *backend) renewRecord(ctx context.Context, s logical.Storage, conn *connection, id string, ttl time.Duration, undo intent) (string, error) {
 	if id == "" {
-		id = b.newNonce()
+		id = undo.recordID()
 	}
 	unlock, err := b.recordLocks.Lock(ctx, id)
 	if err != nil {
@@ -46,20 +46,30 @@ func (b *backend) renewRecord(ctx context.Context, s logical.Storage, id string,
 	if err != nil {
 		return "", fmt.Errorf("the lease's record: %w", err)
 	}
-	now := b.now().UTC()
+	now := b.now()
 	if record == nil {
 		record = &undo
-		record.Nonce, record.Started = b.newNonce(), now
+		record.Nonce, record.Started = b.newNonce(), now.UTC()
 	}
 	until := now.Add(ttl)
 	if !until.After(record.Until) {
+		b.intents.put(id, record) // an earlier renewal may have stored it, although it failed
 		return id, nil
 	}
-	record.Until = until
+	record.setUntil(until, now, conn)
 	if err := b.putIntent(ctx, s, id, record); err != nil {
 		return "", fmt.Errorf("the lease's record: %w", err)
 	}
 	return id, nil
+}
+
+// recordID returns the id of the record of a lease that began without one. It is the same each time: Vault may not have stored the renewal
+// that wrote the record.
+func (in *intent) recordID() string {
+	if in.Grant != nil {
+		return hashKey(in.Host + "\x00" + in.WorkspaceID + "\x00" + in.Grant.ID)
+	}
+	return hashKey(in.Host + "\x00" + in.WorkspaceID + "\x00" + in.Written.canonical() + "\x00" + in.Written.Updated.UTC().Format(time.RFC3339Nano))
 }
 
 // closeRecord deletes the record of a lease that was revoked, "" for none. A failure is not an error: the rollback will find nothing to

@@ -89,9 +89,18 @@ func (b *backend) storeSecret(ctx context.Context, op *pendingOperation, conn *c
 	return confirmed, err
 }
 
+// lockForWrite takes the secret's lock for a write. Before anything is stored it must be known which entries of the write-ahead log
+// earlier writes have left, so it fails if that can't be read.
+func (b *backend) lockForWrite(ctx context.Context, s logical.Storage, ref secretRef) (unlock func(), err error) {
+	if err := b.intents.load(ctx, s, b.now()); err != nil {
+		return nil, err
+	}
+	return b.secretLocks.Lock(ctx, ref.canonical())
+}
+
 // putUnleased stores a value that no lease and no rollback deletes.
 func (b *backend) putUnleased(ctx context.Context, s logical.Storage, conn *connection, ref secretRef, value secretValue) error {
-	unlock, err := b.secretLocks.Lock(ctx, ref.canonical())
+	unlock, err := b.lockForWrite(ctx, s, ref)
 	if err != nil {
 		return err
 	}
@@ -102,20 +111,14 @@ func (b *backend) putUnleased(ctx context.Context, s logical.Storage, conn *conn
 	return b.supersede(context.WithoutCancel(ctx), s, conn, ref)
 }
 
-// supersede takes the secret out of the entries that earlier writes of it left in the write-ahead log, those of operations in flight,
-// as the caller's own, excepted: whatever they stored is gone,
-// and their rollback could not tell the new value from it. The caller holds the secret's lock and has just stored a value.
+// supersede takes the secret out of the entries that earlier writes of it left in the write-ahead log: whatever they stored is gone, and
+// their rollback could not tell the new value from it. Entries of operations in flight, such as the caller's, stay. The caller holds
+// the secret's lock by lockForWrite, and has just stored a value.
 func (b *backend) supersede(ctx context.Context, s logical.Storage, conn *connection, ref secretRef) error {
-	err := b.intents.load(ctx, s, b.now())
-	if err == nil {
-		for _, id := range b.intents.of(ref, &b.inFlight) {
-			if err = b.supersedeIntent(ctx, s, conn, id); err != nil {
-				break
-			}
+	for _, id := range b.intents.of(ref, &b.inFlight) {
+		if err := b.supersedeIntent(ctx, s, conn, id); err != nil {
+			return fmt.Errorf("secret %s was stored, but the write-ahead log of an earlier write could not be corrected, so the rollback may delete it; write it again: %w", ref, err)
 		}
-	}
-	if err != nil {
-		return fmt.Errorf("secret %s was stored, but the write-ahead log of an earlier write could not be corrected, so the rollback may delete it; write it again: %w", ref, err)
 	}
 	return nil
 }
@@ -164,6 +167,9 @@ func (b *backend) removeWrittenLocked(ctx context.Context, conn *connection, sec
 
 // removeListed is removeWrittenLocked for a secret that Databricks lists with the given time.
 func (b *backend) removeListed(ctx context.Context, conn *connection, secret *writtenSecret, updated time.Time) error {
+	if updated.IsZero() {
+		return fmt.Errorf("secret %s is listed without the time of its last write, so it isn't known whose it is", secret.secretRef)
+	}
 	if !updated.Equal(secret.Updated) {
 		b.Logger().Warn("a leased secret was overwritten since, so it is left alone", "scope", secret.Scope, "key", secret.Key, "written", rfc3339(secret.Updated), "overwritten", rfc3339(updated))
 		return nil
@@ -206,7 +212,7 @@ func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *c
 	if err != nil {
 		return nil, err
 	}
-	unlock, err := b.secretLocks.Lock(ctx, ref.canonical())
+	unlock, err := b.lockForWrite(ctx, req.Storage, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -224,7 +230,7 @@ func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *c
 		if err != nil {
 			return err
 		}
-		l := &writeLease{origin: in.origin, writtenSecret: *written, TTL: int64(t.ttl / time.Second), Record: op.keepRecord(t.ttl, written, nil)}
+		l := &writeLease{origin: in.origin, writtenSecret: *written, TTL: int64(t.ttl / time.Second), Record: op.keepRecord(conn, t.ttl, written, nil)}
 		if resp, err = b.leaseOfWrite(secretTypeSecret, l, t); err != nil {
 			return err
 		}
@@ -271,7 +277,7 @@ func (b *backend) renewWrite(ctx context.Context, req *logical.Request, _ *frame
 	if l.Grant == nil {
 		undo.Written = &l.writtenSecret
 	}
-	if l.Record, err = b.renewRecord(ctx, req.Storage, l.Record, ttl, undo); err != nil {
+	if l.Record, err = b.renewRecord(ctx, req.Storage, conn, l.Record, ttl, undo); err != nil {
 		return nil, err
 	}
 	resp := &logical.Response{Secret: req.Secret}

@@ -34,10 +34,9 @@ type backend struct {
 	// created.
 	mountID string
 
-	// instance is what the nonces of this process begin with, began when it started, and splitBrain the evidence of another engine with
-	// the same mount id, nil for none.
+	// instance is what the nonces of this process begin with, and splitBrain the evidence of another engine with the same mount id, nil for
+	// none.
 	instance   string
-	began      time.Time
 	splitBrain atomic.Pointer[splitBrainError]
 
 	// sensitive has the request fields that carry secrets. It does not change after newBackend.
@@ -80,7 +79,7 @@ type backend struct {
 	// lifetimes outlive the client, too: they are distinct for all connections of the mount.
 	lifetimes lifetimes
 
-	// grantsSwept is false if there may be records of permissions to delete.
+	// aclRecordsSwept is false if there may be records of permissions to delete.
 	aclRecordsSwept atomic.Bool
 
 	tidy tidying
@@ -206,10 +205,15 @@ func (b *backend) mayWrite() bool {
 	return !state.HasState(consts.ReplicationPerformanceStandby) && !state.HasState(consts.ReplicationDRSecondary)
 }
 
+// eventTimeout limits how long sending an event may hold up what it tells of.
+const eventTimeout = 5 * time.Second
+
 // event tells Vault's event bus of a change; pairs are metadata keys and values, never secrets. A host without an event
 // bus is not an error, and an event that can't be sent must not undo what has happened.
 func (b *backend) event(ctx context.Context, kind, path string, pairs ...string) {
 	pairs = append(pairs, logical.EventMetadataPath, path, logical.EventMetadataModified, "true")
+	ctx, cancel := context.WithTimeout(ctx, eventTimeout)
+	defer cancel()
 	err := logical.SendEvent(ctx, b, "databricks/"+kind, pairs...)
 	if err != nil && !errors.Is(err, framework.ErrNoEvents) {
 		b.Logger().Debug("an event was not sent", "event", kind, "error", err)

@@ -68,7 +68,7 @@ func (e *staticEntry) alive(nonce string, ended func(end time.Time) bool) bool {
 func (i *staticItem) deliver(ctx context.Context, e *staticEntry) error {
 	b, conn := i.b, i.conn
 	ref := *e.delivery()
-	unlock, err := b.secretLocks.Lock(ctx, ref.canonical())
+	unlock, err := b.lockForWrite(ctx, i.req.Storage, ref)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -39,18 +40,22 @@ func (b *backend) newNonce() string { return b.instance + marker.NewNonce()[len(
 func (b *backend) checkAlone(ctx context.Context, conn *connection, tokens []client.TokenInfo) error {
 	shared := b.System().ReplicationState().HasState(consts.ReplicationPerformancePrimary | consts.ReplicationPerformanceSecondary)
 	offset, err := conn.clockOffset(b.now())
-	if b.mountID == unnamedMount || shared || err != nil {
+	since, identity := b.intents.startedAt(), conn.cachedIdentity()
+	if b.mountID == unnamedMount || shared || err != nil || since.IsZero() || identity == nil {
 		return b.alone()
 	}
-	// The age of the process is that of the monotonic clock.
-	began := b.now().Add(offset - b.now().Sub(b.began)).Add(clockTolerance)
+	// A standby begins when it becomes active. How long ago that was, the monotonic clock tells.
+	age := b.now().Sub(since)
+	began := b.now().Add(offset - age).Add(clockTolerance)
 	for _, token := range tokens {
 		mark, ok := marker.Parse(token.Comment)
-		if !ok || mark.MountID != b.mountID || strings.HasPrefix(mark.Nonce, b.instance) || !token.CreationTime.After(began) {
+		// Others may copy the mark into comments of their own tokens.
+		if !ok || mark.MountID != b.mountID || strings.HasPrefix(mark.Nonce, b.instance) || !token.CreationTime.After(began) ||
+			token.CreatedByID != 0 && strconv.FormatInt(token.CreatedByID, 10) != identity.ID {
 			continue
 		}
 		if !token.CreationTime.After(began.Add(handoverTime)) {
-			if b.now().Sub(b.began) > 2*handoverTime {
+			if age > 2*handoverTime {
 				continue // it was the last of the engine before
 			}
 			return fmt.Errorf("token %s was created at %s by another engine with this mount's id, which may be the one before; put off until that is certain", token.TokenID, rfc3339(token.CreationTime))

@@ -11,6 +11,8 @@ import (
 	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
+
+	"vault-plugin-secrets-databricks/internal/marker"
 )
 
 // copied is the mount of another Vault that runs on a copy of the storage.
@@ -30,7 +32,7 @@ func (m *mount) copied(c *clock) *mount {
 	}
 	b, err := Factory(context.Background(), twin.config())
 	require.NoError(m.t, err)
-	b.(*backend).clock, b.(*backend).began = c.vault, c.vault()
+	b.(*backend).clock = c.vault
 	twin.backend = b
 	return twin
 }
@@ -118,6 +120,7 @@ func TestTheEngineBeforeIsNotAnother(t *testing.T) {
 	m.makeReady()
 	m.write("config/rotate-root", nil)
 	next := m.copied(c)
+	next.youngTick()
 	c.advance(time.Minute)
 	m.mint("etl")
 	require.ErrorContains(t, next.failure(next.do(logical.UpdateOperation, "config/rotate-root", nil)), "put off until that is certain")
@@ -139,4 +142,41 @@ func TestAReplicatedMountIsNoCopy(t *testing.T) {
 	m.system.ReplicationStateVal = consts.ReplicationPerformancePrimary
 	m.write("config/rotate-root", nil)
 	require.Empty(t, m.read("status").Data["split_brain"])
+}
+
+// Anybody may copy the mark into a comment of a token of their own.
+func TestAForgedMarkIsNoCopy(t *testing.T) {
+	t.Parallel()
+	m, c := newTimedMount(t)
+	m.makeReady()
+	m.youngTick()
+	m.pass(c, 20*time.Minute)
+	somebody := m.workspace.AddUser("somebody@example.com", false)
+	m.workspace.AddToken(somebody, marker.Mark{MountID: testMountID, Nonce: marker.NewNonce(), Until: c.vault().Add(time.Hour)}.String(), time.Hour)
+	m.write("tidy", nil)
+	<-m.backend.(*backend).tidy.run.done
+	require.Equal(t, "finished", m.read("tidy/status").Data["state"])
+	require.Empty(t, m.read("status").Data["split_brain"])
+}
+
+// An engine that has waited as a standby begins when it becomes active.
+func TestAStandbyIsNoCopy(t *testing.T) {
+	t.Parallel()
+	m, c := newTimedMount(t)
+	m.makeReady()
+	standby := m.copied(c)
+	standby.storage = m.storage
+	standby.system.ReplicationStateVal = consts.ReplicationPerformanceStandby
+	for range 20 {
+		c.advance(time.Minute)
+		m.youngTick()
+		standby.rawTick()
+	}
+	m.mint("etl")
+	standby.system.ReplicationStateVal = 0
+	c.advance(time.Minute)
+	standby.youngTick()
+	standby.fillWithALostToken()
+	standby.rolledBack()
+	require.Empty(t, standby.read("status").Data["split_brain"])
 }

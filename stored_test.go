@@ -10,9 +10,11 @@ import (
 	"encoding/json"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 
@@ -35,6 +37,8 @@ type storedMount struct {
 	Answers map[string]map[string]any  `json:"answers"` // to reads, by path
 
 	Workspace simulator.Snapshot `json:"workspace"`
+
+	left []string // what ends by itself, in the form of objectsOf
 }
 
 // storedEffect is what something is to change at the workspace, in the form of objectsOf.
@@ -120,6 +124,25 @@ func storedKeys(t *testing.T, s logical.Storage) []string {
 	return keys
 }
 
+// leaveShortSecrets takes from the effects of rollbacks what v0.1.0 removed and what is left to its own end since: OAuth secrets with a
+// short life, which the log of v0.1.0 does not identify for certain.
+func (s *storedMount) leaveShortSecrets(t *testing.T) {
+	t.Helper()
+	for i, open := range s.Open {
+		var in intent
+		require.NoError(t, json.Unmarshal(s.Storage[open.Key], &framework.WALEntry{Data: &in}))
+		if lifetime := in.reservation().lifetime; lifetime > 0 && lifetime <= shortLife {
+			s.Open[i].RolledBack.Removes = slices.DeleteFunc(open.RolledBack.Removes, func(object string) bool {
+				short := strings.HasPrefix(object, "oauth_secret ")
+				if short {
+					s.left = append(s.left, object)
+				}
+				return short
+			})
+		}
+	}
+}
+
 // openStored starts a mount on what a file holds: over a workspace with the same objects, at the same time, with the same entries in
 // its storage. Only the workspace's address is another one. Changes are made to what was read before anything is started.
 func openStored(t *testing.T, file string, changes ...func(s *storedMount, address string)) (*storedMount, *mount, *clock) {
@@ -138,6 +161,7 @@ func openStored(t *testing.T, file string, changes ...func(s *storedMount, addre
 	for _, change := range changes {
 		change(s, m.workspace.URL())
 	}
+	s.leaveShortSecrets(t)
 	require.Equal(t, testMountID, s.MountID, "the mount's marker is in what it made")
 	c.advance(s.Made.Sub(c.now()))
 	m.workspace.Restore(s.Workspace)

@@ -122,6 +122,9 @@ func openWalk(t *testing.T, file string, changes ...func(*storedMount, string)) 
 	s, m, c := openStored(t, file, changes...)
 	w := &storedWalk{mount: m, s: s, clock: c}
 	ours := make(map[string]bool)
+	for _, object := range s.left {
+		ours[object] = true
+	}
 	for _, e := range s.effects() {
 		for _, object := range e.Removes {
 			ours[object] = true

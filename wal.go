@@ -58,16 +58,18 @@ type intent struct {
 	// died before that.
 	Ended time.Time `json:"ended,omitzero"`
 
-	// Keeper is the key of the storage entry that will hold the credential; empty where a lease will.
+	// OwnerKey is the key of the storage entry that will hold the credential; empty where a lease will.
 	OwnerKey string `json:"keeper,omitempty"`
 
 	Credential *credentialIntent `json:"credential,omitempty"`
 	Secret     *secretIntent     `json:"secret,omitempty"` // alone, or where the credential is delivered to
 	Grant      *aclLeaseID       `json:"grant,omitempty"`
 
-	// Until is set in the record of a lease: when the lease ends, by Vault's clock. It has either a Grant or Written.
-	Until   time.Time      `json:"until,omitzero"`
-	Written *writtenSecret `json:"written,omitempty"`
+	// Until is set in the record of a lease: when the lease ends, by Vault's clock, and UntilRemote the same by Databricks' clock, zero
+	// where its offset was not known. The record has either a Grant or Written.
+	Until       time.Time      `json:"until,omitzero"`
+	UntilRemote time.Time      `json:"until_remote,omitzero"`
+	Written     *writtenSecret `json:"written,omitempty"`
 }
 
 // credentialIntent is a credential to be created, which will carry the intent's nonce.
@@ -80,7 +82,7 @@ type credentialIntent struct {
 	ServicePrincipalID string `json:"service_principal_id,omitempty"`
 	Lifetime           int64  `json:"lifetime,omitempty"`
 
-	// Keep is set if the create was repeated: the object with the nonce and this id is held by a lease, and any other with the
+	// KeepID is set if the create was repeated: the object with the nonce and this id is held by a lease, and any other with the
 	// nonce is a duplicate.
 	KeepID string `json:"keep,omitempty"`
 }
@@ -103,6 +105,14 @@ func (in *intent) start(now time.Time, conn *connection) {
 	in.Started = now.UTC()
 	if offset, err := conn.clockOffset(now); err == nil {
 		in.StartedRemote = in.Started.Add(offset)
+	}
+}
+
+// setUntil sets the end of a lease, by both clocks.
+func (in *intent) setUntil(until, now time.Time, conn *connection) {
+	in.Until, in.UntilRemote = until.UTC(), time.Time{}
+	if offset, err := conn.clockOffset(now); err == nil {
+		in.UntilRemote = in.Until.Add(offset)
 	}
 }
 
@@ -173,6 +183,7 @@ type pendingOperation struct {
 	record   *intent
 	recordID string
 	ttl      time.Duration
+	conn     *connection
 
 	released bool
 }
@@ -233,23 +244,22 @@ func (b *backend) perform(ctx context.Context, s logical.Storage, in intent, do 
 // begin writes the intent to the log.
 func (b *backend) begin(ctx context.Context, s logical.Storage, in intent) (*pendingOperation, error) {
 	b.inFlight.Store(in.Nonce, true)
-	id, err := framework.PutWAL(ctx, s, walKind, in)
-	if err != nil {
+	id := b.newNonce()
+	if err := b.putIntent(ctx, s, id, &in); err != nil {
 		b.inFlight.Delete(in.Nonce)
-		return nil, fmt.Errorf("write to the write-ahead log: %w", err)
+		return nil, err
 	}
-	b.intents.put(id, &in)
 	return &pendingOperation{b: b, storage: s, id: id, intent: in}, nil
 }
 
 // keepRecord makes the commit leave a record of the lease, with its ttl and either a secret or a permission, and returns the record's
 // id. The record takes the place of the entry, so that it costs no further write, unless a duplicate needs that.
-func (op *pendingOperation) keepRecord(ttl time.Duration, written *writtenSecret, grant *aclLeaseID) (id string) {
+func (op *pendingOperation) keepRecord(conn *connection, ttl time.Duration, written *writtenSecret, grant *aclLeaseID) (id string) {
 	op.recordID = op.id
 	if op.duplicate {
 		op.recordID = op.b.newNonce()
 	}
-	op.ttl = ttl
+	op.ttl, op.conn = ttl, conn
 	op.record = &intent{origin: op.intent.origin, Nonce: op.intent.Nonce, Started: op.intent.Started, Written: written, Grant: grant}
 	return op.recordID
 }
@@ -261,7 +271,7 @@ func (op *pendingOperation) commit(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
 	defer cancel()
 	if op.record != nil {
-		op.record.Until = op.b.now().UTC().Add(op.ttl)
+		op.record.setUntil(op.b.now().Add(op.ttl), op.b.now(), op.conn)
 		if err := op.b.putIntent(ctx, op.storage, op.recordID, op.record); err != nil {
 			return err
 		}
@@ -342,6 +352,7 @@ func (b *backend) putIntent(ctx context.Context, s logical.Storage, id string, i
 		return err
 	}
 	if err := s.Put(ctx, &logical.StorageEntry{Key: framework.WALPrefix + id, Value: value}); err != nil {
+		b.intents.add(id, in)
 		return fmt.Errorf("write to the write-ahead log: %w", err)
 	}
 	b.intents.put(id, in)

@@ -5,6 +5,7 @@ package databricks
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -13,6 +14,8 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 	"golang.org/x/sync/errgroup"
+
+	"vault-plugin-secrets-databricks/internal/keylock"
 )
 
 // intentReads is how many entries of the write-ahead log are read at once when they are indexed.
@@ -27,8 +30,8 @@ type intentIndex struct {
 	read    bool                       // the log has been read since the process started
 	since   time.Time                  // when that was, by Vault's clock
 
-	// reading is held while the log is read, so that only one request does so.
-	reading sync.Mutex
+	// reading has one key, which is held while the log is read, so that only one request does so.
+	reading keylock.Map
 }
 
 // indexedIntent is what the index has of one entry. What was reported and attempted is forgotten with the entry.
@@ -47,6 +50,15 @@ func (x *intentIndex) put(id string, in *intent) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.putLocked(id, in)
+}
+
+// add adds an entry of which it isn't known whether it was written. One that is there stays as it is, as it may be in the log.
+func (x *intentIndex) add(id string, in *intent) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.entries[id] == nil {
+		x.putLocked(id, in)
+	}
 }
 
 func (x *intentIndex) putLocked(id string, in *intent) {
@@ -92,20 +104,27 @@ func (x *intentIndex) removeLocked(id string) {
 }
 
 // update reads from the log what the index does not have yet, and forgets what is no longer there: entries may have been written by
-// an earlier process or on another node, and the outcome of a storage operation may be unknown.
+// an earlier process or on another node, and the outcome of a storage operation may be unknown. One entry that can't be read keeps no
+// other from being indexed.
 func (x *intentIndex) update(ctx context.Context, s logical.Storage, now time.Time) error {
-	x.reading.Lock()
-	defer x.reading.Unlock()
+	unlock, err := x.reading.Lock(ctx, "")
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	return x.updateLocked(ctx, s, now)
 }
 
-// load is update for a process that has not read the log yet. It does nothing otherwise.
+// load is update for a process that has not read the whole log yet. It does nothing otherwise.
 func (x *intentIndex) load(ctx context.Context, s logical.Storage, now time.Time) error {
 	if x.loaded() {
 		return nil
 	}
-	x.reading.Lock()
-	defer x.reading.Unlock()
+	unlock, err := x.reading.Lock(ctx, "")
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if x.loaded() {
 		return nil
 	}
@@ -120,14 +139,15 @@ func (x *intentIndex) loaded() bool {
 
 func (x *intentIndex) updateLocked(ctx context.Context, s logical.Storage, now time.Time) error {
 	x.mu.Lock()
-	if x.since.IsZero() {
-		x.since = now
+	if x.since.IsZero() || x.since.After(now) {
+		// Where the clock was set back, the times at which entries are due are wrong, too.
+		x.since, x.entries, x.secrets = now, nil, nil
 	}
 	gone := maps.Clone(x.entries) // what is added from now on may be missing in the list
 	x.mu.Unlock()
 	ids, err := framework.ListWAL(ctx, s)
 	if err != nil {
-		return err
+		return fmt.Errorf("read the write-ahead log: %w", err)
 	}
 	var unknown []string
 	for _, id := range ids {
@@ -143,26 +163,7 @@ func (x *intentIndex) updateLocked(ctx context.Context, s logical.Storage, now t
 		}
 	}
 	x.mu.Unlock()
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(intentReads)
-	for _, id := range unknown {
-		group.Go(func() error {
-			in, err := readIntent(ctx, s, id)
-			switch {
-			case errors.Is(err, errUnreadableIntent):
-				in = &intent{} // due at once, so that the rollback reports it
-			case err != nil || in == nil:
-				return err
-			}
-			x.mu.Lock()
-			defer x.mu.Unlock()
-			if x.entries[id] == nil {
-				x.putLocked(id, in)
-			}
-			return nil
-		})
-	}
-	if err := group.Wait(); err != nil {
+	if err := x.readAll(ctx, s, unknown); err != nil {
 		return err
 	}
 	x.mu.Lock()
@@ -171,8 +172,28 @@ func (x *intentIndex) updateLocked(ctx context.Context, s logical.Storage, now t
 	return nil
 }
 
-// due returns the ids of the entries that are due, those first that were not attempted for the longest time. With young it includes
-// pending operations that were not attempted yet, and with all every entry.
+// readAll reads entries and adds them. It returns an error if some could not be read.
+func (x *intentIndex) readAll(ctx context.Context, s logical.Storage, ids []string) error {
+	var group errgroup.Group // its Wait returns one of the errors, and none of them stops the others
+	group.SetLimit(intentReads)
+	for _, id := range ids {
+		group.Go(func() error {
+			in, err := readIntent(ctx, s, id)
+			switch {
+			case errors.Is(err, errUnreadableIntent):
+				in = &intent{} // due at once, so that the rollback reports it
+			case err != nil || in == nil:
+				return err
+			}
+			x.add(id, in)
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// due returns the ids of the entries that are due: pending operations first, and of each kind those that were not attempted for the longest
+// time. With young it includes pending operations that were not attempted yet, and with all every entry.
 func (x *intentIndex) due(now time.Time, young, all bool) []string {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -185,12 +206,32 @@ func (x *intentIndex) due(now time.Time, young, all bool) []string {
 	}
 	slices.SortFunc(ids, func(a, b string) int {
 		one, other := x.entries[a], x.entries[b]
+		if one.record != other.record {
+			return map[bool]int{false: -1, true: 1}[one.record]
+		}
 		if c := one.attempt.Compare(other.attempt); c != 0 {
 			return c
 		}
 		return one.due.Compare(other.due)
 	})
 	return ids
+}
+
+// nonce returns the nonce of the entry, and empty where there is none.
+func (x *intentIndex) nonce(id string) string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if e := x.entries[id]; e != nil {
+		return e.nonce
+	}
+	return ""
+}
+
+// startedAt returns when this process began to watch the log, and zero before that.
+func (x *intentIndex) startedAt() time.Time {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.since
 }
 
 // attempted records an attempt to undo the entry, and when the next one is due.

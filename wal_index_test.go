@@ -243,6 +243,50 @@ func TestAnUnreadableEntryIsSaidOnce(t *testing.T) {
 	m.write("secrets/etl/k", leasedValue)
 }
 
+// An entry that the storage does not return keeps no other from being rolled back.
+func TestAnEntryThatIsNotReturnedHoldsUpNoOther(t *testing.T) {
+	t.Parallel()
+	m := withScope(t)
+	m.fillLog(20, func(i int) intent {
+		return intent{Started: time.Now().Add(-time.Hour), Secret: &secretIntent{secretRef: secretRef{"etl", fmt.Sprint("key-", i)}}}
+	})
+	bad := m.walEntries()[0]
+	m.storage.onEach(func(op, key string) error {
+		if op == "get" && key == framework.WALPrefix+bad {
+			return errors.New("disk full")
+		}
+		return nil
+	})
+	require.ErrorContains(t, m.failure(m.rollback()), "disk full")
+	m.storage.onEach(nil)
+	require.Equal(t, []string{bad}, m.walEntries())
+	m.youngTick()
+	require.Empty(t, m.walEntries())
+}
+
+// What keeps the credential of a delivery from being removed does not keep its copy: the copy would stay for ever.
+func TestACopyIsRemovedWhateverBecomesOfItsCredential(t *testing.T) {
+	t.Parallel()
+	m, c := recordMount(t)
+	m.impatient()
+	m.fillLog(1, func(int) intent {
+		at := m.backend.(*backend).now()
+		return intent{Started: at, Expires: at.Add(24 * time.Hour), Credential: &credentialIntent{Type: credential.PAT, Role: "etl"}, Secret: &secretIntent{secretRef: secretRef{"etl", "k"}}}
+	})
+	m.workspace.PutSecret("etl", "k", []byte("the copy"))
+	m.workspace.Inject(simulator.Fault{Path: listPath, Status: 403})
+	for range 4 {
+		c.advance(time.Minute)
+		m.rawTick()
+	}
+	_, there := m.has("k")
+	require.False(t, there)
+	require.Len(t, m.walEntries(), 1)
+	// And when the credential has ended, nobody needs to be asked for it any more.
+	m.lapse(c, 26*time.Hour, time.Hour)
+	require.Empty(t, m.walEntries())
+}
+
 // BenchmarkLongLog measures what must not depend on how many entries are open.
 func BenchmarkLongLog(b *testing.B) {
 	for _, n := range []int{0, 5000} {

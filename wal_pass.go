@@ -59,24 +59,52 @@ func newPass(b *backend) *pass {
 	}
 }
 
-// isOver reports whether what the intent was to create has ended at Databricks by itself. Where the time there isn't known, it asks.
+// isOver reports whether the credential of the intent has ended at Databricks by itself. Where the time there isn't known, it asks.
 func (p *pass) isOver(ctx context.Context, s logical.Storage, in *intent) (bool, error) {
-	if in.lasts() || !p.b.now().After(in.Expires) {
+	if in.Credential == nil && in.lasts() || !p.b.now().After(in.Expires) {
 		return false, nil
 	}
 	if p.b.expired(ctx, s, in.Expires) {
 		return true, nil
 	}
 	conn, err := p.b.connection(ctx, s)
+	if err == nil {
+		err = p.askTime(ctx, conn)
+	}
 	if err != nil {
 		return false, err
 	}
-	if _, err = conn.clockOffset(p.b.now()); err != nil {
-		if _, err := conn.client.Me(ctx); err != nil { // any answer tells
-			return false, err
-		}
-	}
 	return p.b.expired(ctx, s, in.Expires), nil
+}
+
+// leaseEnded returns errNotDue unless the end of the lease has passed by Databricks' clock as well, or an error when that can't be found
+// out: Vault's clock may be ahead for a moment, and the lease would live on when it is right again.
+func (p *pass) leaseEnded(ctx context.Context, conn *connection, in *intent) error {
+	now, end := p.b.now(), in.UntilRemote
+	if end.IsZero() {
+		end = in.Until
+	}
+	var offset time.Duration
+	err := p.askTime(ctx, conn)
+	if err == nil {
+		offset, err = conn.clockOffset(now)
+	}
+	switch {
+	case err == nil && !now.Add(offset).After(end.Add(recordGrace)):
+		return errNotDue
+	case err != nil && now.After(in.Until.Add(clockFar)):
+		return nil // it won't be found out any more
+	}
+	return err
+}
+
+// askTime makes a call if the time at Databricks is not known: any answer tells it.
+func (p *pass) askTime(ctx context.Context, conn *connection) error {
+	if _, err := conn.clockOffset(p.b.now()); err == nil {
+		return nil
+	}
+	_, err := conn.client.Me(ctx)
+	return err
 }
 
 // accessTo is connection.accessTo. Once the identity could not be looked up, it fails for the rest of the pass without a call.

@@ -26,20 +26,17 @@ func (b *backend) rollback(ctx context.Context, req *logical.Request) error {
 		return nil // which was reported
 	}
 	start := time.Now()
-	if err := b.intents.update(ctx, req.Storage, b.now()); err != nil {
-		return fmt.Errorf("read the write-ahead log: %w", err)
-	}
 	// A mount that is being disabled loses its log, so that this is the last chance for all entries, whatever their age.
 	last := b.System().Tainted()
-	_, immediate := req.Data["immediate"] // the framework's word for not waiting until a pending operation has a certain age
-	ids := b.intents.due(b.now(), immediate, last)
 	if !last {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, rollbackBudget)
 		defer cancel()
 	}
+	errs := []error{b.intents.update(ctx, req.Storage, b.now())}
+	_, immediate := req.Data["immediate"] // the framework's word for not waiting until a pending operation has a certain age
+	ids := b.intents.due(b.now(), immediate, last)
 	p := newPass(b)
-	var errs []error
 	for i, id := range ids {
 		if ctx.Err() != nil {
 			b.Logger().Info("not all entries of the write-ahead log could be rolled back at once; the next call goes on", "left", len(ids)-i, "of", len(ids), "took", time.Since(start).Round(time.Millisecond).String())
@@ -50,24 +47,31 @@ func (b *backend) rollback(ctx context.Context, req *logical.Request) error {
 	return errors.Join(errs...)
 }
 
+// errNotDue says that the lease of a record has not ended for long enough.
+var errNotDue = errors.New("the lease has not ended")
+
 // rollbackEntry undoes the operation of an entry, and deletes the entry. After an error the entry stays.
 func (b *backend) rollbackEntry(ctx context.Context, req *logical.Request, p *pass, id string) error {
+	// In this order: an operation that ends between the two has committed what is read then.
+	_, busy := b.inFlight.Load(b.intents.nonce(id))
 	in, err := readIntent(ctx, req.Storage, id)
-	if errors.Is(err, errUnreadableIntent) {
-		b.intents.attempted(id, b.now(), b.now().Add(intentRetry))
+	now := b.now()
+	switch {
+	case errors.Is(err, errUnreadableIntent):
+		b.intents.attempted(id, now, now.Add(intentRetry))
 		b.reportOnce(id, &intent{}, err)
-	}
-	if err != nil {
 		return err
-	}
-	if in == nil {
+	case err != nil:
+		return err
+	case in == nil:
 		b.intents.remove(id)
 		return nil
-	}
-	if _, busy := b.inFlight.Load(in.Nonce); busy {
+	case busy:
 		return errors.New("the request that wrote an entry is still in progress")
+	case !in.Until.IsZero() && now.Before(in.dueAfter(b.intents.startedAt())) && !b.System().Tainted():
+		b.intents.put(id, in) // it was renewed, or committed a moment ago
+		return nil
 	}
-	now := b.now()
 	next := now
 	if now.Sub(in.dueAfter(time.Time{})) > intentLife {
 		next = now.Add(intentRetry)
@@ -75,15 +79,19 @@ func (b *backend) rollbackEntry(ctx context.Context, req *logical.Request, p *pa
 	b.intents.attempted(id, now, next)
 	over, err := p.isOver(ctx, req.Storage, in)
 	if err == nil && (!over || !in.endsByItself()) {
-		err = b.rollbackIntent(ctx, req, p, id, in)
+		err = b.rollbackIntent(ctx, req, p, id, in, over)
+	}
+	if errors.Is(err, errNotDue) {
+		return nil
 	}
 	if err != nil && over && !in.lasts() {
 		b.reportOnce(id, in, fmt.Errorf("the rollback gives up: %w", err))
 		err = nil
 	}
 	if err != nil {
-		// Vault logs no errors of rollbacks.
-		b.reportOnce(id, in, err)
+		if ctx.Err() == nil { // else the entry has only come too late for this pass
+			b.reportOnce(id, in, err) // Vault logs no errors of rollbacks
+		}
 		return fmt.Errorf("roll back an entry of the write-ahead log: %w", err)
 	}
 	return b.endEntry(ctx, req.Storage, id, in)
@@ -105,8 +113,9 @@ func (b *backend) endEntry(ctx context.Context, s logical.Storage, id string, in
 	return b.deleteIntent(ctx, s, id)
 }
 
-// rollbackIntent undoes what is left of the intent. It can be repeated after a failure at any point.
-func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, p *pass, id string, in *intent) error {
+// rollbackIntent undoes what is left of the intent. What can't be undone of one part keeps no other from being undone. It can be
+// repeated after a failure at any point. over says that a credential has ended by itself.
+func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, p *pass, id string, in *intent, over bool) error {
 	conn, err := b.connection(ctx, req.Storage)
 	if err != nil {
 		return err
@@ -118,50 +127,57 @@ func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, p *p
 	if access == credential.AccessNone {
 		return fmt.Errorf("it was done at %s, but the mount is now connected to another workspace, %s", in.Host, conn.config.Host)
 	}
+	if !in.Until.IsZero() && !b.System().Tainted() {
+		if err := p.leaseEnded(ctx, conn, in); err != nil {
+			return err
+		}
+	}
+	var errs []error
 	if in.Credential != nil {
-		kind := credential.Lookup(in.Credential.Type)
-		if kind == nil {
-			return fmt.Errorf("unknown credential type %q; was the entry written by a newer version of the plugin?", in.Credential.Type)
-		}
-		lost, err := p.lostCredential(ctx, req.Storage, conn, in)
-		if err != nil {
-			return err
-		}
-		removed, err := kind.Undo(ctx, conn, access, p, lost)
-		for _, id := range removed {
-			b.Logger().Warn("removed a credential whose creation was not completed", append(in.fields(), "id", id)...)
-			b.event(ctx, "creds-rollback", req.Path, "credential_type", in.Credential.Type, "id", id)
-		}
-		if errors.Is(err, credential.ErrAmbiguous) {
-			if in.OwnerKey != "" {
-				return err // it is long-lived, and the leases that it can't be distinguished from may end earlier, so retrying can help
-			}
-			b.Logger().Error("a credential whose creation was not completed may be left", append(in.fields(), "error", err)...)
-			err = nil
-		}
-		if err != nil {
-			return err
-		}
+		errs = append(errs, b.rollbackCredential(ctx, req, p, conn, access, in, over))
 	}
 	if ref := in.ref(); ref != nil {
-		if err := b.rollbackSecret(ctx, req.Storage, p, conn, id, *ref); err != nil {
-			return err
-		}
+		errs = append(errs, b.rollbackSecret(ctx, req.Storage, p, conn, id, *ref))
 	}
 	if in.Grant != nil {
-		if err := b.endACLLease(ctx, req.Storage, conn, in.origin, *in.Grant); err != nil {
-			return err
-		}
+		errs = append(errs, b.endACLLease(ctx, req.Storage, conn, in.origin, *in.Grant))
 	}
-	if !in.Until.IsZero() {
-		b.Logger().Warn("a lease has ended without a revocation, so what it left was undone", append(in.fields(), "lease_end", rfc3339(in.Until))...)
-		if in.Grant != nil {
-			b.event(ctx, "lease-rollback", req.Path, "scope", in.Grant.Scope, "principal", in.Grant.Principal)
-		} else {
-			b.event(ctx, "lease-rollback", req.Path, "scope", in.Written.Scope, "key", in.Written.Key)
-		}
+	if err := errors.Join(errs...); err != nil || in.Until.IsZero() {
+		return err
+	}
+	b.Logger().Warn("a lease has ended without a revocation, so what it left was undone", append(in.fields(), "lease_end", rfc3339(in.Until))...)
+	if in.Grant != nil {
+		b.event(ctx, "lease-rollback", req.Path, "scope", in.Grant.Scope, "principal", in.Grant.Principal)
+	} else {
+		b.event(ctx, "lease-rollback", req.Path, "scope", in.Written.Scope, "key", in.Written.Key)
 	}
 	return nil
+}
+
+// rollbackCredential removes the credential of an operation that was not completed, or a duplicate of it.
+func (b *backend) rollbackCredential(ctx context.Context, req *logical.Request, p *pass, conn *connection, access credential.Access, in *intent, over bool) error {
+	kind := credential.Lookup(in.Credential.Type)
+	if kind == nil {
+		return fmt.Errorf("unknown credential type %q; was the entry written by a newer version of the plugin?", in.Credential.Type)
+	}
+	if over && !kind.Traits().Lasting {
+		return nil
+	}
+	lost, err := p.lostCredential(ctx, req.Storage, conn, in)
+	if err != nil {
+		return err
+	}
+	removed, err := kind.Undo(ctx, conn, access, p, lost)
+	for _, id := range removed {
+		b.Logger().Warn("removed a credential whose creation was not completed", append(in.fields(), "id", id)...)
+		b.event(ctx, "creds-rollback", req.Path, "credential_type", in.Credential.Type, "id", id)
+	}
+	// A stored credential is long-lived, and the leases that it can't be distinguished from may end earlier, so retrying can help.
+	if errors.Is(err, credential.ErrAmbiguous) && in.OwnerKey == "" {
+		b.Logger().Error("a credential whose creation was not completed may be left", append(in.fields(), "error", err)...)
+		return nil
+	}
+	return err
 }
 
 // rollbackSecret deletes a secret whose write was not completed, or whose lease was lost, unless it was written since. The entry is read

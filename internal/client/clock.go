@@ -27,7 +27,7 @@ type ClockOffset struct {
 	// Stable is true when the latest three samples agree within their uncertainty plus 2 s. It is false from a step of
 	// either clock until three samples have been taken after it.
 	Stable bool
-	// Measured is the time of the latest sample by our clock, the zero time while unknown.
+	// Measured is the time of the latest sample by our clock, with its monotonic part where it has one, the zero time while unknown.
 	Measured time.Time
 }
 
@@ -49,8 +49,8 @@ type clockSample struct{ offset, margin time.Duration }
 // one before or during which our clock did not go on as usual.
 func (c *clock) measure(date string, sent, received time.Time) {
 	// Without their monotonic part, since a step of the clock between the two must not go unnoticed.
-	sent, received = sent.Round(0), received.Round(0)
-	took := received.Sub(sent)
+	sent = sent.Round(0)
+	took := received.Round(0).Sub(sent)
 	if date == "" || took < 0 || took > maxRoundTrip {
 		return
 	}
