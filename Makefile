@@ -16,7 +16,7 @@ FUZZTIME    ?= 10s
 BENCH       ?= .
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-unit test-e2e lint cover bench fuzz vault demo dev clean distclean no-race-note
+.PHONY: help build test test-unit test-e2e storm soak test-load lint cover bench fuzz vault demo dev clean distclean no-race-note
 
 help: ## list the commands
 	@echo "Usage: make <command>"; echo; echo "Commands:"
@@ -47,6 +47,16 @@ bench: ## run the benchmarks; BENCH=<regexp> selects benchmarks
 
 fuzz: ## run every fuzz target for FUZZTIME (10s) each
 	@FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
+
+storm: ## revoke 10,000 leases while Databricks throttles; LEASES, CLIENTS, SEED, LIMIT=2m
+	go run ./test/load storm
+
+soak: ## mint and revoke for DURATION=10m or MINTS, and watch the plugin's memory; CLIENTS, SEED, OUT=test/load/out
+	go run ./test/load soak
+
+test-load: ## run short versions of storm and soak
+	LEASES=300 go run ./test/load storm
+	DURATION=5s SAMPLE=250ms OUT=test/load/out/short go run ./test/load soak
 
 vault: ## find Vault, or build it once, and print its path
 	@scripts/find-vault.sh
