@@ -183,19 +183,38 @@ func (n *Node) Restart(ctx context.Context) error {
 	return n.unseal(ctx)
 }
 
-// StepDown makes the active node a standby.
+// StepDown makes the active node a standby, and returns when it is.
 func (n *Node) StepDown(ctx context.Context) error {
-	return n.Client().Sys().StepDownWithContext(ctx)
-}
-
-func (n *Node) unseal(ctx context.Context) error {
-	err := n.await(ctx, func(client *api.Client) error {
-		status, err := client.Sys().UnsealWithContext(ctx, n.cluster.unsealKey)
-		if err == nil && status.Sealed {
-			err = errors.New("Vault is still sealed")
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	if err := n.Client().Sys().StepDownWithContext(ctx); err != nil {
+		return err
+	}
+	return poll(ctx, func() error {
+		answer, err := n.Client().Sys().LeaderWithContext(ctx)
+		if err == nil && answer.IsSelf {
+			err = errors.New(n.Name + " is still active")
 		}
 		return err
 	})
+}
+
+// unseal sends the key once: a node that is joining answers that it is sealed and goes on by itself, and a second key would make it
+// unseal itself twice, which leaves it with a state that no step-down ends.
+func (n *Node) unseal(ctx context.Context) error {
+	err := n.await(ctx, func(client *api.Client) error {
+		_, err := client.Sys().UnsealWithContext(ctx, n.cluster.unsealKey)
+		return err
+	})
+	if err == nil {
+		err = n.await(ctx, func(client *api.Client) error {
+			status, err := client.Sys().SealStatusWithContext(ctx)
+			if err == nil && status.Sealed {
+				err = errors.New("Vault is still sealed")
+			}
+			return err
+		})
+	}
 	if err != nil {
 		return fmt.Errorf("unsealing %s: %w", n.Name, err)
 	}
