@@ -210,7 +210,7 @@ func (n *Node) unseal(ctx context.Context) error {
 		err = n.await(ctx, func(client *api.Client) error {
 			status, err := client.Sys().SealStatusWithContext(ctx)
 			if err == nil && status.Sealed {
-				err = errors.New("Vault is still sealed")
+				err = errors.New("the node is still sealed")
 			}
 			return err
 		})
