@@ -27,7 +27,7 @@ build: ## build the plugin and the simulated workspace into bin/
 	$(GO_BUILD) -ldflags '$(LDFLAGS)' -o bin/$(NAME) ./cmd/$(NAME)
 	$(GO_BUILD) -ldflags '$(LDFLAGS)' -o bin/databricks-simulator ./cmd/databricks-simulator
 
-test: lint test-unit test-e2e ## run all checks: lint, unit tests, and tests on a real Vault server
+test: lint test-unit test-e2e test-chaos ## run all checks: lint, unit tests, tests on a real Vault server, and a short run of chaos
 
 test-unit: no-race-note ## run the unit tests, with the race detector if there is a C compiler
 	go test $(RACE) ./...
@@ -35,6 +35,14 @@ test-unit: no-race-note ## run the unit tests, with the race detector if there i
 test-e2e: no-race-note ## run the tests on a real Vault server; E2E_RUN=<regexp> selects tests
 	@vault=$$(scripts/find-vault.sh) && echo "VAULT_BIN=$$vault go test -tags e2e ./test/e2e/" && \
 	VAULT_BIN=$$vault go test $(RACE) -tags e2e -count=1 -parallel 16 -timeout $(E2E_TIMEOUT) -run '$(E2E_RUN)' ./test/e2e/
+
+test-chaos: ## kill Vault and the plugin a few dozen times, and check what is left (about 5 minutes)
+	@vault=$$(scripts/find-vault.sh) && VAULT_BIN=$$vault go test -tags e2e -count=1 ./test/cluster/ && \
+	VAULT_BIN=$$vault KILLS=$${KILLS:-36} FAILOVERS=$${FAILOVERS:-4} go run ./test/chaos -patience 5m
+
+chaos: ## the same with KILLS (1000) and FAILOVERS (20), and SEED, DURATION in seconds
+	@vault=$$(scripts/find-vault.sh) && \
+	VAULT_BIN=$$vault KILLS=$${KILLS:-1000} FAILOVERS=$${FAILOVERS:-20} go run ./test/chaos -keep
 
 lint: ## check gofmt, go vet, staticcheck, shell syntax and tidy modules
 	@scripts/lint.sh

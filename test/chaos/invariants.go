@@ -18,7 +18,7 @@ const tidyAfter = 12 * time.Minute
 // still broken when the patience is over is the error.
 func (p *phase) settle(ctx context.Context) error {
 	deadline := time.Now().Add(p.settings.patience)
-	first := true
+	first, random := true, p.random(4)
 	report := time.Now().Add(20 * time.Second)
 	for {
 		v, err := p.view(ctx)
@@ -30,7 +30,7 @@ func (p *phase) settle(ctx context.Context) error {
 			return err
 		}
 		if len(broken) == 0 {
-			broken = p.broken(v, first)
+			broken = append(p.broken(v, first), p.keep(random)...)
 			first = false
 		}
 		switch {

@@ -32,10 +32,18 @@ func (p *phase) kills(ctx context.Context, random *rand.Rand) error {
 	return nil
 }
 
-// moment waits for the next kill: for a while, or until so many requests are in flight and then for an instant.
+// moment waits for the next kill: for a while, or until so many requests are in flight and then for an instant. Before a failover, some
+// requests must have succeeded.
 func (p *phase) moment(ctx context.Context, random *rand.Rand) error {
+	if len(p.cluster.Nodes) > 1 {
+		enough := p.figures.ok.Load() + 20 + random.Int64N(100)
+		working, cancel := context.WithTimeout(ctx, 20*time.Second)
+		defer cancel()
+		for p.figures.ok.Load() < enough && sleep(working, 5*time.Millisecond) == nil {
+		}
+	}
 	aimed, many := random.IntN(2) == 0, int64(1+random.IntN(p.settings.clients))
-	while, instant := time.Duration(random.IntN(1500))*time.Millisecond, time.Duration(random.IntN(60_000))*time.Microsecond
+	while, instant := time.Duration(random.IntN(3000))*time.Millisecond, time.Duration(random.IntN(60_000))*time.Microsecond
 	if !aimed {
 		return sleep(ctx, while)
 	}

@@ -91,14 +91,14 @@ func (l *ledger) add(secret *api.Secret, began time.Time, entry *lease) *lease {
 	return entry
 }
 
-// pick chooses a lease that should be alive, for a client that releases it afterwards. It returns nil where there is none.
-func (l *ledger) pick(random *rand.Rand) *lease {
+// pick chooses a lease that should be alive and fits, for a client that releases it afterwards. It returns nil where there is none.
+func (l *ledger) pick(random *rand.Rand, fits func(*lease) bool) *lease {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var chosen *lease
 	seen := 0
 	for _, entry := range l.leases {
-		if entry.ended || entry.doubtful || entry.busy || time.Now().After(entry.promised) {
+		if entry.ended || entry.doubtful || entry.busy || time.Now().After(entry.promised) || fits != nil && !fits(entry) {
 			continue
 		}
 		if seen++; random.IntN(seen) == 0 {

@@ -50,6 +50,10 @@ func (p *phase) client(stop <-chan struct{}, random *rand.Rand) {
 	}
 }
 
+// longTTL is that of leases which are renewed until the end of the run. It is short, since what a lost lease was for is undone only after
+// its end.
+const longTTL = 90
+
 // shortTTL is at times so short that the lease ends before the client has it.
 func shortTTL(random *rand.Rand) string {
 	return strconv.Itoa([]int{1, 1, 2, 5, 15, 40, 90}[random.IntN(7)])
@@ -57,7 +61,9 @@ func shortTTL(random *rand.Rand) string {
 
 func (p *phase) mint(random *rand.Rand, r role, target *ref) {
 	data := map[string]any{}
-	if !r.long && r.kind != "oauth_token" {
+	if r.long {
+		data["ttl"] = longTTL
+	} else if r.kind != "oauth_token" {
 		data["ttl"] = shortTTL(random)
 	}
 	if target != nil {
@@ -106,9 +112,9 @@ func (p *phase) leaseSecret(random *rand.Rand) {
 	s := p.ledger.shared(ref{p.scope(random), key})
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	value, ttl, long := fmt.Sprintf("value %d", serial.Add(1)), shortTTL(random), random.IntN(8) == 0
+	value, ttl, long := fmt.Sprintf("value %d", serial.Add(1)), shortTTL(random), random.IntN(4) == 0
 	if long {
-		ttl = "5400"
+		ttl = strconv.Itoa(longTTL)
 	}
 	began := time.Now()
 	secret, err := p.write(random, "secrets/"+s.scope+"/"+s.key, map[string]any{"string_value": value, "ttl": ttl})
@@ -126,9 +132,9 @@ func (p *phase) leasePermission(random *rand.Rand) {
 	g := p.ledger.permissions[ref{p.scope(random), p.world.people[random.IntN(len(p.world.people))]}]
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	value, ttl, long := []string{"READ", "WRITE", "MANAGE"}[random.IntN(3)], shortTTL(random), random.IntN(10) == 0
+	value, ttl, long := []string{"READ", "WRITE", "MANAGE"}[random.IntN(3)], shortTTL(random), random.IntN(4) == 0
 	if long {
-		ttl = "5400"
+		ttl = strconv.Itoa(longTTL)
 	}
 	began := time.Now()
 	secret, err := p.write(random, "acls/"+g.scope+"/"+g.key, map[string]any{"permission": value, "ttl": ttl})
@@ -191,19 +197,35 @@ func (p *phase) rotate(random *rand.Rand) {
 }
 
 func (p *phase) renew(random *rand.Rand) {
-	entry := p.ledger.pick(random)
-	if entry == nil {
-		return
+	if entry := p.ledger.pick(random, nil); entry != nil {
+		_ = p.renewFor(random, entry, []int{2, 10, 60}[random.IntN(3)])
 	}
-	increment, began := []int{2, 10, 60}[random.IntN(3)], time.Now()
+}
+
+// keep renews the leases that are to live until the end of the run, and returns the renewals that failed.
+func (p *phase) keep(random *rand.Rand) (failed []string) {
+	for {
+		due := time.Now().Add(longTTL / 2 * time.Second)
+		entry := p.ledger.pick(random, func(entry *lease) bool { return entry.long && entry.promised.Before(due) })
+		if entry == nil {
+			return failed
+		}
+		if err := p.renewFor(random, entry, longTTL); err != nil {
+			return append(failed, fmt.Sprintf("lease %s of a %s can't be renewed: %s", entry.id, entry.what, firstLine(err)))
+		}
+	}
+}
+
+func (p *phase) renewFor(random *rand.Rand, entry *lease, seconds int) error {
 	if entry.long {
-		increment = 5400
+		seconds = longTTL
 	}
+	began := time.Now()
 	secret, err := p.request(random, func(ctx context.Context, client *api.Client) (*api.Secret, error) {
-		return client.Sys().RenewWithContext(ctx, entry.id, increment)
+		return client.Sys().RenewWithContext(ctx, entry.id, seconds)
 	})
 	p.ledger.release(entry, func() {
-		until := began.Add(time.Duration(increment)*time.Second - time.Second)
+		until := began.Add(time.Duration(seconds)*time.Second - time.Second)
 		if err == nil {
 			until = began.Add(time.Duration(secret.LeaseDuration)*time.Second - time.Second)
 		}
@@ -212,10 +234,12 @@ func (p *phase) renew(random *rand.Rand) {
 			entry.promised = until
 		}
 	})
+	return err
 }
 
 func (p *phase) revoke(random *rand.Rand) {
-	entry := p.ledger.pick(random)
+	// Of those that are to live until the end of the run, few are revoked before.
+	entry := p.ledger.pick(random, func(entry *lease) bool { return !entry.long || random.IntN(8) == 0 })
 	if entry == nil {
 		return
 	}

@@ -37,6 +37,7 @@ type settings struct {
 	duration                  time.Duration // of the load of a phase at most
 	patience                  time.Duration // for what is to be undone after the load
 	grace                     time.Duration // of records, built into the plugin
+	plugin                    string        // a file; "" is built
 	race, keep                bool
 }
 
@@ -49,6 +50,7 @@ func main() {
 	flag.DurationVar(&s.patience, "patience", 16*time.Minute, "how long what was lost may take to be undone")
 	flag.DurationVar(&s.grace, "grace", 20*time.Second, "how long the engine leaves a lost lease to Vault, instead of ten minutes")
 	flag.IntVar(&s.clients, "clients", 12, "concurrent clients of each phase")
+	flag.StringVar(&s.plugin, "plugin", "", "test this plugin, which was built with its own grace, instead of building that of the working tree")
 	flag.BoolVar(&s.race, "race", false, "build the plugin with the race detector")
 	flag.BoolVar(&s.keep, "keep", false, "keep Vault's logs and storage after a failure")
 	flag.Parse()
@@ -79,14 +81,17 @@ func run(ctx context.Context, s settings) error {
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "chaos-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	plugin, err := cluster.BuildPlugin(ctx, dir, cluster.Build{LDFlags: "-X " + recordGrace + "=" + s.grace.String(), Race: s.race})
-	if err != nil {
-		return err
+	plugin := s.plugin
+	if plugin == "" {
+		dir, err := os.MkdirTemp("", "chaos-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		plugin, err = cluster.BuildPlugin(ctx, dir, cluster.Build{LDFlags: "-X " + recordGrace + "=" + s.grace.String(), Race: s.race})
+		if err != nil {
+			return err
+		}
 	}
 	var phases []*phase
 	add := func(name string, nodes, number, count int) {

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -16,9 +15,6 @@ type orphans struct {
 	known map[string]*orphan
 	now   map[string]bool
 	first bool
-
-	mu     sync.Mutex
-	errors map[string]int
 }
 
 type orphan struct {
@@ -73,18 +69,4 @@ func (o *orphans) String() string {
 		parts = append(parts, fmt.Sprintf("%d %s", counts[what], what))
 	}
 	return strings.Join(parts, ", ")
-}
-
-// noteError counts the errors that clients got, by how they begin.
-func (o *orphans) noteError(err error) {
-	line := firstLine(err)
-	if _, message, found := strings.Cut(line, "Errors: "); found {
-		line = message
-	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.errors == nil {
-		o.errors = map[string]int{}
-	}
-	o.errors[line[:min(len(line), 60)]]++
 }

@@ -6,7 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,6 +21,9 @@ import (
 )
 
 const mount = "databricks"
+
+// errNoLease is an answer that says nothing of an effect. A node can give it for another one that has died.
+var errNoLease = errors.New("a success without a lease")
 
 // phase is one cluster with one mount and one workspace, from the first request to the last check.
 type phase struct {
@@ -37,6 +42,7 @@ type phase struct {
 	operator  *operator
 	rotations rotations
 	figures   figures
+	failures  failures
 	inFlight  atomic.Int64
 }
 
@@ -79,7 +85,8 @@ func (p *phase) run(ctx context.Context) (err error) {
 		return err
 	}
 	p.workspace.ClearFaults()
-	p.say("%d requests ok, %d failed; waiting for what is to be undone", p.figures.ok.Load(), p.figures.failed.Load())
+	p.say("%d requests ok, %d failed, mostly with: %s", p.figures.ok.Load(), p.figures.failed.Load(), p.failures.most(4))
+	p.say("waiting for what is to be undone")
 	if err := p.settle(ctx); err != nil {
 		return err
 	}
@@ -98,6 +105,11 @@ func (p *phase) underLoad(ctx context.Context) error {
 	wg.Go(func() { p.weather(stop, p.random(1)) })
 	wg.Go(func() { p.operator.work(stop, p.workspace, p.random(2)) })
 	wg.Go(func() { p.sampleRotations(stop) })
+	wg.Go(func() {
+		for random := p.random(5); pause(stop, 5*time.Second); {
+			p.keep(random)
+		}
+	})
 	err := p.kills(ctx, p.random(3))
 	if errors.Is(err, context.DeadlineExceeded) {
 		p.say("the time for kills is over: %s", p.figures.String())
@@ -158,8 +170,8 @@ func (p *phase) request(random *rand.Rand, do func(context.Context, *api.Client)
 	p.inFlight.Add(-1)
 	if err != nil {
 		p.figures.failed.Add(1)
-		p.figures.orphans.noteError(err)
-		time.Sleep(20 * time.Millisecond) // While the server is down, each attempt fails at once.
+		p.failures.note(err)
+		time.Sleep(50 * time.Millisecond) // While the server is down, each attempt fails at once.
 	} else {
 		p.figures.ok.Add(1)
 	}
@@ -168,7 +180,12 @@ func (p *phase) request(random *rand.Rand, do func(context.Context, *api.Client)
 
 func (p *phase) write(random *rand.Rand, path string, data map[string]any) (*api.Secret, error) {
 	return p.request(random, func(ctx context.Context, client *api.Client) (*api.Secret, error) {
-		return client.Logical().WriteWithContext(ctx, mount+"/"+path, data)
+		secret, err := client.Logical().WriteWithContext(ctx, mount+"/"+path, data)
+		if secret == nil && err == nil && (data["ttl"] != nil || strings.HasPrefix(path, "creds/")) {
+			err = errNoLease
+			p.say("%s answers a write of %s with a success without a lease", client.Address(), path)
+		}
+		return secret, err
 	})
 }
 
@@ -216,4 +233,34 @@ func texts(data map[string]any, field string) []string {
 // firstLine keeps messages short: Vault's errors have several lines.
 func firstLine(err error) string {
 	return strings.Join(strings.Fields(err.Error()), " ")
+}
+
+// failures counts the errors that clients got, by how they begin.
+type failures struct {
+	mu     sync.Mutex
+	counts map[string]int
+}
+
+func (f *failures) note(err error) {
+	line := firstLine(err)
+	if _, message, found := strings.Cut(line, "Errors: "); found {
+		line = message
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.counts == nil {
+		f.counts = map[string]int{}
+	}
+	f.counts[line[:min(len(line), 70)]]++
+}
+
+func (f *failures) most(n int) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	lines := slices.SortedFunc(maps.Keys(f.counts), func(a, b string) int { return f.counts[b] - f.counts[a] })
+	var parts []string
+	for _, line := range lines[:min(n, len(lines))] {
+		parts = append(parts, fmt.Sprintf("%d x %s", f.counts[line], line))
+	}
+	return strings.Join(parts, " | ")
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -107,7 +108,8 @@ func processTable() (string, error) {
 }
 
 // heldPorts are two neighbouring ports: Vault takes the second one for its cluster. While they are held, connections to them are
-// closed at once, as if nobody listened.
+// closed at once, as if nobody listened. They are below those that systems give to outgoing connections, which could otherwise get one
+// in the moment in which neither Vault nor this process holds it.
 type heldPorts struct {
 	port int
 
@@ -116,13 +118,8 @@ type heldPorts struct {
 }
 
 func holdPorts() (*heldPorts, error) {
-	for range 50 {
-		probe, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		h := &heldPorts{port: probe.Addr().(*net.TCPAddr).Port}
-		probe.Close()
+	for range 100 {
+		h := &heldPorts{port: 12_000 + 2*rand.IntN(10_000)}
 		if h.take() == nil {
 			return h, nil
 		}
