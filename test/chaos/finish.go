@@ -22,6 +22,7 @@ func (p *phase) finish(ctx context.Context) error {
 		}
 	}
 	kills := int(p.figures.pluginKills.Load() + p.figures.serverKills.Load() + p.figures.stepDowns.Load())
+	p.figures.rotated = p.rotations.total()
 	found = append(found, p.rotations.check(p.world.statics, kills)...)
 	v, err := p.view(ctx)
 	if err != nil {

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -221,9 +220,7 @@ func (p *phase) renewFor(random *rand.Rand, entry *lease, seconds int) error {
 		seconds = longTTL
 	}
 	began := time.Now()
-	secret, err := p.request(random, func(ctx context.Context, client *api.Client) (*api.Secret, error) {
-		return client.Sys().RenewWithContext(ctx, entry.id, seconds)
-	})
+	secret, err := p.request(random, "sys/leases/renew", map[string]any{"lease_id": entry.id, "increment": seconds})
 	p.ledger.release(entry, func() {
 		until := began.Add(time.Duration(seconds)*time.Second - time.Second)
 		if err == nil {
@@ -244,8 +241,6 @@ func (p *phase) revoke(random *rand.Rand) {
 		return
 	}
 	sync := random.IntN(2) == 0
-	_, err := p.request(random, func(ctx context.Context, client *api.Client) (*api.Secret, error) {
-		return client.Logical().WriteWithContext(ctx, "sys/leases/revoke", map[string]any{"lease_id": entry.id, "sync": sync})
-	})
+	_, err := p.request(random, "sys/leases/revoke", map[string]any{"lease_id": entry.id, "sync": sync})
 	p.ledger.release(entry, func() { entry.ended, entry.doubtful = err == nil, err != nil })
 }

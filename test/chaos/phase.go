@@ -4,10 +4,12 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -22,8 +24,8 @@ import (
 
 const mount = "databricks"
 
-// errNoLease is an answer that says nothing of an effect. A node can give it for another one that has died.
-var errNoLease = errors.New("a success without a lease")
+// errEmpty is an answer that says nothing of an effect: a standby of Vault gives it at times, for a leader that ended with the request.
+var errEmpty = errors.New("a success with an empty body")
 
 // phase is one cluster with one mount and one workspace, from the first request to the last check.
 type phase struct {
@@ -50,13 +52,13 @@ type phase struct {
 type figures struct {
 	pluginKills, serverKills, stepDowns atomic.Int64
 	ok, failed, minted                  atomic.Int64
-	liveChecked, lostLeases             int
+	rotated, liveChecked, lostLeases    int
 	orphans                             orphans
 }
 
 func (f *figures) String() string {
-	return fmt.Sprintf("%d plugin kills, %d server kills, %d step-downs, %d requests ok, %d failed, %d minted, %d live leases checked, %d leases without an answer, orphans %s",
-		f.pluginKills.Load(), f.serverKills.Load(), f.stepDowns.Load(), f.ok.Load(), f.failed.Load(), f.minted.Load(), f.liveChecked, f.lostLeases, f.orphans.String())
+	return fmt.Sprintf("%d plugin kills, %d server kills, %d step-downs, %d requests ok, %d failed, %d minted, %d rotations, %d live leases checked, %d leases without an answer, orphans %s",
+		f.pluginKills.Load(), f.serverKills.Load(), f.stepDowns.Load(), f.ok.Load(), f.failed.Load(), f.minted.Load(), f.rotated, f.liveChecked, f.lostLeases, f.orphans.String())
 }
 
 // random returns a source for one purpose, so that what the others draw doesn't change its sequence.
@@ -153,10 +155,13 @@ func pause(stop <-chan struct{}, d time.Duration) bool {
 	}
 }
 
-// request sends a request to a node that runs, and counts how it went. An error leaves open whether the request had an effect.
-func (p *phase) request(random *rand.Rand, do func(context.Context, *api.Client) (*api.Secret, error)) (*api.Secret, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-	defer cancel()
+// write writes to a path of the mount, as request does.
+func (p *phase) write(random *rand.Rand, path string, data map[string]any) (*api.Secret, error) {
+	return p.request(random, mount+"/"+path, data)
+}
+
+// request writes to a path of a node that runs, and counts how it went. An error leaves open whether the request had an effect.
+func (p *phase) request(random *rand.Rand, path string, data map[string]any) (*api.Secret, error) {
 	nodes := p.cluster.Nodes
 	node := nodes[random.IntN(len(nodes))]
 	for range nodes {
@@ -166,7 +171,7 @@ func (p *phase) request(random *rand.Rand, do func(context.Context, *api.Client)
 		node = nodes[random.IntN(len(nodes))]
 	}
 	p.inFlight.Add(1)
-	secret, err := do(ctx, node.Client())
+	secret, err := send(node.Client(), path, data)
 	p.inFlight.Add(-1)
 	if err != nil {
 		p.figures.failed.Add(1)
@@ -178,15 +183,25 @@ func (p *phase) request(random *rand.Rand, do func(context.Context, *api.Client)
 	return secret, err
 }
 
-func (p *phase) write(random *rand.Rand, path string, data map[string]any) (*api.Secret, error) {
-	return p.request(random, func(ctx context.Context, client *api.Client) (*api.Secret, error) {
-		secret, err := client.Logical().WriteWithContext(ctx, mount+"/"+path, data)
-		if secret == nil && err == nil && (data["ttl"] != nil || strings.HasPrefix(path, "creds/")) {
-			err = errNoLease
-			p.say("%s answers a write of %s with a success without a lease", client.Address(), path)
-		}
-		return secret, err
-	})
+func send(client *api.Client, path string, data map[string]any) (*api.Secret, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	body, err := json.Marshal(data)
+	if err != nil {
+		return nil, err
+	}
+	response, err := client.Logical().WriteRawWithContext(ctx, path, body)
+	if response != nil {
+		defer response.Body.Close()
+	}
+	if err != nil {
+		return nil, err
+	}
+	secret, err := api.ParseSecret(response.Body)
+	if err == nil && secret == nil && response.StatusCode == http.StatusOK {
+		err = errEmpty
+	}
+	return secret, err
 }
 
 // leader is a client of the active node, for what is asked when nothing is killed.
@@ -245,6 +260,8 @@ func (f *failures) note(err error) {
 	line := firstLine(err)
 	if _, message, found := strings.Cut(line, "Errors: "); found {
 		line = message
+	} else if i := strings.LastIndex(line, ": "); strings.Contains(line, "http://") && i >= 0 {
+		line = line[i+2:] // what became of the connection, without the addresses
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()

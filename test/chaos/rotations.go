@@ -105,6 +105,17 @@ func (p *phase) sampleRotations(stop <-chan struct{}) {
 	}
 }
 
+// total is how often last_vault_rotation was seen to move.
+func (r *rotations) total() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := 0
+	for _, seen := range r.seen {
+		n += max(0, len(seen)-1)
+	}
+	return n
+}
+
 // check returns what was rotated more often than somebody asked or the schedule says. An attempt that a kill or a lost answer has
 // interrupted may be made again.
 func (r *rotations) check(statics []*staticRole, kills int) []string {
