@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -183,22 +182,14 @@ func (p *phase) request(random *rand.Rand, path string, data map[string]any) (*a
 	return secret, err
 }
 
+// send writes data. Not by WriteRaw, which sends no body to where a standby redirects it.
 func send(client *api.Client, path string, data map[string]any) (*api.Secret, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	body, err := json.Marshal(data)
-	if err != nil {
-		return nil, err
-	}
-	response, err := client.Logical().WriteRawWithContext(ctx, path, body)
-	if response != nil {
-		defer response.Body.Close()
-	}
-	if err != nil {
-		return nil, err
-	}
-	secret, err := api.ParseSecret(response.Body)
-	if err == nil && secret == nil && response.StatusCode == http.StatusOK {
+	status := 0
+	client = client.WithResponseCallbacks(func(response *api.Response) { status = response.StatusCode })
+	secret, err := client.Logical().WriteWithContext(ctx, path, data)
+	if err == nil && secret == nil && status == http.StatusOK {
 		err = errEmpty
 	}
 	return secret, err
