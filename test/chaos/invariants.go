@@ -200,8 +200,17 @@ func (p *phase) brokenSecrets(v *view, copies map[ref]bool) (found []string) {
 			if kept[r] != nil || plain[r] != nil || p.operator.secrets[r] || copies[r] || v.leased("secrets", r) {
 				continue
 			}
-			p.figures.orphans.note("secret", scope+"/"+key, time.Time{})
-			found = append(found, fmt.Sprintf("secret %s/%s has no lease", scope, key))
+			copied, isCopy := p.ledger.copies[r]
+			if !isCopy {
+				p.figures.orphans.note("secret", scope+"/"+key, time.Time{})
+				found = append(found, fmt.Sprintf("secret %s/%s has no lease", scope, key))
+				continue
+			}
+			p.figures.orphans.note("copy", scope+"/"+key, time.Time{})
+			// The lease of an access token can't be shorter than the token, so the record of a lost one is kept as long.
+			if copied.from.kind != "oauth_token" || time.Now().After(copied.until) {
+				found = append(found, fmt.Sprintf("secret %s/%s, a copy from role %s, has no lease", scope, key, copied.from.name))
+			}
 		}
 	}
 	for r, may := range plain {

@@ -68,17 +68,23 @@ func unsure(attempts []attempt) bool {
 	return false
 }
 
+// copied is a delivery, and until when its lease may live: even if Vault has lost that, the engine leaves the copy until then.
+type copied struct {
+	from  role
+	until time.Time
+}
+
 // ledger is what the clients know.
 type ledger struct {
 	mu          sync.Mutex
 	leases      map[string]*lease
 	secrets     map[ref]*shared
 	permissions map[ref]*permission
-	copies      map[ref]bool // keys that something was or may have been delivered to
+	copies      map[ref]copied // keys that something was or may have been delivered to
 }
 
 func (l *ledger) init() {
-	l.leases, l.secrets, l.permissions, l.copies = map[string]*lease{}, map[ref]*shared{}, map[ref]*permission{}, map[ref]bool{}
+	l.leases, l.secrets, l.permissions, l.copies = map[string]*lease{}, map[ref]*shared{}, map[ref]*permission{}, map[ref]copied{}
 }
 
 // add notes a lease from an answer to a request that was sent at began.
@@ -141,10 +147,10 @@ func (l *ledger) shared(r ref) *shared {
 	return l.secrets[r]
 }
 
-func (l *ledger) delivers(r ref) {
+func (l *ledger) delivers(r ref, from role) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.copies[r] = true
+	l.copies[r] = copied{from, time.Now().Add(from.longest())}
 }
 
 // values are the secrets that are written without a lease, and what each may be now.

@@ -66,7 +66,7 @@ func (p *phase) mint(random *rand.Rand, r role, target *ref) {
 		data["ttl"] = shortTTL(random)
 	}
 	if target != nil {
-		p.ledger.delivers(*target)
+		p.ledger.delivers(*target, r)
 		data["deliver_scope"], data["deliver_key"] = target.scope, target.key
 	}
 	began := time.Now()
@@ -80,10 +80,7 @@ func (p *phase) mint(random *rand.Rand, r role, target *ref) {
 
 // credentialOf is the lease of a credential, as the answer tells it.
 func credentialOf(secret *api.Secret, r role, target *ref) *lease {
-	entry := &lease{what: r.kind + " of role " + r.name, long: r.long, copied: target, latest: time.Now().Add(125 * time.Second)}
-	if r.long || r.kind == "oauth_token" {
-		entry.latest = time.Now().Add(3 * time.Hour)
-	}
+	entry := &lease{what: r.kind + " of role " + r.name, long: r.long, copied: target, latest: time.Now().Add(r.longest())}
 	entry.token = text(secret.Data, "token_value") + text(secret.Data, "access_token")
 	entry.clientID, entry.clientSecret = text(secret.Data, "client_id"), text(secret.Data, "client_secret")
 	for _, field := range []string{"token_id", "secret_id", "service_principal_id"} {

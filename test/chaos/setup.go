@@ -31,6 +31,17 @@ type role struct {
 	long       bool
 }
 
+// longest is how long a lease of the role can live.
+func (r role) longest() time.Duration {
+	switch {
+	case r.kind == "oauth_token":
+		return time.Hour + 5*time.Second
+	case r.long:
+		return 2*time.Hour + 5*time.Second
+	}
+	return 2*time.Minute + 5*time.Second
+}
+
 type staticRole struct {
 	name   string
 	period time.Duration
