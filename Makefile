@@ -16,7 +16,7 @@ FUZZTIME    ?= 10s
 BENCH       ?= .
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-unit test-e2e lint cover bench fuzz vault demo dev clean distclean no-race-note
+.PHONY: help build test test-unit test-e2e storm soak test-load lint cover bench fuzz vault demo dev clean distclean no-race-note
 
 help: ## list the commands
 	@echo "Usage: make <command>"; echo; echo "Commands:"
@@ -27,7 +27,7 @@ build: ## build the plugin and the simulated workspace into bin/
 	$(GO_BUILD) -ldflags '$(LDFLAGS)' -o bin/$(NAME) ./cmd/$(NAME)
 	$(GO_BUILD) -ldflags '$(LDFLAGS)' -o bin/databricks-simulator ./cmd/databricks-simulator
 
-test: lint test-unit test-e2e ## run all checks: lint, unit tests, and tests on a real Vault server
+test: lint test-unit test-e2e test-chaos ## run all checks: lint, unit tests, tests on a real Vault server, and a short run of chaos
 
 test-unit: no-race-note ## run the unit tests, with the race detector if there is a C compiler
 	go test $(RACE) ./...
@@ -35,6 +35,14 @@ test-unit: no-race-note ## run the unit tests, with the race detector if there i
 test-e2e: no-race-note ## run the tests on a real Vault server; E2E_RUN=<regexp> selects tests
 	@vault=$$(scripts/find-vault.sh) && echo "VAULT_BIN=$$vault go test -tags e2e ./test/e2e/" && \
 	VAULT_BIN=$$vault go test $(RACE) -tags e2e -count=1 -parallel 16 -timeout $(E2E_TIMEOUT) -run '$(E2E_RUN)' ./test/e2e/
+
+test-chaos: ## kill Vault and the plugin a few dozen times, and check what is left (about 5 minutes)
+	@vault=$$(scripts/find-vault.sh) && VAULT_BIN=$$vault go test -tags e2e -count=1 ./test/cluster/ && \
+	VAULT_BIN=$$vault KILLS=$${KILLS:-36} FAILOVERS=$${FAILOVERS:-4} go run ./test/chaos -patience 5m
+
+chaos: ## the same with KILLS (1000) and FAILOVERS (20), and SEED, DURATION in seconds
+	@vault=$$(scripts/find-vault.sh) && \
+	VAULT_BIN=$$vault KILLS=$${KILLS:-1000} FAILOVERS=$${FAILOVERS:-20} go run ./test/chaos -keep
 
 lint: ## check gofmt, go vet, staticcheck, shell syntax and tidy modules
 	@scripts/lint.sh
@@ -47,6 +55,16 @@ bench: ## run the benchmarks; BENCH=<regexp> selects benchmarks
 
 fuzz: ## run every fuzz target for FUZZTIME (10s) each
 	@FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
+
+storm: ## revoke 10,000 leases while Databricks throttles; LEASES, CLIENTS, SEED, LIMIT=2m
+	go run ./test/load storm
+
+soak: ## mint and revoke for DURATION=10m or MINTS, and watch the plugin's memory; CLIENTS, SEED, OUT=test/load/out
+	go run ./test/load soak
+
+test-load: ## run short versions of storm and soak
+	LEASES=300 go run ./test/load storm
+	DURATION=5s SAMPLE=250ms OUT=test/load/out/short go run ./test/load soak
 
 vault: ## find Vault, or build it once, and print its path
 	@scripts/find-vault.sh
