@@ -16,7 +16,7 @@ FUZZTIME    ?= 10s
 BENCH       ?= .
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-unit test-e2e storm soak test-load lint cover bench fuzz vault demo dev clean distclean no-race-note
+.PHONY: help build test test-unit test-e2e test-chaos chaos storm soak test-load lint cover bench fuzz vault demo dev clean distclean no-race-note
 
 help: ## list the commands
 	@echo "Usage: make <command>"; echo; echo "Commands:"
@@ -36,11 +36,11 @@ test-e2e: no-race-note ## run the tests on a real Vault server; E2E_RUN=<regexp>
 	@vault=$$(scripts/find-vault.sh) && echo "VAULT_BIN=$$vault go test -tags e2e ./test/e2e/" && \
 	VAULT_BIN=$$vault go test $(RACE) -tags e2e -count=1 -parallel 16 -timeout $(E2E_TIMEOUT) -run '$(E2E_RUN)' ./test/e2e/
 
-test-chaos: ## kill Vault and the plugin a few dozen times, and check what is left (about 5 minutes)
+test-chaos: ## run chaos with a few dozen kills, which takes about 5 minutes
 	@vault=$$(scripts/find-vault.sh) && VAULT_BIN=$$vault go test -tags e2e -count=1 ./test/cluster/ && \
 	VAULT_BIN=$$vault KILLS=$${KILLS:-36} FAILOVERS=$${FAILOVERS:-4} go run ./test/chaos -patience 5m
 
-chaos: ## the same with KILLS (1000) and FAILOVERS (20), and SEED, DURATION in seconds
+chaos: ## kill plugin and Vault at random, and check what is left; KILLS=1000 FAILOVERS=20 SEED=<n>
 	@vault=$$(scripts/find-vault.sh) && \
 	VAULT_BIN=$$vault KILLS=$${KILLS:-1000} FAILOVERS=$${FAILOVERS:-20} go run ./test/chaos -keep
 
@@ -56,13 +56,13 @@ bench: ## run the benchmarks; BENCH=<regexp> selects benchmarks
 fuzz: ## run every fuzz target for FUZZTIME (10s) each
 	@FUZZTIME=$(FUZZTIME) scripts/fuzz.sh
 
-storm: ## revoke 10,000 leases while Databricks throttles; LEASES, CLIENTS, SEED, LIMIT=2m
+storm: ## revoke LEASES=10000 while Databricks throttles; CLIENTS=64 SEED=1 LIMIT=2m
 	go run ./test/load storm
 
-soak: ## mint and revoke for DURATION=10m or MINTS, and watch the plugin's memory; CLIENTS, SEED, OUT=test/load/out
+soak: ## mint and revoke for DURATION=10m or MINTS=<n>, and plot the plugin's memory
 	go run ./test/load soak
 
-test-load: ## run short versions of storm and soak
+test-load: ## run a short storm and a short soak
 	LEASES=300 go run ./test/load storm
 	DURATION=5s SAMPLE=250ms OUT=test/load/out/short go run ./test/load soak
 

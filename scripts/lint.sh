@@ -26,11 +26,11 @@ bash -n .ci/run
 
 echo "lint: go vet"
 go vet ./...
-go vet -tags e2e ./test/e2e/
+go vet -tags e2e ./test/e2e/ ./test/cluster/
 
 echo "lint: staticcheck"
 go tool -modfile=test/tools/go.mod staticcheck ./...
-go tool -modfile=test/tools/go.mod staticcheck -tags e2e ./test/e2e/
+go tool -modfile=test/tools/go.mod staticcheck -tags e2e ./test/e2e/ ./test/cluster/
 
 for module in . test/vault test/tools; do
   echo "lint: go mod tidy -diff in $module"

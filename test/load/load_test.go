@@ -17,36 +17,6 @@ import (
 	"vault-plugin-secrets-databricks/internal/simulator"
 )
 
-func TestRandomFaultsHitTheirShare(t *testing.T) {
-	t.Parallel()
-	const requests = 2000
-	hits := func(seed int) (throttled, unavailable int) {
-		counts, faults := newTally(0), newRandomFaults(seed, stormFaults)
-		w := simulator.New(simulator.WithoutCallLog(), simulator.WithObserver(func(c simulator.Call) {
-			counts.observe(c)
-			faults.observe(c)
-		}))
-		defer w.Close()
-		faults.start(w)
-		for range requests {
-			resp, err := http.Get(w.URL() + "/.well-known/databricks-config")
-			require.NoError(t, err)
-			if resp.StatusCode == http.StatusTooManyRequests {
-				require.Equal(t, "1", resp.Header.Get("Retry-After"))
-			}
-			_, _ = io.Copy(io.Discard, resp.Body)
-			resp.Body.Close()
-		}
-		require.Equal(t, requests, counts.count("", 0))
-		return counts.count("", http.StatusTooManyRequests), counts.count("", http.StatusServiceUnavailable)
-	}
-	throttled, unavailable := hits(1)
-	require.InDelta(t, 0.05*requests, throttled, 40)
-	require.InDelta(t, 0.01*requests, unavailable, 20)
-	sameThrottled, sameUnavailable := hits(1)
-	require.Equal(t, []int{throttled, unavailable}, []int{sameThrottled, sameUnavailable}, "a seed decides")
-}
-
 func TestTallyReachesItsGoal(t *testing.T) {
 	t.Parallel()
 	counts := newTally(2)

@@ -32,8 +32,11 @@ func stormSettingsOf(env *environment) stormSettings {
 	}
 }
 
-// stormFaults is the share of answers that fail during the revocation.
-var stormFaults = map[int]float64{http.StatusTooManyRequests: 0.05, http.StatusServiceUnavailable: 0.01}
+// throttle lets 5 % of the workspace's answers be 429 from now on, and 1 % of the others 503.
+func throttle(w *simulator.Workspace) {
+	w.Inject(simulator.Fault{Share: 0.05, Status: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"1"}}})
+	w.Inject(simulator.Fault{Share: 0.01, Status: http.StatusServiceUnavailable})
+}
 
 const stormRole = "storm"
 
@@ -41,8 +44,7 @@ const stormRole = "storm"
 type stormRun struct {
 	*rig
 	stormSettings
-	tally  *tally
-	faults *randomFaults
+	tally *tally
 
 	mintTime, longestMint, revokeTime time.Duration
 	tokensLeft, leasesLeft            int
@@ -62,11 +64,8 @@ type opCounts struct {
 // storm mints the leases while Databricks is well, and revokes them all by prefix while it throttles. Vault's expiration manager
 // does the revocation in the background, as it does after "vault lease revoke -prefix" and for leases that expire.
 func storm(ctx context.Context, settings stormSettings) (err error) {
-	run := &stormRun{stormSettings: settings, tally: newTally(settings.leases), faults: newRandomFaults(settings.seed, stormFaults)}
-	run.rig, err = newRig(ctx, simulator.WithObserver(func(c simulator.Call) {
-		run.tally.observe(c)
-		run.faults.observe(c)
-	}))
+	run := &stormRun{stormSettings: settings, tally: newTally(settings.leases)}
+	run.rig, err = newRig(ctx, simulator.WithSeed(uint64(settings.seed)), simulator.WithObserver(run.tally.observe))
 	if err != nil {
 		return err
 	}
@@ -75,7 +74,7 @@ func storm(ctx context.Context, settings stormSettings) (err error) {
 	if err := run.mintAll(ctx); err != nil {
 		return err
 	}
-	run.faults.start(run.workspace)
+	throttle(run.workspace)
 	if err := run.revokeAll(ctx); err != nil {
 		return err
 	}
