@@ -16,7 +16,7 @@ const (
 	// with whole seconds, on answers that take their time.
 	clockTolerance = 5 * time.Second
 
-	// clockNear is an offset that is relied on even while it moves: as much as NTP corrects, and less than any comparison depends on.
+	// clockNear is an offset that is relied on even while it moves, as when NTP corrects a clock.
 	clockNear = time.Minute
 
 	// clockFresh is how long a measured offset is relied on, where the monotonic clock can't tell whether Vault's clock was set since.
@@ -25,7 +25,7 @@ const (
 	// lateEffect is how long after an operation has given up its last request may still take effect.
 	lateEffect = time.Minute
 
-	// clockFar is how far past its end by Vault's clock something is taken to have ended when Databricks' clock can't be known, and how
+	// clockFar is how far past its end by Vault's clock something is taken to have ended where Databricks does not tell the time, and how
 	// long an offset is relied on at all.
 	clockFar = 24 * time.Hour
 )
@@ -74,7 +74,7 @@ func (c *connection) passed(now, moment time.Time) (bool, error) {
 	return now.Add(offset).After(moment), nil
 }
 
-// expired reports whether a credential whose end, by Vault's clock, is given has ended at Databricks for certain. Without a config there
+// expired reports whether a credential whose end, by Vault's clock, is given is known to have ended at Databricks. Without a config there
 // is no other clock to go by.
 func (b *backend) expired(ctx context.Context, s logical.Storage, end time.Time) bool {
 	now := b.now()
@@ -83,13 +83,20 @@ func (b *backend) expired(ctx context.Context, s logical.Storage, end time.Time)
 	}
 	conn, err := b.connection(ctx, s)
 	if err != nil {
-		return errors.Is(err, errNotConfigured) || now.After(end.Add(clockFar))
+		return errors.Is(err, errNotConfigured)
 	}
 	passed, err := conn.passed(now, end)
-	if err != nil {
-		return now.After(end.Add(clockFar))
+	return err == nil && passed
+}
+
+// remote returns a time of Vault's clock by Databricks' clock, and zero where the offset is not known or changes. now is the present time
+// by Vault's clock.
+func (c *connection) remote(at, now time.Time) time.Time {
+	offset, err := c.clockOffset(now)
+	if err != nil || !c.client.Clock().Stable {
+		return time.Time{}
 	}
-	return passed
+	return at.UTC().Add(offset)
 }
 
 // window is the time by Databricks' clock during which something was done there.

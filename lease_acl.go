@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -173,8 +174,16 @@ func (b *backend) sweepACLRecords(ctx context.Context, req *logical.Request) (er
 		return err
 	}
 	var errs []error
-	for _, key := range keys {
-		key = aclStoragePrefix + key
+	first := 0
+	if len(keys) > 0 {
+		first = rand.IntN(len(keys)) // a sweep that ends early leaves other records each time
+	}
+	for i := range keys {
+		key := aclStoragePrefix + keys[(first+i)%len(keys)]
+		if b.aclLocks.Waiting(key) > 0 {
+			b.aclRecordsSwept.Store(false) // a request is at work on it
+			continue
+		}
 		err := b.sweepACLRecord(ctx, req.Storage, key)
 		if errors.Is(err, errUnreadableACLRecord) {
 			// It will be as unreadable in a minute.
@@ -249,7 +258,10 @@ func (b *backend) leaseACL(ctx context.Context, req *logical.Request, conn *conn
 
 	var resp *logical.Response
 	err = b.perform(ctx, req.Storage, in, func(lasting context.Context, op *pendingOperation) error {
-		op.undo = func(ctx context.Context) error { return b.endACLLeaseLocked(ctx, req.Storage, conn, key, id) }
+		op.undo = func(ctx context.Context) error {
+			_, err := b.endACLLeaseLocked(ctx, req.Storage, conn, key, id)
+			return err
+		}
 		// The response is made first, so that nothing can fail once the permission is set.
 		l := &writeLease{origin: in.origin, Grant: &id, TTL: int64(t.ttl / time.Second), Record: op.keepRecord(conn, t.ttl, nil, &id)}
 		if resp, err = b.leaseOfWrite(secretTypeACL, l, t); err != nil {
@@ -269,9 +281,12 @@ func (b *backend) leaseACL(ctx context.Context, req *logical.Request, conn *conn
 			return err
 		}
 		if wait {
-			awaitPermission(ctx, conn, ref, permission, resp)
+			// It ends with the operation's time, and with the caller.
+			waiting, stop := context.WithCancel(lasting)
+			defer stop()
+			defer context.AfterFunc(ctx, stop)()
+			awaitPermission(waiting, conn, ref, permission, resp)
 		}
-		// Waiting may have used up the operation's own time.
 		b.event(context.WithoutCancel(ctx), "acl-write", req.Path, "scope", ref.Scope, "principal", ref.Principal, "permission", permission)
 		return nil
 	})
@@ -319,7 +334,7 @@ func (b *backend) revokeACL(ctx context.Context, req *logical.Request, _ *framew
 	if l.Grant == nil {
 		return nil, fmt.Errorf("the lease's internal data lacks grant")
 	}
-	if err := b.endACLLease(ctx, req.Storage, conn, l.origin, *l.Grant); err != nil {
+	if _, err := b.endACLLease(ctx, req.Storage, conn, l.origin, *l.Grant); err != nil {
 		return nil, fmt.Errorf("take back the leased permission of %s: %w", l.Grant.aclRef, err)
 	}
 	b.closeRecord(ctx, req.Storage, l.Record)
@@ -328,26 +343,26 @@ func (b *backend) revokeACL(ctx context.Context, req *logical.Request, _ *framew
 }
 
 // endACLLease revokes a leased permission: it sets what applies without that lease, unless somebody else has changed the
-// permission. It can be repeated after a failure at any point.
-func (b *backend) endACLLease(ctx context.Context, s logical.Storage, conn *connection, made origin, id aclLeaseID) error {
+// permission. It reports whether the lease was recorded, and can be repeated after a failure at any point.
+func (b *backend) endACLLease(ctx context.Context, s logical.Storage, conn *connection, made origin, id aclLeaseID) (ended bool, err error) {
 	key := aclRecordKey(made, id.aclRef)
 	unlock, err := b.aclLocks.Lock(ctx, key)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer unlock()
 	return b.endACLLeaseLocked(ctx, s, conn, key, id)
 }
 
 // endACLLeaseLocked is endACLLease for a caller that holds the lock.
-func (b *backend) endACLLeaseLocked(ctx context.Context, s logical.Storage, conn *connection, key string, id aclLeaseID) error {
+func (b *backend) endACLLeaseLocked(ctx context.Context, s logical.Storage, conn *connection, key string, id aclLeaseID) (ended bool, err error) {
 	g, err := readACLRecord(ctx, s, key)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if g == nil || !slices.ContainsFunc(g.Leases, func(l aclLease) bool { return l.ID == id.ID }) {
 		// Overridden by a permission without a lease, or ended already.
-		return nil
+		return false, nil
 	}
 	given := g.desired()
 	left := slices.DeleteFunc(slices.Clone(g.Leases), func(l aclLease) bool { return l.ID == id.ID })
@@ -355,27 +370,27 @@ func (b *backend) endACLLeaseLocked(ctx context.Context, s logical.Storage, conn
 	if after := (&aclRecord{Base: g.Base, Leases: left}).desired(); after == given && after == g.Put && len(left) > 0 {
 		// Another lease gives the same permission: there is nothing to put, and what somebody else removed stays removed.
 		g.Leases = left
-		return g.save(ctx, s, key)
+		return true, g.save(ctx, s, key)
 	}
 	has, err := permissionOf(ctx, conn, id.aclRef)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if g.overridden(has, b.now()) {
 		b.Logger().Warn("a leased permission was changed since, so it is left alone", "scope", id.Scope, "principal", id.Principal, "given", given, "now", permissionWord(has))
-		return s.Delete(ctx, key)
+		return true, s.Delete(ctx, key)
 	}
 	after := (&aclRecord{Base: g.Base, Leases: left}).desired()
 	g.recordPut(after, b.now())
 	if err := g.save(ctx, s, key); err != nil {
-		return err
+		return false, err
 	}
 	// Set even if Databricks shows it already, since its answer may be outdated. If the scope or the principal no longer
 	// exists, there is nothing to revoke.
 	err = setPermission(ctx, conn, id.aclRef, after)
 	if err != nil && !client.IsGone(err) && !unknownPrincipal(err) {
-		return err
+		return false, err
 	}
 	g.Leases, g.Pending = left, nil
-	return g.save(ctx, s, key)
+	return true, g.save(ctx, s, key)
 }

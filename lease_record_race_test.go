@@ -170,15 +170,18 @@ func (s *watchedGets) Get(ctx context.Context, key string) (*logical.StorageEntr
 // Vault's clock may be ahead for a moment. Vault keeps the lease then, by its timers.
 func TestAClockThatIsAheadForAMoment(t *testing.T) {
 	t.Parallel()
-	for name, broken := range map[string]bool{"": false, "while Databricks can't be reached": true} {
+	for name, row := range map[string]struct {
+		by     time.Duration
+		broken bool
+	}{"by hours": {3 * time.Hour, false}, "by hours, while Databricks can't be reached": {3 * time.Hour, true}, "by days": {30 * day, false}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			eachRecorded(t, func(t *testing.T, m *mount, c *clock, kind recorded) {
 				m.impatient()
 				kind.lease(m, c)
 				m.pass(c, 5*time.Minute)
-				c.runAhead(3 * time.Hour)
-				if broken {
+				c.runAhead(row.by)
+				if row.broken {
 					m.workspace.Inject(simulator.Fault{Reset: true})
 				}
 				m.rawTick()
@@ -224,4 +227,75 @@ func TestALostLeaseOfASecretWithoutATimestamp(t *testing.T) {
 	require.True(t, kind.there(m))
 	m.pass(c, time.Minute)
 	require.False(t, kind.there(m))
+}
+
+// Nor is a token taken for ended then, by a revocation or a rollback.
+func TestATokenWhileTheClockIsFarAhead(t *testing.T) {
+	t.Parallel()
+	m, c := skewed(t, 0)
+	m.write("roles/etl", map[string]any{"ttl": "1h", "max_ttl": "4h"})
+	revoked := m.mint("etl")
+	m.loseReply()
+	c.advance(4 * time.Minute)
+	c.runAhead(30 * day)
+	m.end(revoked.Secret)
+	m.rawTick()
+	c.runAhead(0)
+	m.pass(c, 5*time.Minute)
+	require.Empty(t, m.minted())
+}
+
+// What was begun while the clock was ahead is undone soon after it was set right.
+func TestAnOperationThatBeganInTheFuture(t *testing.T) {
+	t.Parallel()
+	m, c := skewed(t, 0)
+	c.runAhead(30 * day)
+	m.loseReply()
+	c.runAhead(0)
+	m.pass(c, 5*time.Minute)
+	require.Empty(t, m.minted())
+}
+
+// An entry that can't be undone in one pass comes last in the next one.
+func TestAPassBeginsWithWhatWasNotTried(t *testing.T) {
+	t.Parallel()
+	m, c := recordMount(t)
+	m.loseReply()
+	kind := recordedLeases["secret"]
+	kind.lease(m, c)
+	hold := make(chan struct{})
+	defer close(hold)
+	for _, path := range []string{listPath, "/api/2.0/token-management/tokens"} {
+		m.workspace.Inject(simulator.Fault{Path: path, Hold: hold})
+	}
+	c.advance(2 * time.Hour)
+	pass := func(until func() bool) {
+		ctx, cancel := context.WithCancel(t.Context())
+		stopped := make(chan struct{})
+		go func() {
+			defer close(stopped)
+			_ = m.backend.(*backend).rollback(ctx, &logical.Request{Operation: logical.RollbackOperation, Storage: m.storage})
+		}()
+		require.Eventually(t, until, 10*time.Second, time.Millisecond)
+		cancel()
+		<-stopped
+		c.advance(time.Minute)
+	}
+	pass(func() bool {
+		return m.workspace.Count("", listPath)+m.workspace.Count("", "/api/2.0/token-management/tokens") > 0
+	})
+	pass(func() bool { return !kind.there(m) })
+}
+
+// The real clock has a monotonic part, which goes on when the wall clock is set back.
+func TestDueTimes(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	record := (&intent{Until: now.Add(-recordGrace - time.Second).Round(0)}).dueTime()
+	require.True(t, record.passed(now, now.Add(-time.Hour)))
+	require.False(t, record.passed(now, now.Add(-time.Minute)), "Vault is to revoke it first")
+	require.False(t, (&intent{Until: now.Round(0)}).dueTime().passed(now, now.Add(-time.Hour)))
+	for started, want := range map[time.Duration]bool{-walMinAge: true, -time.Minute: false, time.Minute: false, time.Hour: true} {
+		require.Equal(t, want, (&intent{Started: now.Add(started).Round(0)}).dueTime().passed(now, now), started)
+	}
 }

@@ -168,7 +168,7 @@ func (b *backend) removeWrittenLocked(ctx context.Context, conn *connection, sec
 // removeListed is removeWrittenLocked for a secret that Databricks lists with the given time.
 func (b *backend) removeListed(ctx context.Context, conn *connection, secret *writtenSecret, updated time.Time) error {
 	if updated.IsZero() {
-		return fmt.Errorf("secret %s is listed without the time of its last write, so it isn't known whose it is", secret.secretRef)
+		return errNoTimestamp(secret.secretRef)
 	}
 	if !updated.Equal(secret.Updated) {
 		b.Logger().Warn("a leased secret was overwritten since, so it is left alone", "scope", secret.Scope, "key", secret.Key, "written", rfc3339(secret.Updated), "overwritten", rfc3339(updated))
@@ -178,6 +178,11 @@ func (b *backend) removeListed(ctx context.Context, conn *connection, secret *wr
 		return explainSecrets(err, secret.Scope, permissionWrite)
 	}
 	return nil
+}
+
+// errNoTimestamp returns the error for a secret whose writer can't be told.
+func errNoTimestamp(ref secretRef) error {
+	return fmt.Errorf("secret %s is listed without the time of its last write, so it isn't known whose it is", ref)
 }
 
 // leasedSecretType returns the lease type of secrets.

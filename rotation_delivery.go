@@ -83,9 +83,7 @@ func (i *staticItem) deliver(ctx context.Context, e *staticEntry) error {
 		return e.deliveredAt(&c) && c.Updated.IsZero() && err == nil && !possibly
 	})
 	put := storedCopy{secretIntent: secretIntent{secretRef: ref, Before: before}, Nonce: e.State.Current.Nonce, Started: b.now().UTC()}
-	if offset, err := conn.clockOffset(put.Started); err == nil {
-		put.StartedRemote = put.Started.Add(offset)
-	}
+	put.StartedRemote = conn.remote(put.Started, b.now())
 	e.State.Copies = append(slices.Clone(earlier), put)
 	if err := b.saveStatic(ctx, i.req.Storage, i.name, e); err != nil {
 		return err

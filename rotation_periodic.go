@@ -115,6 +115,10 @@ func (b *backend) rotateDue(ctx context.Context, req *logical.Request) error {
 			times = append(times, w.since)
 			break
 		}
+		if b.rotationLocks.Waiting(w.it.labels().key) > 0 {
+			times = append(times, w.since) // a request is at work on it, which may take as long as Databricks does
+			continue
+		}
 		err := b.safely("rotation of "+w.it.labels().kind, func() error {
 			next, err := b.reconcile(ctx, w.it)
 			times = append(times, next)

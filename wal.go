@@ -102,31 +102,38 @@ func (b *backend) newIntent(ctx context.Context, conn *connection) (intent, erro
 
 // start sets when the operation began, by both clocks.
 func (in *intent) start(now time.Time, conn *connection) {
-	in.Started = now.UTC()
-	if offset, err := conn.clockOffset(now); err == nil {
-		in.StartedRemote = in.Started.Add(offset)
-	}
+	in.Started, in.StartedRemote = now.UTC(), conn.remote(now, now)
 }
 
-// setUntil sets the end of a lease, by both clocks.
+// setUntil sets the end of a lease, by both clocks. Where the offset isn't known, an end by Databricks' clock is moved as that by Vault's.
 func (in *intent) setUntil(until, now time.Time, conn *connection) {
-	in.Until, in.UntilRemote = until.UTC(), time.Time{}
-	if offset, err := conn.clockOffset(now); err == nil {
-		in.UntilRemote = in.Until.Add(offset)
+	remote := conn.remote(until, now)
+	if remote.IsZero() && !in.UntilRemote.IsZero() {
+		remote = in.UntilRemote.Add(until.Sub(in.Until))
 	}
+	in.Until, in.UntilRemote = until.UTC(), remote
 }
 
-// dueAfter returns when the entry is to be undone if it is still in the log. since is when this process began to watch the log: the
-// leases that ended while no engine ran are Vault's to revoke first.
-func (in *intent) dueAfter(since time.Time) time.Time {
+// dueTime says when an entry is to be undone if it is still in the log.
+type dueTime struct {
+	at     time.Time // by Vault's clock
+	record bool      // of a lease, and no pending operation
+}
+
+func (in *intent) dueTime() dueTime {
 	if in.Until.IsZero() {
-		return in.Started.Add(walMinAge)
+		return dueTime{at: in.Started.Add(walMinAge)}
 	}
-	end := in.Until
-	if end.Before(since) {
-		end = since
+	return dueTime{at: in.Until.Add(recordGrace), record: true}
+}
+
+// passed reports whether the time has come. since is when this process began to watch the log: leases that ended while no engine ran are
+// Vault's to revoke first. A pending operation that begins in the future was begun while the clock was ahead.
+func (d dueTime) passed(now, since time.Time) bool {
+	if d.record {
+		return !now.Before(d.at) && now.Sub(since) >= recordGrace
 	}
-	return end.Add(recordGrace)
+	return !now.Before(d.at) || d.at.Sub(now) > 2*walMinAge
 }
 
 // endsByItself reports whether what the intent leaves ends at Databricks without anybody's doing.
@@ -375,7 +382,7 @@ var errUnreadableIntent = errors.New("an entry of the write-ahead log can't be r
 func readIntent(ctx context.Context, s logical.Storage, id string) (*intent, error) {
 	stored, err := s.Get(ctx, framework.WALPrefix+id)
 	if err != nil {
-		return nil, fmt.Errorf("read the write-ahead log: %w", err)
+		return nil, fmt.Errorf("read entry %s of the write-ahead log: %w", id, err)
 	}
 	if stored == nil {
 		return nil, nil

@@ -37,9 +37,9 @@ type intentIndex struct {
 // indexedIntent is what the index has of one entry. What was reported and attempted is forgotten with the entry.
 type indexedIntent struct {
 	nonce    string
-	record   bool      // of a lease, and no pending operation
-	due      time.Time // when it is to be undone, if it is still there; by Vault's clock
-	attempt  time.Time // when that was last attempted, zero for never
+	due      dueTime
+	attempt  time.Time // when the entry was last tried, zero for never
+	next     time.Time // not to be tried before, zero for any time
 	secret   string    // canonical ref of the secret that was written, empty for none
 	lifetime reservation
 	reported map[string]bool // reasons that were logged
@@ -62,12 +62,12 @@ func (x *intentIndex) add(id string, in *intent) {
 }
 
 func (x *intentIndex) putLocked(id string, in *intent) {
-	e := &indexedIntent{nonce: in.Nonce, record: !in.Until.IsZero(), due: in.dueAfter(x.since), lifetime: in.reservation()}
+	e := &indexedIntent{nonce: in.Nonce, due: in.dueTime(), lifetime: in.reservation()}
 	if ref := in.ref(); ref != nil {
 		e.secret = ref.canonical()
 	}
 	if old := x.entries[id]; old != nil {
-		e.attempt, e.reported = old.attempt, old.reported
+		e.attempt, e.next, e.reported = old.attempt, old.next, old.reported
 		x.removeLocked(id)
 	}
 	if x.entries == nil {
@@ -140,8 +140,7 @@ func (x *intentIndex) loaded() bool {
 func (x *intentIndex) updateLocked(ctx context.Context, s logical.Storage, now time.Time) error {
 	x.mu.Lock()
 	if x.since.IsZero() || x.since.After(now) {
-		// Where the clock was set back, the times at which entries are due are wrong, too.
-		x.since, x.entries, x.secrets = now, nil, nil
+		x.since = now
 	}
 	gone := maps.Clone(x.entries) // what is added from now on may be missing in the list
 	x.mu.Unlock()
@@ -192,27 +191,27 @@ func (x *intentIndex) readAll(ctx context.Context, s logical.Storage, ids []stri
 	return group.Wait()
 }
 
-// due returns the ids of the entries that are due: pending operations first, and of each kind those that were not attempted for the longest
-// time. With young it includes pending operations that were not attempted yet, and with all every entry.
+// due returns the ids of the entries that are due, those first that were not tried for the longest time. With young it includes pending
+// operations of any age, and with all every entry, records last.
 func (x *intentIndex) due(now time.Time, young, all bool) []string {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	var ids []string
 	for id, e := range x.entries {
-		setBack := now.Before(e.attempt) // and so the due time is wrong, too
-		if all || !now.Before(e.due) || setBack || young && !e.record && e.attempt.IsZero() {
+		wait := now.Before(e.next) && !now.Before(e.attempt) // else the clock was set back since
+		if all || !wait && (e.due.passed(now, x.since) || young && !e.due.record) {
 			ids = append(ids, id)
 		}
 	}
 	slices.SortFunc(ids, func(a, b string) int {
 		one, other := x.entries[a], x.entries[b]
-		if one.record != other.record {
-			return map[bool]int{false: -1, true: 1}[one.record]
+		if all && one.due.record != other.due.record {
+			return map[bool]int{false: -1, true: 1}[one.due.record]
 		}
 		if c := one.attempt.Compare(other.attempt); c != 0 {
 			return c
 		}
-		return one.due.Compare(other.due)
+		return one.due.at.Compare(other.due.at)
 	})
 	return ids
 }
@@ -234,12 +233,12 @@ func (x *intentIndex) startedAt() time.Time {
 	return x.since
 }
 
-// attempted records an attempt to undo the entry, and when the next one is due.
+// attempted records an attempt to undo the entry, and before which time there is no other.
 func (x *intentIndex) attempted(id string, now, next time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if e := x.entries[id]; e != nil {
-		e.attempt, e.due = now, next
+		e.attempt, e.next = now, next
 	}
 }
 

@@ -85,6 +85,7 @@ func TestALongLogCostsNothing(t *testing.T) {
 		require.Equal(t, row.want, use, name)
 	}
 	require.Len(t, m.walEntries(), n)
+	m.write("secrets/etl/k", map[string]any{"string_value": "canary-after"})
 
 	// A new process reads the log once, whoever needs it first.
 	m.restart()

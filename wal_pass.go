@@ -3,7 +3,9 @@
 package databricks
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -25,6 +27,7 @@ type pass struct {
 	principals map[string]func() ([]client.OAuthSecret, error)
 	scopes     map[string]*listedScope
 	unknown    error // why the engine's identity is not known
+	noTime     error // why the time at Databricks is not known
 	kept       []storedCredential
 	storedRead bool
 }
@@ -37,6 +40,9 @@ type listedScope struct {
 }
 
 const (
+	// clockCalls is how many answers make an offset stable after a step of a clock.
+	clockCalls = 3
+
 	// usualCreate is how long a create takes that isn't repeated. One that a dead process began is looked for within that time.
 	usualCreate = 10 * time.Second
 
@@ -61,50 +67,56 @@ func newPass(b *backend) *pass {
 
 // isOver reports whether the credential of the intent has ended at Databricks by itself. Where the time there isn't known, it asks.
 func (p *pass) isOver(ctx context.Context, s logical.Storage, in *intent) (bool, error) {
-	if in.Credential == nil && in.lasts() || !p.b.now().After(in.Expires) {
+	now := p.b.now()
+	if in.Credential == nil && in.lasts() || !now.After(in.Expires) {
 		return false, nil
 	}
-	if p.b.expired(ctx, s, in.Expires) {
-		return true, nil
-	}
 	conn, err := p.b.connection(ctx, s)
-	if err == nil {
-		err = p.askTime(ctx, conn)
+	if errors.Is(err, errNotConfigured) {
+		return now.After(in.Expires.Add(clockFar)), nil
 	}
 	if err != nil {
 		return false, err
 	}
-	return p.b.expired(ctx, s, in.Expires), nil
+	offset, err := p.clockOffset(ctx, conn, in.Expires)
+	return err == nil && now.Add(offset).After(in.Expires), err
 }
 
 // leaseEnded returns errNotDue unless the end of the lease has passed by Databricks' clock as well, or an error when that can't be found
 // out: Vault's clock may be ahead for a moment, and the lease would live on when it is right again.
 func (p *pass) leaseEnded(ctx context.Context, conn *connection, in *intent) error {
-	now, end := p.b.now(), in.UntilRemote
+	end := in.UntilRemote
 	if end.IsZero() {
 		end = in.Until
 	}
-	var offset time.Duration
-	err := p.askTime(ctx, conn)
-	if err == nil {
-		offset, err = conn.clockOffset(now)
-	}
-	switch {
-	case err == nil && !now.Add(offset).After(end.Add(recordGrace)):
-		return errNotDue
-	case err != nil && now.After(in.Until.Add(clockFar)):
-		return nil // it won't be found out any more
+	offset, err := p.clockOffset(ctx, conn, in.Until)
+	if err == nil && !p.b.now().Add(offset).After(end.Add(recordGrace)) {
+		err = errNotDue
 	}
 	return err
 }
 
-// askTime makes a call if the time at Databricks is not known: any answer tells it.
-func (p *pass) askTime(ctx context.Context, conn *connection) error {
-	if _, err := conn.clockOffset(p.b.now()); err == nil {
-		return nil
+// clockOffset is connection.clockOffset. While the offset isn't known, it makes calls, since each answer tells the time: as many as it takes
+// after a step of a clock. Once that has failed, it fails for the rest of the pass. Where Databricks answers without a time, Vault's clock
+// has to do when the end of what it is needed for has passed by clockFar.
+func (p *pass) clockOffset(ctx context.Context, conn *connection, end time.Time) (time.Duration, error) {
+	offset, err := conn.clockOffset(p.b.now())
+	for range clockCalls {
+		if err == nil || p.noTime != nil {
+			break
+		}
+		if _, p.noTime = conn.client.Me(ctx); p.noTime == nil {
+			offset, err = conn.clockOffset(p.b.now())
+		}
 	}
-	_, err := conn.client.Me(ctx)
-	return err
+	if err == nil {
+		return offset, nil
+	}
+	p.noTime = cmp.Or(p.noTime, err)
+	if mistake := new(clockError); errors.As(p.noTime, &mistake) && !conn.client.Clock().Known && p.b.now().After(end.Add(clockFar)) {
+		return 0, nil
+	}
+	return 0, p.noTime
 }
 
 // accessTo is connection.accessTo. Once the identity could not be looked up, it fails for the rest of the pass without a call.

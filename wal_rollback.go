@@ -53,7 +53,7 @@ var errNotDue = errors.New("the lease has not ended")
 // rollbackEntry undoes the operation of an entry, and deletes the entry. After an error the entry stays.
 func (b *backend) rollbackEntry(ctx context.Context, req *logical.Request, p *pass, id string) error {
 	// In this order: an operation that ends between the two has committed what is read then.
-	_, busy := b.inFlight.Load(b.intents.nonce(id))
+	busy := b.isInFlight(b.intents.nonce(id))
 	in, err := readIntent(ctx, req.Storage, id)
 	now := b.now()
 	switch {
@@ -66,14 +66,14 @@ func (b *backend) rollbackEntry(ctx context.Context, req *logical.Request, p *pa
 	case in == nil:
 		b.intents.remove(id)
 		return nil
-	case busy:
+	case busy || b.isInFlight(in.Nonce):
 		return errors.New("the request that wrote an entry is still in progress")
-	case !in.Until.IsZero() && now.Before(in.dueAfter(b.intents.startedAt())) && !b.System().Tainted():
+	case !in.Until.IsZero() && !in.dueTime().passed(now, b.intents.startedAt()) && !b.System().Tainted():
 		b.intents.put(id, in) // it was renewed, or committed a moment ago
 		return nil
 	}
-	next := now
-	if now.Sub(in.dueAfter(time.Time{})) > intentLife {
+	var next time.Time
+	if now.Sub(in.dueTime().at) > intentLife {
 		next = now.Add(intentRetry)
 	}
 	b.intents.attempted(id, now, next)
@@ -95,6 +95,12 @@ func (b *backend) rollbackEntry(ctx context.Context, req *logical.Request, p *pa
 		return fmt.Errorf("roll back an entry of the write-ahead log: %w", err)
 	}
 	return b.endEntry(ctx, req.Storage, id, in)
+}
+
+// isInFlight reports whether a request of this process is at work on the operation with the nonce.
+func (b *backend) isInFlight(nonce string) bool {
+	_, busy := b.inFlight.Load(nonce)
+	return busy
 }
 
 // endEntry deletes an entry whose operation was undone. The record of a lease that was renewed meanwhile stays.
@@ -133,16 +139,19 @@ func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, p *p
 		}
 	}
 	var errs []error
+	undone := false
 	if in.Credential != nil {
 		errs = append(errs, b.rollbackCredential(ctx, req, p, conn, access, in, over))
 	}
 	if ref := in.ref(); ref != nil {
-		errs = append(errs, b.rollbackSecret(ctx, req.Storage, p, conn, id, *ref))
+		removed, err := b.rollbackSecret(ctx, req.Storage, p, conn, id, *ref)
+		undone, errs = undone || removed, append(errs, err)
 	}
 	if in.Grant != nil {
-		errs = append(errs, b.endACLLease(ctx, req.Storage, conn, in.origin, *in.Grant))
+		ended, err := b.endACLLease(ctx, req.Storage, conn, in.origin, *in.Grant)
+		undone, errs = undone || ended, append(errs, err)
 	}
-	if err := errors.Join(errs...); err != nil || in.Until.IsZero() {
+	if err := errors.Join(errs...); err != nil || in.Until.IsZero() || !undone {
 		return err
 	}
 	b.Logger().Warn("a lease has ended without a revocation, so what it left was undone", append(in.fields(), "lease_end", rfc3339(in.Until))...)
@@ -181,41 +190,42 @@ func (b *backend) rollbackCredential(ctx context.Context, req *logical.Request, 
 }
 
 // rollbackSecret deletes a secret whose write was not completed, or whose lease was lost, unless it was written since. The entry is read
-// again under the secret's lock: a later write through this mount has taken the secret out of it.
-func (b *backend) rollbackSecret(ctx context.Context, s logical.Storage, p *pass, conn *connection, id string, ref secretRef) error {
+// again under the secret's lock: a later write through this mount has taken the secret out of it. It reports whether there was something to
+// delete.
+func (b *backend) rollbackSecret(ctx context.Context, s logical.Storage, p *pass, conn *connection, id string, ref secretRef) (removed bool, err error) {
 	unlock, err := b.secretLocks.Lock(ctx, ref.canonical())
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer unlock()
 	in, err := readIntent(ctx, s, id)
 	if err != nil || in == nil || in.ref() == nil {
-		return err
+		return false, err
 	}
 	listed, err := p.secrets(ctx, conn, ref.Scope)
 	if err != nil {
-		return err
+		return false, err
 	}
 	updated, found := ref.in(listed)
 	switch {
 	case !found:
-		return nil
+		return false, nil
 	case in.Written != nil:
-		return b.removeListed(ctx, conn, in.Written, updated)
+		return updated.Equal(in.Written.Updated), b.removeListed(ctx, conn, in.Written, updated)
 	case updated.IsZero():
-		return fmt.Errorf("secret %s is listed without the time of its last write, so it isn't known whose it is", ref)
+		return false, errNoTimestamp(ref)
 	case updated.Equal(in.Secret.Before):
-		return nil
+		return false, nil
 	}
 	put, err := conn.writeWindow(p.b.now(), in.Started, in.StartedRemote)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if !in.Secret.matches(updated, put) {
 		b.Logger().Warn("a secret whose write was not completed was written by somebody else since, so it is left alone", "scope", ref.Scope, "key", ref.Key)
-		return nil
+		return false, nil
 	}
-	return b.removeListed(ctx, conn, &writtenSecret{secretRef: ref, Updated: updated}, updated)
+	return true, b.removeListed(ctx, conn, &writtenSecret{secretRef: ref, Updated: updated}, updated)
 }
 
 // reportOnce logs at error level, once per entry of the log and reason, what could not be undone, so that an operator can remove it if the

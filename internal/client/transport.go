@@ -352,5 +352,5 @@ func (t *transport) lost(ctx, attemptCtx context.Context, ca *call, err error, s
 // has no types for these errors, so their texts have to do; an unknown one counts as processed.
 func refusedStream(err error) bool {
 	text := err.Error()
-	return strings.Contains(text, "REFUSED_STREAM") || strings.Contains(text, "received Server's graceful shutdown GOAWAY")
+	return strings.Contains(text, "stream error: stream ID") && strings.Contains(text, "; REFUSED_STREAM") || strings.Contains(text, "received Server's graceful shutdown GOAWAY")
 }

@@ -67,7 +67,11 @@ func judge(ca *call, req *http.Request, r *reply) *Error {
 	if id := cmp.Or(r.header.Get("X-Request-Id"), r.header.Get("X-Ms-Request-Id")); id != "" {
 		e.RequestID = id
 	}
-	if d, ok := retryAfter(r.header.Get("Retry-After"), time.Now()); ok {
+	now, err := http.ParseTime(r.header.Get("Date")) // a date in the same answer is of the same clock
+	if err != nil {
+		now = time.Now()
+	}
+	if d, ok := retryAfter(r.header.Get("Retry-After"), now); ok {
 		e.RetryAfter = d
 	}
 	switch {
