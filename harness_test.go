@@ -905,8 +905,3 @@ func (m *mount) revive(c *clock) {
 	m.workspace.ClearFaults()
 	m.restartAt(c)
 }
-
-// queue is how many hold the lock of a rotation or wait for it.
-func (m *mount) queue(what string) int {
-	return m.backend.(*backend).rotationLocks.Waiting(what)
-}
