@@ -19,8 +19,15 @@ const tidyAfter = 12 * time.Minute
 func (p *phase) settle(ctx context.Context) error {
 	deadline := time.Now().Add(p.settings.patience)
 	first, random := true, p.random(4)
-	report := time.Now().Add(20 * time.Second)
+	report, tidy := time.Now().Add(20*time.Second), time.Now().Add(time.Minute)
 	for {
+		if time.Now().After(tidy) {
+			// The engine does so by itself once a day, which is too long to wait for.
+			if err := p.runTidy(ctx, p.say); err != nil {
+				return err
+			}
+			tidy = time.Now().Add(time.Minute)
+		}
 		v, err := p.view(ctx)
 		if err != nil {
 			return err
