@@ -30,7 +30,7 @@ build: ## build the plugin and the simulated workspace into bin/
 test: lint test-unit test-e2e test-chaos ## run all checks: lint, unit tests, tests on a real Vault server, and a short run of chaos
 
 test-unit: no-race-note ## run the unit tests, with the race detector if there is a C compiler
-	go test $(RACE) ./...
+	go test $(RACE) -timeout 20m ./...
 
 test-e2e: no-race-note ## run the tests on a real Vault server; E2E_RUN=<regexp> selects tests
 	@vault=$$(scripts/find-vault.sh) && echo "VAULT_BIN=$$vault go test -tags e2e ./test/e2e/" && \
