@@ -124,6 +124,9 @@ func TestManualsNameTestsThatExist(t *testing.T) {
 	var sources strings.Builder
 	files, err := filepath.Glob("*_test.go")
 	require.NoError(t, err)
+	units, err := filepath.Glob("../../*_test.go")
+	require.NoError(t, err)
+	files = append(files, units...)
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		require.NoError(t, err)
