@@ -192,3 +192,16 @@ func TestRevocationOfWhatHasEndedElsewhere(t *testing.T) {
 	m.end(lease)
 	require.Empty(t, other.Calls())
 }
+
+// While Databricks can't be asked for the time, a revocation fails until the credential must have ended by any clock, and then it only warns.
+func TestRevocationOfWhatEndedLongAgo(t *testing.T) {
+	t.Parallel()
+	m, c := skewed(t, 0)
+	lease := m.mint("etl").Secret
+	m.workspace.Inject(simulator.Fault{Reset: true})
+	c.advance(3 * time.Hour)
+	m.failure(m.revoke(lease))
+	c.advance(clockFar)
+	m.end(lease)
+	require.Contains(t, m.log.String(), "[WARN]  a credential that ended by itself long ago could not be revoked")
+}

@@ -388,8 +388,11 @@ func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework
 	}
 	if !ended {
 		err := kind.Revoke(ctx, conn, access, credential.Ref{ID: l.ID, ServicePrincipalID: l.ServicePrincipalID})
-		if err != nil && (t.Lasting || !b.now().After(l.Dead.Add(clockFar))) {
+		switch {
+		case err != nil && (t.Lasting || !b.now().After(l.Dead.Add(clockFar))):
 			return nil, fmt.Errorf("revoke %s %s of role %q: %w", l.CredentialType, l.ID, l.Role, err)
+		case err != nil:
+			b.Logger().Warn("a credential that ended by itself long ago could not be revoked", "credential_type", l.CredentialType, "id", l.ID, "expired", rfc3339(l.Dead), "error", err)
 		}
 	}
 	if l.Delivered != nil {
