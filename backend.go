@@ -74,7 +74,6 @@ func newBackend(mountID string) *backend {
 		PeriodicFunc:     b.periodic,
 		RotateCredential: b.rotateManaged,
 	}
-	b.sensitive = sensitiveFields(b.Paths)
 	return b
 }
 
@@ -82,7 +81,7 @@ func newBackend(mountID string) *backend {
 // are mapped to HTTP statuses (see answer).
 func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (resp *logical.Response, err error) {
 	defer b.recoverPanic("request", &resp, &err)
-	if err := b.checkSecretTypes(req); err != nil {
+	if err := b.checkTypes(req); err != nil {
 		return answer(nil, err)
 	}
 	resp, err = b.Backend.HandleRequest(ctx, req)
@@ -92,13 +91,25 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (resp
 			resp = logical.ErrorResponse(failed.Error())
 		}
 	}
-	return answer(resp, err)
+	return answer(nothingToSay(req, resp), err)
+}
+
+// nothingToSay returns nil for the empty response of a write or delete: Vault answers 204 then, by which its CLI knows to print that the
+// request succeeded. For a read nil means that there is nothing.
+func nothingToSay(req *logical.Request, resp *logical.Response) *logical.Response {
+	switch req.Operation {
+	case logical.CreateOperation, logical.UpdateOperation, logical.PatchOperation, logical.DeleteOperation:
+		if resp != nil && len(resp.Data) == 0 && len(resp.Warnings) == 0 && resp.Secret == nil && resp.Auth == nil {
+			return nil
+		}
+	}
+	return resp
 }
 
 // HandleExistenceCheck recovers from panics as HandleRequest does.
 func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request) (found, exists bool, err error) {
 	defer b.recoverPanic("existence check", nil, &err)
-	if err := b.checkSecretTypes(req); err != nil {
+	if err := b.checkTypes(req); err != nil {
 		return false, false, errutil.UserError{Err: err.Error()}
 	}
 	return b.Backend.HandleExistenceCheck(ctx, req)

@@ -4,11 +4,11 @@ package databricks
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -54,6 +54,7 @@ const (
 	maxRequestTimeout = 50   // seconds, the budget of a whole call
 	maxMaxRetries     = 10   // a revoke must end well before Vault gives up on it
 	maxRateLimit      = 1000 // requests per second
+	minRateLimit      = 1    // requests per second; a slower client could not even revoke what ends
 )
 
 // configEntry is the connection of a mount. Durations are whole seconds.
@@ -142,7 +143,13 @@ func decodeConfig(entry *logical.StorageEntry) (*configEntry, error) {
 	if err := entry.DecodeJSON(sealed); err != nil {
 		return nil, fmt.Errorf("the stored config cannot be read: %w", err)
 	}
-	return sealed.open(), nil
+	config := sealed.open()
+	// What v0.1.0 let through.
+	config.CACert = certificatesIn(config.CACert)
+	if config.RateLimit > 0 {
+		config.RateLimit = max(config.RateLimit, minRateLimit)
+	}
+	return config, nil
 }
 
 // swapConfig saves the connection's config and makes it the mount's, unless the stored config is no longer what it was
@@ -181,6 +188,7 @@ func (b *backend) putConnection(ctx context.Context, s logical.Storage, conn *co
 
 // mergeConfig lays the request's fields over the old config and checks the result.
 func mergeConfig(old *configEntry, data *framework.FieldData) (*configEntry, error) {
+	cutLineEnds(data)
 	sealed := newConfig().seal()
 	if err := mergeFields(data, old.seal(), sealed); err != nil {
 		return nil, err
@@ -215,13 +223,32 @@ func mergeConfig(old *configEntry, data *framework.FieldData) (*configEntry, err
 		return nil, badField(keyRequestTimeout, "%ds is out of range; send 1 to %d seconds", config.RequestTimeout, maxRequestTimeout)
 	case config.MaxRetries < 0 || config.MaxRetries > maxMaxRetries:
 		return nil, badField(keyMaxRetries, "%d is out of range; send 0 to %d", config.MaxRetries, maxMaxRetries)
-	case !(config.RateLimit >= 0 && config.RateLimit <= maxRateLimit):
-		return nil, badField(keyRateLimit, "%v is out of range; send 0 (no ceiling) to %d requests per second", config.RateLimit, maxRateLimit)
+	case config.RateLimit != 0 && !(config.RateLimit >= minRateLimit && config.RateLimit <= maxRateLimit):
+		return nil, badField(keyRateLimit, "%v is out of range; send %d to %d requests per second, or 0 for no ceiling", config.RateLimit, minRateLimit, maxRateLimit)
+	case given(data, keyAzureWorkspaceResourceID) && !azureWorkspaceForm.MatchString(config.AzureWorkspaceResourceID):
+		return nil, badField(keyAzureWorkspaceResourceID, "%q is not the resource id of a workspace; it is /subscriptions/…/resourceGroups/…/providers/Microsoft.Databricks/workspaces/…", config.AzureWorkspaceResourceID)
 	}
-	if config.CACert != "" && !x509.NewCertPool().AppendCertsFromPEM([]byte(config.CACert)) {
-		return nil, badField(keyCACert, "holds no certificate; send PEM blocks that begin with -----BEGIN CERTIFICATE-----")
+	if config.CACert != "" {
+		if err := checkCertificates(config.CACert); err != nil {
+			return nil, badField(keyCACert, "%s", err)
+		}
 	}
 	return config, checkTTLs(config.TTL, config.MaxTTL)
+}
+
+// azureWorkspaceForm matches the Azure resource id of a Databricks workspace. Azure ignores the case.
+var azureWorkspaceForm = regexp.MustCompile(`^(?i)/subscriptions/[^/\s]+/resourceGroups/[^/\s]+/providers/Microsoft\.Databricks/workspaces/[^/\s]+$`)
+
+// cutLineEnds cuts one final line end off every field that is sent in a text, but ca_cert: shells add one (echo "$TOKEN" | …).
+func cutLineEnds(data *framework.FieldData) {
+	for field, schema := range data.Schema {
+		if text, ok := data.Raw[field].(string); ok && schema.Type == framework.TypeString && field != keyCACert {
+			text, _ = strings.CutSuffix(text, "\n")
+			if data.Raw[field] != text {
+				data.Raw[field] = strings.TrimSuffix(text, "\r")
+			}
+		}
+	}
 }
 
 // unverified says what was wrong with a connection that was not stored.

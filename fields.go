@@ -5,7 +5,6 @@ package databricks
 import (
 	"context"
 	"encoding/json"
-	"math"
 	"net/http"
 	"regexp"
 	"slices"
@@ -26,10 +25,10 @@ func given(data *framework.FieldData, field string) bool {
 }
 
 // mergeFields applies the fields of the request to current (RFC 7396: null resets a field) and decodes the outcome into result,
-// which must hold the defaults. Fields in leaveOut are not merged.
+// which must hold the defaults. Fields in leaveOut are not merged. The field force is for deletes and refused.
 func mergeFields(data *framework.FieldData, current, result any, leaveOut ...string) error {
-	if err := checkWholeSeconds(data); err != nil {
-		return err
+	if _, sent := data.Raw[keyForce]; sent {
+		return badField(keyForce, "is a parameter of a delete; leave it out")
 	}
 	marshalled, err := json.Marshal(current)
 	if err != nil {
@@ -43,10 +42,6 @@ func mergeFields(data *framework.FieldData, current, result any, leaveOut ...str
 		for field, value := range data.Raw {
 			if _, known := data.Schema[field]; known && value == nil {
 				input[field] = nil
-			}
-			// JSON has no such numbers, so encoding them below would fail with an internal error.
-			if number, ok := input[field].(float64); ok && (math.IsNaN(number) || math.IsInf(number, 0)) {
-				return nil, badField(field, "%v is not a finite number", number)
 			}
 		}
 		for _, field := range leaveOut {
@@ -147,7 +142,7 @@ func readOperation(callback framework.OperationFunc, summary string, fields map[
 // writeOperation declares an operation that changes storage, and is therefore forwarded to a node that may.
 func (b *backend) writeOperation(callback framework.OperationFunc, summary string, responses []framework.Response, examples ...framework.RequestExample) *framework.PathOperation {
 	return &framework.PathOperation{
-		Callback:                    callback,
+		Callback:                    exactly(callback, nil),
 		Summary:                     summary,
 		Examples:                    examples,
 		Responses:                   map[int][]framework.Response{http.StatusOK: responses},
@@ -156,62 +151,26 @@ func (b *backend) writeOperation(callback framework.OperationFunc, summary strin
 	}
 }
 
-// sensitiveFields returns the types of the fields that carry secrets, by their names: those that the schema of any path marks as
-// sensitive.
-func sensitiveFields(paths []*framework.Path) map[string]framework.FieldType {
-	// The name of a policy is not a secret, but a value that was sent in its place is.
-	found := map[string]framework.FieldType{keyPasswordPolicy: framework.TypeString}
-	for _, path := range paths {
-		for name, schema := range path.Fields {
-			if schema.DisplayAttrs != nil && schema.DisplayAttrs.Sensitive {
-				found[name] = schema.Type
-			}
-		}
+// deleteOperation declares an operation that deletes, with the parameters that it accepts besides those in the path. It answers 204,
+// or 200 with warnings where there is something to say.
+func (b *backend) deleteOperation(callback framework.OperationFunc, summary string, accepts ...string) *framework.PathOperation {
+	op := b.writeOperation(nil, summary, nil)
+	op.Callback = exactly(callback, append([]string{}, accepts...))
+	op.Responses = map[int][]framework.Response{
+		http.StatusNoContent: {{Description: "Deleted, or there was none."}},
+		http.StatusOK:        {{Description: "Done, with warnings.", Fields: map[string]*framework.FieldSchema{}}},
 	}
-	return found
-}
-
-// checkSecretTypes refuses sensitive fields of the wrong type before the framework does, whose error would contain the value.
-func (b *backend) checkSecretTypes(req *logical.Request) error {
-	for name, kind := range b.sensitive {
-		_, isMap := req.Data[name].(map[string]any)
-		_, isList := req.Data[name].([]any)
-		switch {
-		case req.Data[name] == nil:
-		case kind == framework.TypeMap && !isMap:
-			return badField(name, "is not a map; send an object of keys and values")
-		case kind != framework.TypeMap && (isMap || isList):
-			return badField(name, "is not a string; send a string")
-		}
-	}
-	return nil
+	return op
 }
 
 // requestedTTL returns the ttl of a request, 0 if none was sent.
 func requestedTTL(data *framework.FieldData) (time.Duration, error) {
-	if err := checkWholeSeconds(data); err != nil {
-		return 0, err
-	}
 	ttl := data.Get(keyTTL).(int)
 	if _, sent := data.Raw[keyTTL]; sent && ttl <= 0 {
 		// Where a policy demands a ttl, an empty one must not mean "without a lease".
 		return 0, badField(keyTTL, "is not more than 0; send at least 1s, or leave it out")
 	}
 	return seconds(int64(ttl)), nil
-}
-
-// checkWholeSeconds refuses durations with fractions of a second. The framework would truncate them, and 0 means unset.
-func checkWholeSeconds(data *framework.FieldData) error {
-	for field, schema := range data.Schema {
-		text, ok := data.Raw[field].(string)
-		if !ok || schema.Type != framework.TypeDurationSecond {
-			continue
-		}
-		if d, err := time.ParseDuration(text); err == nil && d%time.Second != 0 {
-			return badField(field, "%q is not a whole number of seconds", text)
-		}
-	}
-	return nil
 }
 
 func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }

@@ -39,9 +39,6 @@ type backend struct {
 	instance   string
 	splitBrain atomic.Pointer[splitBrainError]
 
-	// sensitive has the request fields that carry secrets. It does not change after newBackend.
-	sensitive map[string]framework.FieldType
-
 	// counters outlive the client, so that status keeps counting when the connection is replaced.
 	counters client.Counters
 

@@ -58,9 +58,8 @@ func (b *backend) pathConfig() []*framework.Path {
 				}),
 			logical.UpdateOperation: b.writeOperation(b.writeConfig, "Change the connection; fields that are not named keep their values.", write),
 			logical.PatchOperation:  b.writeOperation(b.writeConfig, "Change the connection; null resets a field.", write),
-			logical.DeleteOperation: b.writeOperation(b.deleteConfig, "Remove the connection. Leases can't be revoked until there is one again.",
-				[]framework.Response{{Description: "Removed.", Fields: map[string]*framework.FieldSchema{}}}),
-			logical.ReadOperation: readOperation(b.handleReadConfig, "Read the connection, without its secrets.", configResponseFields),
+			logical.DeleteOperation: b.deleteOperation(b.deleteConfig, "Remove the connection. Leases can't be revoked until there is one again.", keyForce),
+			logical.ReadOperation:   readOperation(b.handleReadConfig, "Read the connection, without its secrets.", configResponseFields),
 		},
 		ExistenceCheck: func(ctx context.Context, req *logical.Request, _ *framework.FieldData) (bool, error) {
 			entry, err := req.Storage.Get(ctx, configStorageKey)
@@ -124,7 +123,7 @@ func configFields() map[string]*framework.FieldSchema {
 		},
 		keyCACert: {
 			Type:        framework.TypeString,
-			Description: "PEM certificates to trust besides the system's.",
+			Description: "PEM certificates to trust besides the system's. Nothing but certificates may be in it; a read shows it.",
 			DisplayAttrs: &framework.DisplayAttributes{
 				EditType: "file",
 			},
@@ -149,7 +148,7 @@ func configFields() map[string]*framework.FieldSchema {
 		},
 		keyRateLimit: {
 			Type:        framework.TypeFloat,
-			Description: fmt.Sprintf("Requests per second to Databricks at most, up to %d. 0 means no ceiling of our own.", maxRateLimit),
+			Description: fmt.Sprintf("Requests per second to Databricks at most, %d to %d. 0 means no ceiling of our own.", minRateLimit, maxRateLimit),
 			Default:     0.0,
 		},
 		keyVerifyConnection: {

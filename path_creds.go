@@ -29,9 +29,11 @@ const (
 )
 
 func (b *backend) pathCreds() []*framework.Path {
-	operation := func(summary string, examples ...framework.RequestExample) *framework.PathOperation {
+	operation := func(suffix, summary string, examples ...framework.RequestExample) *framework.PathOperation {
 		return &framework.PathOperation{
-			Callback:                  b.mint,
+			// A read mints, too, so it refuses what it does not know.
+			Callback:                  exactly(b.mint, nil),
+			DisplayAttrs:              &framework.DisplayAttributes{OperationSuffix: suffix},
 			Summary:                   summary,
 			Examples:                  examples,
 			Responses:                 map[int][]framework.Response{http.StatusOK: {{Description: "The credential, as a lease.", Fields: credsResponseFields}}},
@@ -43,7 +45,6 @@ func (b *backend) pathCreds() []*framework.Path {
 		DisplayAttrs: &framework.DisplayAttributes{
 			OperationPrefix: "databricks",
 			OperationVerb:   "generate",
-			OperationSuffix: "credentials",
 		},
 		Fields: map[string]*framework.FieldSchema{
 			keyRole: {
@@ -76,8 +77,8 @@ func (b *backend) pathCreds() []*framework.Path {
 			},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.ReadOperation: operation("Mint a credential."),
-			logical.UpdateOperation: operation("Mint a credential with less access or a shorter lease than the role allows.",
+			logical.ReadOperation: operation("credentials", "Mint a credential."),
+			logical.UpdateOperation: operation("credentials-with-parameters", "Mint a credential with less access or a shorter lease than the role allows.",
 				framework.RequestExample{
 					Description: "A token for five minutes that can only run SQL.",
 					Data:        map[string]any{keyTTL: "5m", keyScopes: "sql", keyComment: "OPS-1234"},

@@ -47,9 +47,8 @@ func (b *backend) pathRoles() []*framework.Path {
 					}),
 				logical.UpdateOperation: b.writeOperation(b.writeRole, "Change a role; fields that are not named keep their values.", write),
 				logical.PatchOperation:  b.writeOperation(b.writeRole, "Change a role; null resets a field.", write),
-				logical.DeleteOperation: b.writeOperation(b.deleteRole, "Delete a role. Its leases can't be renewed any more; they stay until they end or are revoked.",
-					[]framework.Response{{Description: "Deleted.", Fields: map[string]*framework.FieldSchema{}}}),
-				logical.ReadOperation: readOperation(b.handleReadRole, "Read a role.", roleResponseFields),
+				logical.DeleteOperation: b.deleteOperation(b.deleteRole, "Delete a role. Its leases can't be renewed any more; they stay until they end or are revoked."),
+				logical.ReadOperation:   readOperation(b.handleReadRole, "Read a role.", roleResponseFields),
 			},
 			ExistenceCheck: func(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
 				role, err := b.role(ctx, req.Storage, data.Get(keyName).(string))

@@ -83,8 +83,7 @@ func (b *backend) pathScopes() []*framework.Path {
 					framework.RequestExample{Description: "A scope that all users manage.", Data: map[string]any{keyInitialManagePrincipal: principalUsers}},
 				),
 				logical.UpdateOperation: b.writeOperation(b.writeScope, "Succeeds if the scope exists with the same settings. Scopes can't be changed.", write),
-				logical.DeleteOperation: b.writeOperation(b.deleteScope, "Delete a scope with its secrets and permissions.",
-					[]framework.Response{{Description: "Deleted, or there was none.", Fields: map[string]*framework.FieldSchema{}}}),
+				logical.DeleteOperation: b.deleteOperation(b.deleteScope, "Delete a scope with its secrets and permissions."),
 				logical.ReadOperation: &framework.PathOperation{
 					Callback:  b.readScope,
 					Summary:   "Read a scope.",

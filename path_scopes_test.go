@@ -251,7 +251,10 @@ func TestNames(t *testing.T) {
 			for _, op := range ops {
 				var data map[string]any
 				if op == logical.UpdateOperation {
-					data = map[string]any{"string_value": "v", "permission": "READ"}
+					data = map[string]map[string]any{
+						"secrets/" + name + "/k": {"string_value": "v"}, "secrets/etl/" + name: {"string_value": "v"}, "acls/" + name + "/somebody": {"permission": "READ"},
+						"secrets/" + name: {"secrets": map[string]any{"k": "v"}},
+					}[path]
 				}
 				resp, err := m.do(op, path, data)
 				if strings.Contains(name, "\n") {
@@ -285,7 +288,13 @@ func TestWithoutConnection(t *testing.T) {
 		"acls/etl/x":    {logical.UpdateOperation, logical.ReadOperation, logical.DeleteOperation},
 	} {
 		for _, op := range ops {
-			resp, err := m.do(op, path, map[string]any{"string_value": "v", "permission": "READ", "secrets": map[string]any{"k": "v"}})
+			var data map[string]any
+			if op == logical.UpdateOperation {
+				data = map[string]map[string]any{
+					"secrets/etl/k": {"string_value": "v"}, "acls/etl/x": {"permission": "READ"}, "secrets/etl": {"secrets": map[string]any{"k": "v"}},
+				}[path]
+			}
+			resp, err := m.do(op, path, data)
 			m.refused(resp, err, "config: this mount has no connection yet")
 		}
 	}

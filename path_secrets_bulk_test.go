@@ -154,7 +154,7 @@ func TestPushRefusesBadInput(t *testing.T) {
 		"a null":             {maps{"secrets": maps{"k": nil}}, []string{`secrets: the value of "k" is a `, "send a string"}},
 		"a map":              {maps{"secrets": maps{"k": maps{"v": "canary-nested"}}}, []string{`secrets: the value of "k" is a map`, "send a string"}},
 		"no base64":          {maps{"bytes": maps{"k": "canary of no base64"}}, []string{`bytes: "k": is not base64`}},
-		"no UTF-8":           {maps{"secrets": maps{"k": "canary\xff\xff"}}, []string{`secrets: "k": is not UTF-8`}},
+		"no UTF-8":           {maps{"secrets": maps{"k": "canary\xff\xff"}}, []string{"secrets: ", "U+FFFD", "bytes"}},
 		"too long":           {maps{"secrets": maps{"ok": "canary-ok", "k": strings.Repeat("canary-x", 1<<14) + "x"}}, []string{`secrets: "k": has 131073 bytes`}},
 		"a bad key":          {maps{"bytes": maps{"a b": "Y2FuYXJ5LTI="}}, []string{"bytes: a key of 3 characters is no valid name"}},
 	} {

@@ -41,9 +41,8 @@ func (b *backend) pathStaticRole() *framework.Path {
 				}),
 			logical.UpdateOperation: b.writeOperation(b.writeStatic, "Change a static role; fields that are not named keep their values.", write),
 			logical.PatchOperation:  b.writeOperation(b.writeStatic, "Change a static role; null resets a field.", write),
-			logical.DeleteOperation: b.writeOperation(b.deleteStatic, "Delete a static role, and what it made at Databricks.",
-				[]framework.Response{{Description: "Deleted, or there was none.", Fields: map[string]*framework.FieldSchema{}}}),
-			logical.ReadOperation: readOperation(b.readStaticRole, "Read a static role, and how its rotations go.", staticResponseFields),
+			logical.DeleteOperation: b.deleteOperation(b.deleteStatic, "Delete a static role, and what it made at Databricks.", keyForce),
+			logical.ReadOperation:   readOperation(b.readStaticRole, "Read a static role, and how its rotations go.", staticResponseFields),
 		},
 		ExistenceCheck: func(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
 			entry, err := req.Storage.Get(ctx, staticStoragePrefix+data.Get(keyName).(string))

@@ -67,9 +67,8 @@ func (b *backend) pathTokens() []*framework.Path {
 				keyAll: allField,
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ReadOperation: readOperation(b.readToken, "Read what is known of a token. Its value is never shown again.", tokenResponseFields),
-				logical.DeleteOperation: b.writeOperation(b.deleteToken, "Delete a token at Databricks at once, whatever its lease says.",
-					[]framework.Response{{Description: "Deleted, or there was none.", Fields: map[string]*framework.FieldSchema{}}}),
+				logical.ReadOperation:   readOperation(b.readToken, "Read what is known of a token. Its value is never shown again.", tokenResponseFields),
+				logical.DeleteOperation: b.deleteOperation(b.deleteToken, "Delete a token at Databricks at once, whatever its lease says.", keyAll),
 			},
 			HelpSynopsis:    "A token that exists at Databricks.",
 			HelpDescription: strings.TrimSpace(tokensHelp),

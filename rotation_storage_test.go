@@ -230,9 +230,12 @@ func TestStatusOfARotationThatFailed(t *testing.T) {
 	m.connect()
 	m.workspace.Inject(simulator.Fault{Path: createPath, Status: 200, Body: `{"token_value":"dapi` + strings.Repeat("0", 32) +
 		`","token_info":{"token_id":"` + strings.Repeat("a", 64) + `","creation_time":1772366400000,"expiry_time":-1}}`})
-	for path, word := range map[string]string{"config/rotate-root": "make a new credential: ", "static-roles/x": "never ends"} {
-		resp, err := m.do(logical.UpdateOperation, path, map[string]any{"credential_type": "pat"})
-		m.coded(http.StatusBadGateway, resp, err, word)
+	for path, row := range map[string]struct {
+		data map[string]any
+		word string
+	}{"config/rotate-root": {nil, "make a new credential: "}, "static-roles/x": {map[string]any{"credential_type": "pat"}, "never ends"}} {
+		resp, err := m.do(logical.UpdateOperation, path, row.data)
+		m.coded(http.StatusBadGateway, resp, err, row.word)
 		_, outermost := err.(logical.HTTPCodedError)
 		require.True(t, outermost, "or it would be lost on the way to Vault")
 	}
