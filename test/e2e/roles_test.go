@@ -64,14 +64,14 @@ func TestMintOfUnknownRoleNamesIt(t *testing.T) {
 	require.Zero(t, m.workspace.Count("", "*"))
 }
 
-func TestUnknownFieldIsAWarning(t *testing.T) {
+func TestUnknownFieldIsRefused(t *testing.T) {
 	t.Parallel()
 	m := newConfiguredMount(t)
-	for _, path := range []string{"roles/etl", "config"} {
-		secret := m.write(path, data{"credential_type": "pat", "max_tll": "9h"})
-		require.NotNil(t, secret, "a write to %s answers, or its warnings would be lost", path)
-		require.Contains(t, fmt.Sprint(secret.Warnings), "max_tll", "%s", path)
+	for path, body := range map[string]data{"roles/etl": {"credential_type": "pat", "max_tll": "9h"}, "config": {"max_tll": "9h"}} {
+		_, err := m.tryWrite(path, body)
+		requireRefused(t, err, 400, "max_tll: is not a parameter", "max_ttl")
 	}
+	m.requireAbsent("roles/etl")
 }
 
 func TestRoleOnAdminConnectionWarns(t *testing.T) {
