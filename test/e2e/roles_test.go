@@ -67,11 +67,11 @@ func TestMintOfUnknownRoleNamesIt(t *testing.T) {
 func TestUnknownFieldIsRefused(t *testing.T) {
 	t.Parallel()
 	m := newConfiguredMount(t)
-	for path, body := range map[string]data{"roles/etl": {"credential_type": "pat", "max_tll": "9h"}, "config": {"max_tll": "9h"}} {
+	for path, body := range map[string]data{"roles/other": {"credential_type": "pat", "max_tll": "9h"}, "config": {"max_tll": "9h"}} {
 		_, err := m.tryWrite(path, body)
 		requireRefused(t, err, 400, "max_tll: is not a parameter", "max_ttl")
 	}
-	m.requireAbsent("roles/etl")
+	m.requireAbsent("roles/other")
 }
 
 func TestRoleOnAdminConnectionWarns(t *testing.T) {
