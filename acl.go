@@ -53,6 +53,31 @@ func aclRefOf(data *framework.FieldData) (aclRef, error) {
 	return ref, nil
 }
 
+// checkSlashes returns a fieldError when the scope and the beginning of the principal are in fact the name of a scope with a slash in it,
+// which a path can't tell from a principal with a slash.
+func checkSlashes(ctx context.Context, conn *connection, ref aclRef) error {
+	if !strings.Contains(ref.Principal, "/") {
+		return nil
+	}
+	scopes, err := conn.client.ListScopes(ctx)
+	if err != nil {
+		return nil // only the explanation is lost
+	}
+	named := func(name string) func(client.Scope) bool {
+		return func(scope client.Scope) bool { return strings.EqualFold(scope.Name, name) }
+	}
+	if slices.ContainsFunc(scopes, named(ref.Scope)) {
+		return nil
+	}
+	path := ref.Scope + "/" + ref.Principal
+	for i, c := range path {
+		if c == '/' && i > len(ref.Scope) && slices.ContainsFunc(scopes, named(path[:i])) {
+			return badField(keyScope, "%q has a slash, and a scope with a slash in its name can't be addressed through Vault", path[:i])
+		}
+	}
+	return nil
+}
+
 // permissionOf returns a principal's own permission, "" for none.
 func permissionOf(ctx context.Context, conn *connection, ref aclRef) (string, error) {
 	acl, err := conn.client.GetACL(ctx, ref.Scope, ref.Principal)

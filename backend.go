@@ -81,6 +81,9 @@ func newBackend(mountID string) *backend {
 // are mapped to HTTP statuses (see answer).
 func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (resp *logical.Response, err error) {
 	defer b.recoverPanic("request", &resp, &err)
+	if err := checkAddress(req); err != nil {
+		return answer(nil, err)
+	}
 	if err := b.checkTypes(req); err != nil {
 		return answer(nil, err)
 	}
@@ -109,6 +112,9 @@ func nothingToSay(req *logical.Request, resp *logical.Response) *logical.Respons
 // HandleExistenceCheck recovers from panics as HandleRequest does.
 func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request) (found, exists bool, err error) {
 	defer b.recoverPanic("existence check", nil, &err)
+	if checkAddress(req) != nil {
+		return true, true, nil // the request itself will say it, to those whom a policy allows it
+	}
 	if err := b.checkTypes(req); err != nil {
 		return false, false, errutil.UserError{Err: err.Error()}
 	}

@@ -71,17 +71,6 @@ func hasCode(err error, code string) bool {
 	return errors.As(err, &remote) && remote.ErrorCode == code
 }
 
-// remoteCheck drops the error of an existence check if the operation itself will return it with an explanation: a fieldError or
-// an error of Databricks.
-func remoteCheck(err error) error {
-	var mistake *fieldError
-	var remote *client.Error
-	if errors.As(err, &mistake) || errors.As(err, &remote) {
-		return nil
-	}
-	return err
-}
-
 // hasResponse reports whether Databricks answered the request that failed, so that whatever effect it had has happened by now.
 func hasResponse(err error) bool {
 	var remote *client.Error

@@ -53,7 +53,7 @@ func TestGrant(t *testing.T) {
 				t.Parallel()
 				m := over(t, base)
 				resp := m.write("acls/etl/users", map[string]any{"permission": permission, "ttl": "1h"})
-				require.Equal(t, map[string]any{"principal": "users", "permission": permission}, resp.Data)
+				require.Equal(t, map[string]any{"scope": "etl", "principal": "users", "permission": permission}, resp.Data)
 				require.Equal(t, time.Hour, resp.Secret.TTL)
 				require.Equal(t, testMaxTTL, resp.Secret.MaxTTL)
 				require.True(t, resp.Secret.Renewable)

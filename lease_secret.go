@@ -98,13 +98,18 @@ func (b *backend) lockForWrite(ctx context.Context, s logical.Storage, ref secre
 	return b.secretLocks.Lock(ctx, ref.canonical())
 }
 
-// putUnleased stores a value that no lease and no rollback deletes.
-func (b *backend) putUnleased(ctx context.Context, s logical.Storage, conn *connection, ref secretRef, value secretValue) error {
+// putUnleased stores a value that no lease and no rollback deletes. With ifAbsent it refuses to overwrite one.
+func (b *backend) putUnleased(ctx context.Context, s logical.Storage, conn *connection, ref secretRef, value secretValue, ifAbsent bool) error {
 	unlock, err := b.lockForWrite(ctx, s, ref)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if ifAbsent {
+		if err := checkAbsent(ctx, conn, ref); err != nil {
+			return err
+		}
+	}
 	if err := value.put(ctx, conn, ref); err != nil {
 		return err
 	}
@@ -207,8 +212,8 @@ func (l *writeLease) internalData() (map[string]any, error) {
 }
 
 // leaseSecret stores a secret that is deleted when its lease ends. The intent has the timestamp of the secret before the write,
-// so that a rollback can determine whether it was stored.
-func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *connection, ref secretRef, value secretValue, requested time.Duration) (*logical.Response, error) {
+// so that a rollback can determine whether it was stored. With ifAbsent it refuses to overwrite one.
+func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *connection, ref secretRef, value secretValue, requested time.Duration, ifAbsent bool) (*logical.Response, error) {
 	t, err := decideTerms(b.System(), conn.config, &roleEntry{}, requested)
 	if err != nil {
 		return nil, err
@@ -222,9 +227,14 @@ func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *c
 		return nil, err
 	}
 	defer unlock()
-	before, _, err := secretUpdated(ctx, conn, ref)
+	before, found, err := secretUpdated(ctx, conn, ref)
 	if err != nil {
 		return nil, explainSecrets(err, ref.Scope, permissionRead)
+	}
+	if ifAbsent {
+		if err := refuseOverwrite(ref, before, found); err != nil {
+			return nil, err
+		}
 	}
 	in.start(b.now(), conn)
 	in.Secret = &secretIntent{secretRef: ref, Before: before}
@@ -256,7 +266,8 @@ func (b *backend) leaseOfWrite(secretType string, l *writeLease, t terms) (*logi
 	}
 	var data map[string]any
 	if l.Grant == nil {
-		data = map[string]any{keyScope: l.Scope, keyKey: l.Key, keyLastUpdated: rfc3339(l.Updated)}
+		data = updatedTimes(l.Updated)
+		data[keyScope], data[keyKey] = l.Scope, l.Key
 	}
 	resp := b.Secret(secretType).Response(data, internal)
 	resp.Secret.TTL, resp.Secret.MaxTTL, resp.Warnings = t.ttl, t.maxTTL, t.warnings

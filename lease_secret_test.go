@@ -28,7 +28,7 @@ func TestLeasedSecret(t *testing.T) {
 	resp := m.write("secrets/etl/k", leasedValue)
 	stored := m.scope("etl").Secrets["k"]
 	require.Equal(t, "canary-leased", string(stored.Value))
-	require.Equal(t, map[string]any{"scope": "etl", "key": "k", "last_updated_timestamp": rfc3339(stored.Updated)}, resp.Data)
+	require.Equal(t, map[string]any{"scope": "etl", "key": "k", "last_updated_timestamp": rfc3339(stored.Updated), "last_updated_time": rfc3339(stored.Updated)}, resp.Data)
 	require.Equal(t, time.Hour, resp.Secret.TTL)
 	require.Equal(t, testMaxTTL, resp.Secret.MaxTTL)
 	require.True(t, resp.Secret.Renewable)
@@ -240,11 +240,11 @@ func TestLeasedSecretFaults(t *testing.T) {
 		"put reset":                   {simulator.Fault{Path: secretPutPath, Reset: true}, true, false},
 		"put reply lost":              {simulator.Fault{Path: secretPutPath, Reset: true, AfterEffect: true}, false, false},
 		"put answered with a page":    {simulator.Fault{Path: secretPutPath, HTML: true, AfterEffect: true}, false, false},
-		"first list broken":           {simulator.Fault{Path: secretListPath, Offset: 1, Status: 500, Times: 1}, false, false},
-		"second list refused once":    {simulator.Fault{Path: secretListPath, Offset: 2, Status: 403, Times: 1}, false, false},
-		"second list refused":         {simulator.Fault{Path: secretListPath, Offset: 2, Status: 403}, true, true},
-		"second list broken":          {simulator.Fault{Path: secretListPath, Offset: 2, Status: 500}, true, true},
-		"second list throttled":       {simulator.Fault{Path: secretListPath, Offset: 2, Status: 429, Header: http.Header{"Retry-After": {"3600"}}}, true, true},
+		"first list broken":           {simulator.Fault{Path: secretListPath, Offset: 0, Status: 500, Times: 1}, false, false},
+		"second list refused once":    {simulator.Fault{Path: secretListPath, Offset: 1, Status: 403, Times: 1}, false, false},
+		"second list refused":         {simulator.Fault{Path: secretListPath, Offset: 1, Status: 403}, true, true},
+		"second list broken":          {simulator.Fault{Path: secretListPath, Offset: 1, Status: 500}, true, true},
+		"second list throttled":       {simulator.Fault{Path: secretListPath, Offset: 1, Status: 429, Header: http.Header{"Retry-After": {"3600"}}}, true, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -277,7 +277,7 @@ func TestLeasedSecretFaults(t *testing.T) {
 		m := withScope(t)
 		m.workspace.PutSecret("etl", "k", []byte("v"))
 		before := m.scope("etl").Secrets["k"].Updated.UnixMilli()
-		m.workspace.Inject(simulator.Fault{Path: secretListPath, Offset: 2, Times: 2, Body: fmt.Sprintf(`{"secrets":[{"key":"k","last_updated_timestamp":%d}]}`, before)})
+		m.workspace.Inject(simulator.Fault{Path: secretListPath, Offset: 1, Times: 2, Body: fmt.Sprintf(`{"secrets":[{"key":"k","last_updated_timestamp":%d}]}`, before)})
 		resp := m.write("secrets/etl/k", leasedValue)
 		revoked, err := m.revoke(resp.Secret)
 		m.requireOK(revoked, err)
@@ -287,7 +287,7 @@ func TestLeasedSecretFaults(t *testing.T) {
 	t.Run("the list lags for long", func(t *testing.T) {
 		t.Parallel()
 		m := withScope(t)
-		fault := m.workspace.Inject(simulator.Fault{Path: secretListPath, Offset: 2, Body: `{}`})
+		fault := m.workspace.Inject(simulator.Fault{Path: secretListPath, Offset: 1, Body: `{}`})
 		_, err := m.do(logical.UpdateOperation, "secrets/etl/k", leasedValue)
 		require.ErrorContains(t, err, "Databricks does not list it")
 		require.Len(t, m.walEntries(), 1, "it may show up later")

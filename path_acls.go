@@ -83,15 +83,14 @@ func (b *backend) pathACLs() []*framework.Path {
 				},
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.CreateOperation: b.writeOperation(b.writeACL, "Give a principal a permission on a scope.", write,
+				logical.UpdateOperation: b.writeOperation(b.writeACL, "Give a principal a permission on a scope, or change it.", write,
 					framework.RequestExample{Description: "Without a lease.", Data: map[string]any{keyPermission: permissionRead}},
 					framework.RequestExample{Description: "For an hour.", Data: map[string]any{keyPermission: permissionWrite, keyTTL: "1h"}},
 				),
-				logical.UpdateOperation: b.writeOperation(b.writeACL, "Change a principal's permission on a scope.", write),
 				logical.DeleteOperation: b.deleteOperation(b.deleteACL, "Take a principal's permission on a scope.", keyForce, keyWait),
 				logical.ReadOperation:   readOperation(b.readACL, "Read a principal's own permission on a scope, not what it has through groups.", aclResponseFields),
 			},
-			ExistenceCheck:  b.aclExists,
+			ExistenceCheck:  existsAtDatabricks,
 			HelpSynopsis:    "A principal's permission on a scope.",
 			HelpDescription: strings.TrimSpace(aclsHelp),
 		},
@@ -99,25 +98,13 @@ func (b *backend) pathACLs() []*framework.Path {
 }
 
 var aclResponseFields = map[string]*framework.FieldSchema{
+	keyScope:      {Type: framework.TypeString, Required: true, Description: "Name of the scope."},
 	keyPrincipal:  {Type: framework.TypeString, Required: true, Description: "Principal that has the permission."},
 	keyPermission: {Type: framework.TypeString, Required: true, Description: "READ, WRITE or MANAGE."},
 }
 
-func (b *backend) aclExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
-	ref, err := aclRefOf(data)
-	if err != nil {
-		return false, nil
-	}
-	conn, err := b.connection(ctx, req.Storage)
-	if err != nil {
-		return false, remoteCheck(err)
-	}
-	permission, err := permissionOf(ctx, conn, ref)
-	if err != nil {
-		// Counts as an update: a policy that allows only create must not change a permission that could not be read.
-		return true, remoteCheck(err)
-	}
-	return permission != "", nil
+func (p aclRef) response(permission string) map[string]any {
+	return map[string]any{keyScope: p.Scope, keyPrincipal: p.Principal, keyPermission: permission}
 }
 
 func (b *backend) listACLs(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
@@ -154,16 +141,28 @@ func (b *backend) readACL(ctx context.Context, req *logical.Request, data *frame
 		return nil, err
 	}
 	permission, err := permissionOf(ctx, conn, ref)
+	if err == nil && permission == "" {
+		err = checkSlashes(ctx, conn, ref)
+	}
 	if err != nil || permission == "" {
 		return nil, err
 	}
-	return &logical.Response{Data: map[string]any{keyPrincipal: ref.Principal, keyPermission: permission}}, nil
+	return &logical.Response{Data: ref.response(permission)}, nil
 }
 
 func (b *backend) writeACL(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	ref, err := aclRefOf(data)
 	if err != nil {
 		return nil, err
+	}
+	requested, err := requestedTTL(data)
+	if err != nil {
+		return nil, err
+	}
+	if requested > 0 {
+		if err := checkLease(req, ref.Scope, keyPrincipal, ref.Principal); err != nil {
+			return nil, err
+		}
 	}
 	permission := strings.ToUpper(data.Get(keyPermission).(string))
 	if !slices.Contains(permissions, permission) {
@@ -173,15 +172,14 @@ func (b *backend) writeACL(ctx context.Context, req *logical.Request, data *fram
 	if err != nil {
 		return nil, err
 	}
+	if err := checkSlashes(ctx, conn, ref); err != nil {
+		return nil, err
+	}
 	if err := b.guardManage(ctx, req.Storage, conn, ref, permission, data.Get(keyForce).(bool)); err != nil {
 		return nil, err
 	}
 
 	resp := &logical.Response{}
-	requested, err := requestedTTL(data)
-	if err != nil {
-		return nil, err
-	}
 	if requested > 0 {
 		resp, err = b.leaseACL(ctx, req, conn, ref, permission, requested, data.Get(keyWait).(bool))
 	} else {
@@ -193,7 +191,7 @@ func (b *backend) writeACL(ctx context.Context, req *logical.Request, data *fram
 	if resp.Secret == nil {
 		b.event(ctx, "acl-write", req.Path, "scope", ref.Scope, "principal", ref.Principal, "permission", permission)
 	}
-	resp.Data = map[string]any{keyPrincipal: ref.Principal, keyPermission: permission}
+	resp.Data = ref.response(permission)
 	if resp.Secret == nil && data.Get(keyWait).(bool) {
 		awaitPermission(ctx, conn, ref, permission, resp)
 	}
@@ -207,6 +205,9 @@ func (b *backend) deleteACL(ctx context.Context, req *logical.Request, data *fra
 	}
 	conn, err := b.connection(ctx, req.Storage)
 	if err != nil {
+		return nil, err
+	}
+	if err := checkSlashes(ctx, conn, ref); err != nil {
 		return nil, err
 	}
 	if err := b.guardManage(ctx, req.Storage, conn, ref, "", data.Get(keyForce).(bool)); err != nil {

@@ -78,11 +78,10 @@ func (b *backend) pathScopes() []*framework.Path {
 				},
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.CreateOperation: b.writeOperation(b.writeScope, "Create a secret scope.", write,
+				logical.UpdateOperation: b.writeOperation(b.writeScope, "Create a secret scope. Succeeds if it exists with the same settings; scopes can't be changed.", write,
 					framework.RequestExample{Description: "A scope that the engine manages.", Data: map[string]any{}},
 					framework.RequestExample{Description: "A scope that all users manage.", Data: map[string]any{keyInitialManagePrincipal: principalUsers}},
 				),
-				logical.UpdateOperation: b.writeOperation(b.writeScope, "Succeeds if the scope exists with the same settings. Scopes can't be changed.", write),
 				logical.DeleteOperation: b.deleteOperation(b.deleteScope, "Delete a scope with its secrets and permissions."),
 				logical.ReadOperation: &framework.PathOperation{
 					Callback:  b.readScope,
@@ -90,10 +89,7 @@ func (b *backend) pathScopes() []*framework.Path {
 					Responses: map[int][]framework.Response{http.StatusOK: write},
 				},
 			},
-			ExistenceCheck: func(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
-				scope, err := b.findScope(ctx, req, data)
-				return scope != nil, remoteCheck(err)
-			},
+			ExistenceCheck:  existsAtDatabricks,
 			HelpSynopsis:    "A secret scope.",
 			HelpDescription: strings.TrimSpace(scopesHelp),
 		},
@@ -106,8 +102,10 @@ var listResponseFields = map[string]*framework.FieldSchema{
 }
 
 var scopeResponseFields = map[string]*framework.FieldSchema{
-	keyName:               {Type: framework.TypeString, Required: true, Description: "Name of the scope."},
-	keyBackendType:        {Type: framework.TypeString, Required: true, Description: "DATABRICKS or AZURE_KEYVAULT."},
+	keyScope:              {Type: framework.TypeString, Required: true, Description: "Name of the scope."},
+	keyName:               {Type: framework.TypeString, Required: true, Description: "The same, as earlier versions called it."},
+	keyScopeBackendType:   {Type: framework.TypeString, Required: true, Description: "DATABRICKS or AZURE_KEYVAULT."},
+	keyBackendType:        {Type: framework.TypeString, Required: true, Description: "The same, as earlier versions called it."},
 	keyKeyvaultResourceID: {Type: framework.TypeString, Description: "Azure resource id of the Key Vault."},
 	keyKeyvaultDNSName:    {Type: framework.TypeString, Description: "DNS name of the Key Vault."},
 }
@@ -125,6 +123,7 @@ func (b *backend) listScopes(ctx context.Context, req *logical.Request, _ *frame
 	for i := range scopes {
 		info := scopeData(&scopes[i])
 		delete(info, keyName)
+		delete(info, keyScope)
 		names = append(names, scopes[i].Name)
 		infos[scopes[i].Name] = info
 	}

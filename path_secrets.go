@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/base64"
 	"strings"
+	"time"
 	"unicode/utf8"
 	"vault-plugin-secrets-databricks/internal/client"
 
@@ -18,7 +19,9 @@ const (
 	keyStringValue    = "string_value"
 	keyBytesValue     = "bytes_value"
 	keyPasswordPolicy = "password_policy"
-	keyLastUpdated    = "last_updated_timestamp"
+	keyIfAbsent       = "if_absent"
+	keyLastUpdated    = "last_updated_timestamp" // Databricks' own word, which answers have beside ours
+	keyUpdatedTime    = "last_updated_time"
 )
 
 func (b *backend) pathSecrets() []*framework.Path {
@@ -68,21 +71,25 @@ func (b *backend) pathSecrets() []*framework.Path {
 					Type:        framework.TypeString,
 					Description: "Name of a password policy by which Vault generates the value. The value is not returned.",
 				},
+				keyIfAbsent: {
+					Type:        framework.TypeBool,
+					Description: "Refuse to overwrite: store the value only if the scope has no such key, in any spelling. A policy can require it. Databricks can't do this in one step, so it takes a second call, and a value written outside this mount at the same moment may be overwritten.",
+				},
 				keyTTL: {
 					Type:        framework.TypeDurationSecond,
 					Description: "Makes the secret a lease of this duration. When the lease ends, the secret is deleted, unless somebody has overwritten it since. A value above the mount's maximum is capped, with a warning.",
 				},
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.CreateOperation: b.writeOperation(b.writeSecret, "Store a secret.", write,
+				logical.UpdateOperation: b.writeOperation(b.writeSecret, "Store a secret, over the value that the key has.", write,
 					framework.RequestExample{Description: "A string.", Data: map[string]any{keyStringValue: "s3cr3t"}},
 					framework.RequestExample{Description: "A generated value, for a day.", Data: map[string]any{keyPasswordPolicy: "strong", keyTTL: "24h"}},
+					framework.RequestExample{Description: "A string, unless the key exists.", Data: map[string]any{keyStringValue: "s3cr3t", keyIfAbsent: true}},
 				),
-				logical.UpdateOperation: b.writeOperation(b.writeSecret, "Overwrite a secret.", write),
 				logical.DeleteOperation: b.deleteOperation(b.deleteSecret, "Delete a secret."),
 				logical.ReadOperation:   readOperation(b.readSecret, "Read a secret, where the workspace gives values to REST clients.", secretReadFields),
 			},
-			ExistenceCheck:  b.secretExists,
+			ExistenceCheck:  existsAtDatabricks,
 			HelpSynopsis:    "A secret in a scope.",
 			HelpDescription: strings.TrimSpace(secretsHelp),
 		},
@@ -92,32 +99,26 @@ func (b *backend) pathSecrets() []*framework.Path {
 var secretWriteFields = map[string]*framework.FieldSchema{
 	keyScope:       {Type: framework.TypeString, Required: true, Description: "Name of the scope."},
 	keyKey:         {Type: framework.TypeString, Required: true, Description: "Key of the secret."},
-	keyLastUpdated: {Type: framework.TypeString, Description: "When it was written, RFC 3339, as Databricks reports it. Only for a lease."},
+	keyUpdatedTime: {Type: framework.TypeString, Description: "When it was written, RFC 3339, as Databricks reports it. Only for a lease."},
+	keyLastUpdated: {Type: framework.TypeString, Description: "The same, by Databricks' name."},
 }
 
 var secretReadFields = map[string]*framework.FieldSchema{
+	keyScope:       {Type: framework.TypeString, Required: true, Description: "Name of the scope."},
 	keyKey:         {Type: framework.TypeString, Required: true, Description: "Key of the secret."},
 	keyBytesValue:  {Type: framework.TypeString, Required: true, Description: "The value in base64.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
 	keyStringValue: {Type: framework.TypeString, Description: "The value as a string, where the bytes are UTF-8.", DisplayAttrs: &framework.DisplayAttributes{Sensitive: true}},
-	keyLastUpdated: {Type: framework.TypeString, Required: true, Description: "When it was last written, RFC 3339."},
+	keyUpdatedTime: {Type: framework.TypeString, Required: true, Description: "When it was last written, RFC 3339; null where Databricks doesn't say."},
+	keyLastUpdated: {Type: framework.TypeString, Required: true, Description: "The same, by Databricks' name; empty where it doesn't say."},
 }
 
-// secretExists distinguishes create from update, so that a policy can allow adding secrets but not overwriting them.
-func (b *backend) secretExists(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
-	ref, err := secretRefOf(data)
-	if err != nil {
-		return false, nil
+// updatedTimes returns the fields of the time of a secret's last write.
+func updatedTimes(updated time.Time) map[string]any {
+	times := map[string]any{keyLastUpdated: rfc3339(updated), keyUpdatedTime: nil}
+	if !updated.IsZero() {
+		times[keyUpdatedTime] = rfc3339(updated)
 	}
-	conn, err := b.connection(ctx, req.Storage)
-	if err != nil {
-		return false, remoteCheck(err)
-	}
-	_, found, err := secretUpdated(ctx, conn, ref)
-	if err != nil {
-		// Counts as an update: a policy that allows only create must not overwrite a secret that could not be looked up.
-		return true, remoteCheck(err)
-	}
-	return found, nil
+	return times
 }
 
 func (b *backend) writeSecret(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
@@ -129,18 +130,24 @@ func (b *backend) writeSecret(ctx context.Context, req *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
-	conn, err := b.connection(ctx, req.Storage)
-	if err != nil {
-		return nil, err
-	}
 	requested, err := requestedTTL(data)
 	if err != nil {
 		return nil, err
 	}
 	if requested > 0 {
-		return b.leaseSecret(ctx, req, conn, ref, value, requested)
+		if err := checkLease(req, ref.Scope, keyKey, ref.Key); err != nil {
+			return nil, err
+		}
 	}
-	if err := b.putUnleased(ctx, req.Storage, conn, ref, value); err != nil {
+	conn, err := b.connection(ctx, req.Storage)
+	if err != nil {
+		return nil, err
+	}
+	ifAbsent := data.Get(keyIfAbsent).(bool)
+	if requested > 0 {
+		return b.leaseSecret(ctx, req, conn, ref, value, requested, ifAbsent)
+	}
+	if err := b.putUnleased(ctx, req.Storage, conn, ref, value, ifAbsent); err != nil {
 		return nil, err
 	}
 	b.event(ctx, "secret-write", req.Path, "scope", ref.Scope, "key", ref.Key)
@@ -167,11 +174,9 @@ func (b *backend) readSecret(ctx context.Context, req *logical.Request, data *fr
 	if err != nil {
 		return nil, explainSecrets(err, ref.Scope, permissionRead)
 	}
-	answer := map[string]any{
-		keyKey:         ref.Key,
-		keyBytesValue:  base64.StdEncoding.EncodeToString(value),
-		keyLastUpdated: rfc3339(updated),
-	}
+	answer := updatedTimes(updated)
+	answer[keyScope], answer[keyKey] = ref.Scope, ref.Key
+	answer[keyBytesValue] = base64.StdEncoding.EncodeToString(value)
 	if utf8.Valid(value) {
 		answer[keyStringValue] = string(value)
 	}
@@ -196,11 +201,13 @@ func (b *backend) deleteSecret(ctx context.Context, req *logical.Request, data *
 
 const secretsHelp = `
 Manages a secret in a scope, which notebooks and jobs can read. Values have 128 KB at
-most; names consist of letters, digits, dashes, underscores, periods and @.
+most; names consist of letters, digits, dashes, underscores, periods and @. Databricks
+ignores the case of names.
 
   vault write databricks/secrets/etl/api-key string_value=-
   vault write databricks/secrets/etl/keystore bytes_value=@keystore.b64
   vault write databricks/secrets/etl/db password_policy=strong ttl=24h
+  vault write databricks/secrets/etl/new string_value=- if_absent=true
   vault list -detailed databricks/secrets/etl
   vault read databricks/secrets/etl/api-key
   vault delete databricks/secrets/etl/api-key
@@ -208,4 +215,7 @@ most; names consist of letters, digits, dashes, underscores, periods and @.
 With a ttl the secret is a lease: when it ends, the secret is deleted, unless
 somebody has overwritten it since. Many workspaces don't return values to REST
 clients; reading then fails with an error that says so.
+
+A write needs the capability "update" in a policy, whether the key exists or not. With
+if_absent=true it refuses to overwrite.
 `

@@ -23,6 +23,7 @@ const (
 	keyDryRun  = "dry_run"
 	keyWritten = "written"
 	keyDeleted = "deleted"
+	keyKept    = "kept"
 
 	// bulkConcurrency is how many secrets are written at once; the client's rate limit applies as well.
 	bulkConcurrency = 16
@@ -56,19 +57,20 @@ func (b *backend) pathSecretsBulk() *framework.Path {
 			},
 			keyPrune: {
 				Type:        framework.TypeBool,
-				Description: "Delete the keys of the scope that were not sent. They are deleted after the sent ones are stored, except where a full scope needs room first.",
+				Description: "Delete the keys of the scope that were not sent. They are deleted after the sent ones are stored, except where a full scope needs room first. What this mount itself holds is kept: leased secrets, the copies of leased credentials, and those of static roles.",
 			},
 			keyDryRun: {
 				Type:        framework.TypeBool,
-				Description: "Only report what would be written and deleted.",
+				Description: "Only report what would be written, deleted and kept.",
 			},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ListOperation: readOperation(b.listSecrets, "List the keys of a scope.", listResponseFields),
 			logical.UpdateOperation: b.writeOperation(b.pushSecrets, "Store many secrets at once.",
-				[]framework.Response{{Description: "The keys that were written and deleted.", Fields: map[string]*framework.FieldSchema{
+				[]framework.Response{{Description: "The keys that were written, deleted and kept.", Fields: map[string]*framework.FieldSchema{
 					keyWritten: {Type: framework.TypeStringSlice, Required: true, Description: "Keys that were stored."},
 					keyDeleted: {Type: framework.TypeStringSlice, Required: true, Description: "Keys that were deleted."},
+					keyKept:    {Type: framework.TypeStringSlice, Required: true, Description: "Keys that prune did not delete although they were not sent, because this mount holds them."},
 				}}},
 				framework.RequestExample{
 					Description: "Make the scope equal to what is sent.",
@@ -99,7 +101,7 @@ func (b *backend) listSecrets(ctx context.Context, req *logical.Request, data *f
 	names, infos := make([]string, 0, len(secrets)), make(map[string]any, len(secrets))
 	for _, secret := range secrets {
 		names = append(names, secret.Key)
-		infos[secret.Key] = map[string]any{keyLastUpdated: rfc3339(secret.Updated)}
+		infos[secret.Key] = updatedTimes(secret.Updated)
 	}
 	return logical.ListResponseWithInfo(names, infos), nil
 }
@@ -115,38 +117,52 @@ func (b *backend) pushSecrets(ctx context.Context, req *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
-	var surplus []string
-	room := client.MaxSecretsPerScope
-	if p.prune || data.Get(keyDryRun).(bool) {
+	dryRun := data.Get(keyDryRun).(bool)
+	if p.prune || dryRun {
 		listed, err := conn.client.ListSecrets(ctx, p.scope)
 		if err != nil {
 			return nil, explainSecrets(err, p.scope, permissionWrite)
 		}
-		for _, secret := range listed {
-			if p.prune && !p.sent[strings.ToLower(secret.Key)] {
-				surplus = append(surplus, secret.Key)
-			}
+		if err := b.planPrune(ctx, req.Storage, conn, p, listed); err != nil {
+			return nil, err
 		}
-		slices.Sort(surplus)
-		room -= len(surplus)
 	}
-	keys := slices.Sorted(maps.Keys(p.puts))
-	if data.Get(keyDryRun).(bool) {
-		return pushed(keys, surplus), nil
+	keys, surplus := slices.Sorted(maps.Keys(p.puts)), p.surplus
+	room := client.MaxSecretsPerScope - len(p.done[keyKept])
+	if len(keys) > room {
+		return nil, badField(keySecrets, "%d keys were sent, and %d more are held by this mount, which prune does not delete; a scope has at most %d: %s",
+			len(keys), len(p.done[keyKept]), client.MaxSecretsPerScope, strings.Join(p.done[keyKept], ", "))
+	}
+	if dryRun {
+		return pushed(keys, surplus, p.done[keyKept]), nil
 	}
 
 	remove := func(ctx context.Context, key string) error {
+		ref := secretRef{Scope: p.scope, Key: key}
+		unlock, err := b.lockForWrite(ctx, req.Storage, ref)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		// A lease or a delivery may have written it since it was listed.
+		held, err := b.holdsSecret(ctx, req.Storage, conn, ref)
+		switch {
+		case err != nil:
+			return err
+		case held:
+			return errHeld
+		}
 		if err := conn.client.DeleteSecret(ctx, p.scope, key); err != nil && !client.IsGone(err) {
 			return explainSecrets(err, p.scope, permissionWrite)
 		}
 		return nil
 	}
 	// Surplus keys are deleted last, except those that must make room in a scope that would exceed its limit.
-	first := min(max(len(keys)-room, 0), len(surplus))
+	first := min(max(len(keys)+len(surplus)-room, 0), len(surplus))
 	p.each(ctx, b, keyDeleted, surplus[:first], remove)
 	if p.first == nil {
 		p.each(ctx, b, keyWritten, keys, func(ctx context.Context, key string) error {
-			return b.putUnleased(ctx, req.Storage, conn, secretRef{Scope: p.scope, Key: key}, p.puts[key])
+			return b.putUnleased(ctx, req.Storage, conn, secretRef{Scope: p.scope, Key: key}, p.puts[key], false)
 		})
 	}
 	if p.first == nil {
@@ -158,13 +174,19 @@ func (b *backend) pushSecrets(ctx context.Context, req *logical.Request, data *f
 	if p.first != nil {
 		return nil, p.failure(len(keys) + len(surplus))
 	}
-	return pushed(p.done[keyWritten], p.done[keyDeleted]), nil
+	return pushed(p.done[keyWritten], p.done[keyDeleted], p.done[keyKept]), nil
 }
 
 const bulkHelp = `
 Stores many secrets in one call, several at a time. With prune=true the scope then
-holds exactly what was sent; dry_run=true only reports what would happen. When some
-keys fail, the call fails and says which and why; repeating it finishes the work.
+holds exactly what was sent, and what this mount itself keeps there: leased secrets,
+and the copies of leased credentials and of static roles. Their leases and roles would
+go on as if they were there, so prune spares them and lists them as kept; end the lease
+or change the role to remove them. Leases of version 0.1.0 are not known until they are
+renewed. dry_run=true only reports what would happen.
+
+When some keys fail, the call fails and says which and why; repeating it finishes the
+work.
 
   vault list -detailed databricks/secrets/etl
   vault write databricks/secrets/etl - <<< '{"secrets": {"user": "etl", "password": "…"}, "prune": true}'

@@ -85,7 +85,7 @@ func TestPushPrunes(t *testing.T) {
 		m.workspace.PutSecret("etl", key, []byte("v"))
 	}
 	data := pushOfKeys(3, "pruned", map[string]any{"prune": true, "dry_run": true})
-	want := map[string]any{"written": []string{"key-0000", "key-0001", "key-0002"}, "deleted": []string{"a-surplus", "b-surplus"}}
+	want := map[string]any{"written": []string{"key-0000", "key-0001", "key-0002"}, "deleted": []string{"a-surplus", "b-surplus"}, "kept": []string{}}
 	before := m.workspace.Scopes()
 	require.Equal(t, want, m.write("secrets/etl", data).Data)
 	require.Equal(t, before, m.workspace.Scopes(), "a dry run changes nothing")
@@ -156,6 +156,8 @@ func TestPushRefusesBadInput(t *testing.T) {
 		"no base64":          {maps{"bytes": maps{"k": "canary of no base64"}}, []string{`bytes: "k": is not base64`}},
 		"no UTF-8":           {maps{"secrets": maps{"k": "canary\xff\xff"}}, []string{"secrets: ", "U+FFFD", "bytes"}},
 		"too long":           {maps{"secrets": maps{"ok": "canary-ok", "k": strings.Repeat("canary-x", 1<<14) + "x"}}, []string{`secrets: "k": has 131073 bytes`}},
+		"a dot":              {maps{"secrets": maps{".": "canary-1"}}, []string{"secrets: a key of 1 characters is no valid name", `not "." or ".."`}},
+		"two dots":           {maps{"bytes": maps{"..": "Y2FuYXJ5LTI="}}, []string{"bytes: a key of 2 characters is no valid name"}},
 		"a bad key":          {maps{"bytes": maps{"a b": "Y2FuYXJ5LTI="}}, []string{"bytes: a key of 3 characters is no valid name"}},
 	} {
 		t.Run(name, func(t *testing.T) {

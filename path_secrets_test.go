@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -37,8 +38,8 @@ func TestSecrets(t *testing.T) {
 	stored := m.scope("etl").Secrets["api-key"]
 	require.Equal(t, "canary-of-etl", string(stored.Value))
 	require.Equal(t, map[string]any{
-		"key": "api-key", "string_value": "canary-of-etl", "bytes_value": base64.StdEncoding.EncodeToString([]byte("canary-of-etl")),
-		"last_updated_timestamp": rfc3339(stored.Updated),
+		"scope": "etl", "key": "api-key", "string_value": "canary-of-etl", "bytes_value": base64.StdEncoding.EncodeToString([]byte("canary-of-etl")),
+		"last_updated_timestamp": rfc3339(stored.Updated), "last_updated_time": rfc3339(stored.Updated),
 	}, m.read("secrets/etl/api-key").Data)
 	require.Equal(t, where, m.write("secrets/etl/api-key", map[string]any{"string_value": "canary-second"}).Data)
 	require.Equal(t, "canary-second", string(m.scope("etl").Secrets["api-key"].Value))
@@ -48,7 +49,8 @@ func TestSecrets(t *testing.T) {
 	m.requireOK(resp, err)
 	require.Equal(t, []string{"a", "api-key"}, resp.Data["keys"])
 	info := resp.Data["key_info"].(map[string]any)["api-key"]
-	require.Equal(t, map[string]any{"last_updated_timestamp": rfc3339(m.scope("etl").Secrets["api-key"].Updated)}, info)
+	updated := rfc3339(m.scope("etl").Secrets["api-key"].Updated)
+	require.Equal(t, map[string]any{"last_updated_timestamp": updated, "last_updated_time": updated}, info)
 
 	for range 2 {
 		resp, err := m.do(logical.DeleteOperation, "secrets/etl/api-key", nil)
@@ -168,47 +170,151 @@ func TestSecretsRefuseBadInput(t *testing.T) {
 	require.Equal(t, "generated-canary", string(m.scope("etl").Secrets["made"].Value))
 }
 
-// TestSecretExists shows which operation a write counts as, by which policies tell adding from overwriting.
-func TestSecretExists(t *testing.T) {
+// TestExistenceChecksCallNobody: Vault makes them before it looks at policies.
+func TestExistenceChecksCallNobody(t *testing.T) {
 	t.Parallel()
 	m := withScope(t)
-	m.impatient()
-	m.workspace.PutSecret("etl", "Api-Key", nil)
-	m.workspace.AddGroup("readers")
-	m.workspace.PutACL("etl", "readers", "READ")
-	check := func(path string) bool {
+	m.workspace.PutSecret("etl", "there", nil)
+	checked := 0
+	check := func(m *mount, path string) {
 		t.Helper()
 		found, exists, err := m.backend.HandleExistenceCheck(t.Context(), &logical.Request{
 			Operation: logical.CreateOperation, Path: path, Storage: m.storage, Data: map[string]any{"string_value": "v", "permission": "READ"},
 		})
 		require.NoError(t, err)
-		require.True(t, found)
-		return exists
+		require.True(t, !found || exists, "%s: update is the capability that a policy gives", path)
+		checked++
 	}
-	for path, exists := range map[string]bool{
-		"secrets/etl/Api-Key": true, "secrets/etl/api-key": true, "secrets/ETL/API-KEY": true, "secrets/etl/other": false, "secrets/other/k": false,
-		"secrets/etl/bad name": false, "scopes/etl": true, "scopes/Etl": true, "scopes/other": false, "scopes/bad name": false,
-		"acls/etl/readers": true, "acls/etl/writers": false, "acls/other/readers": false, "acls/bad name/readers": false,
-	} {
-		require.Equal(t, exists, check(path), path)
+	paths := []string{
+		"secrets/etl/there", "secrets/etl/other", "secrets/other/k", "secrets/etl/bad name", "scopes/etl", "scopes/other", "scopes/bad name", "scopes/a/b",
+		"acls/etl/users", "acls/etl/nobody", "acls/other/users", "acls/bad name/users", "secrets/etl", "secrets/a/b/c", "roles/a..b", "creds/a..b",
 	}
+	for _, path := range paths {
+		check(m, path)
+	}
+	bare := newMount(t)
+	bare.storage.onEach(func(string, string) error { return errors.New("disk full") })
+	for _, path := range paths {
+		check(bare, path)
+	}
+	require.Equal(t, 2*len(paths), checked)
+	require.Empty(t, m.workspace.Calls())
 
-	// Who may only create must not overwrite because Databricks could not be asked.
-	for _, fault := range []simulator.Fault{{Status: 500}, {Reset: true}, {Status: 403}} {
-		m.workspace.Inject(fault)
-		require.True(t, check("secrets/etl/other"))
-		require.True(t, check("acls/etl/writers"))
-		m.workspace.ClearFaults()
+	// The rest of the paths is checked, too, so that a new one can't be forgotten.
+	for _, path := range m.routes.Paths {
+		if path.ExistenceCheck == nil {
+			continue
+		}
+		check := &logical.Request{Operation: logical.CreateOperation, Storage: m.storage}
+		for _, name := range []string{"config", "roles/new", "static-roles/new", "scopes/new", "secrets/new/k", "acls/new/p"} {
+			if m.routes.Route(name) == path {
+				check.Path = name
+			}
+		}
+		require.NotEmpty(t, check.Path, "a path with an existence check that this test does not know: %s", path.Pattern)
+		_, _, err := m.backend.HandleExistenceCheck(t.Context(), check)
+		require.NoError(t, err)
 	}
+	require.Empty(t, m.workspace.Calls())
+}
 
-	m.storage.onEach(func(string, string) error { return errors.New("disk full") })
-	m.backend.InvalidateKey(t.Context(), configStorageKey)
-	for _, path := range []string{"secrets/etl/k", "acls/etl/readers", "scopes/etl"} {
-		_, _, err := m.backend.HandleExistenceCheck(t.Context(), &logical.Request{
-			Operation: logical.CreateOperation, Path: path, Storage: m.storage, Data: map[string]any{"string_value": "v", "permission": "READ"},
+func TestAPlainWriteOfASecretIsOneCall(t *testing.T) {
+	t.Parallel()
+	m := withScope(t)
+	for range 2 {
+		m.workspace.ResetCalls()
+		m.write("secrets/etl/k", map[string]any{"string_value": "canary-value", "if_absent": false})
+		require.Equal(t, []string{"POST " + secretPutPath}, m.requests())
+	}
+	m.workspace.ResetCalls()
+	m.write("secrets/etl/new", map[string]any{"string_value": "canary-value", "if_absent": true})
+	require.Equal(t, []string{"GET " + secretListPath, "POST " + secretPutPath}, m.requests())
+	m.workspace.ResetCalls()
+	m.write("secrets/etl/leased", map[string]any{"string_value": "canary-value", "if_absent": true, "ttl": "1h"})
+	require.Equal(t, []string{"GET " + secretListPath, "POST " + secretPutPath, "GET " + secretListPath}, m.requests(), "a lease looks before and after it anyway")
+}
+
+func TestIfAbsentRefusesToOverwrite(t *testing.T) {
+	t.Parallel()
+	for name, ttl := range map[string]string{"for good": "", "leased": "1h"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := withScope(t)
+			m.impatient()
+			add := func(path string) (*logical.Response, error) {
+				data := map[string]any{"string_value": "canary-added", "if_absent": true}
+				if ttl != "" {
+					data["ttl"] = ttl
+				}
+				return m.do(logical.UpdateOperation, path, data)
+			}
+			m.workspace.PutSecret("etl", "Api-Key", []byte("before"))
+			m.workspace.ResetCalls()
+			for _, path := range []string{"secrets/etl/Api-Key", "secrets/etl/api-key", "secrets/ETL/API-KEY"} {
+				resp, err := add(path)
+				m.refused(resp, err, "if_absent: secret ", "exists, last written ", "not overwritten")
+			}
+			require.Zero(t, m.workspace.Count("", secretPutPath))
+			require.Empty(t, m.walEntries())
+			value, _ := m.has("Api-Key")
+			require.Equal(t, "before", value)
+
+			// Where Databricks doesn't say whether there is one, there might be one.
+			for _, fault := range []simulator.Fault{{Status: 500}, {Reset: true}, {Status: 403, ErrorCode: "PERMISSION_DENIED"}, {HTML: true}} {
+				fault.Path = secretListPath
+				m.workspace.Inject(fault)
+				m.failure(add("secrets/etl/new"))
+				m.workspace.ClearFaults()
+			}
+			m.workspace.Inject(simulator.Fault{Path: secretListPath, Body: `{"secrets": [{"key": "NEW"}]}`, Times: 1})
+			resp, err := add("secrets/etl/new")
+			m.refused(resp, err, "if_absent: secret etl/new exists, so")
+			require.Zero(t, m.workspace.Count("", secretPutPath))
+			resp, err = add("secrets/nowhere/new")
+			m.refused(resp, err, `there is no scope "nowhere"`)
+
+			resp, err = add("secrets/etl/new")
+			m.requireOK(resp, err)
+			require.Equal(t, ttl != "", resp.Secret != nil)
+			value, _ = m.has("new")
+			require.Equal(t, "canary-added", value)
+			resp, err = add("secrets/etl/new")
+			m.refused(resp, err, "if_absent: ")
+			m.gone("secrets/etl/new")
+			resp, err = add("secrets/etl/new")
+			m.requireOK(resp, err)
 		})
-		require.ErrorContains(t, err, "disk full")
 	}
+}
+
+// TestIfAbsentLetsOneOfManyIn: the lookup and the write are one step for the requests of a mount, in every spelling of the key.
+func TestIfAbsentLetsOneOfManyIn(t *testing.T) {
+	t.Parallel()
+	m := withScope(t)
+	outcomes := make(chan error, 16)
+	for n := range cap(outcomes) {
+		go func() {
+			path, data := "secrets/etl/once", map[string]any{"string_value": fmt.Sprintf("canary-of-%04d", n), "if_absent": true}
+			if n%2 == 1 {
+				path, data["ttl"] = "secrets/ETL/ONCE", "1h"
+			}
+			resp, err := m.do(logical.UpdateOperation, path, data)
+			if err == nil {
+				err = resp.Error()
+			}
+			outcomes <- err
+		}()
+	}
+	written := 0
+	for range cap(outcomes) {
+		if err := <-outcomes; err == nil {
+			written++
+		} else {
+			require.ErrorContains(t, err, "if_absent: ")
+		}
+	}
+	require.Equal(t, 1, written)
+	require.Equal(t, 1, m.workspace.Count("", secretPutPath))
 }
 
 // TestSecretKeysIgnoreCase holds against a workspace that keeps the spelling of whoever wrote a key first.
@@ -424,12 +530,14 @@ func TestSecretWritesAreForwarded(t *testing.T) {
 func TestASecretWithoutATimestampExists(t *testing.T) {
 	t.Parallel()
 	m := withScope(t)
+	m.workspace.PutSecret("etl", "k", []byte("v"))
 	m.workspace.Inject(simulator.Fault{Path: secretListPath, Body: `{"secrets": [{"key": "k"}]}`})
-	for key, want := range map[string]bool{"k": true, "other": false} {
-		_, exists, err := m.backend.HandleExistenceCheck(t.Context(), &logical.Request{Operation: logical.CreateOperation, Path: "secrets/etl/" + key, Storage: m.storage})
-		require.NoError(t, err)
-		require.Equal(t, want, exists, key)
-	}
+	read := m.read("secrets/etl/k").Data
+	require.Equal(t, "", read["last_updated_timestamp"])
+	require.Nil(t, read["last_updated_time"], "no value of a time is null")
+	resp, err := m.do(logical.ListOperation, "secrets/etl", nil)
+	m.requireOK(resp, err)
+	require.Equal(t, map[string]any{"k": map[string]any{"last_updated_timestamp": "", "last_updated_time": nil}}, resp.Data["key_info"])
 }
 
 // Nor is such a key taken for gone by whatever is to delete it, and never for the engine's.

@@ -25,8 +25,10 @@ type push struct {
 	sent  map[string]bool // the keys in lower case: Databricks ignores the case
 	prune bool
 
+	surplus []string // keys to delete, which were neither sent nor are held by the mount
+
 	mu      sync.Mutex
-	done    map[string][]string     // keys by what was done to them: keyWritten, keyDeleted
+	done    map[string][]string     // keys by what was done to them: keyWritten, keyDeleted, keyKept
 	failed  map[string]*pushFailure // by their message without its request id
 	first   error                   // the first failure, which decides the status of the response
 	started time.Time
@@ -39,10 +41,11 @@ type pushFailure struct {
 }
 
 // pushed returns the response of a push.
-func pushed(written, deleted []string) *logical.Response {
+func pushed(written, deleted, kept []string) *logical.Response {
 	return &logical.Response{Data: map[string]any{
 		keyWritten: append([]string{}, written...),
 		keyDeleted: append([]string{}, deleted...),
+		keyKept:    append([]string{}, slices.Sorted(slices.Values(kept))...),
 	}}
 }
 
@@ -62,9 +65,9 @@ func pushOf(data *framework.FieldData) (*push, error) {
 	}
 	for field, read := range map[string]func(field, text string) (secretValue, error){keySecrets: stringValue, keyBytes: bytesValue} {
 		for key, raw := range data.Get(field).(map[string]any) {
-			if checkName(field, key) != nil {
+			if !validName(key) {
 				// The key isn't shown: it may be a value that was sent in its place by mistake.
-				return nil, badField(field, "a key of %d characters is no valid name; use 1 to 128 letters, digits, dashes, underscores, periods and @", len(key))
+				return nil, badField(field, "a key of %d characters is no valid name; use %s", len(key), nameRule)
 			}
 			text, ok := raw.(string)
 			if !ok {
@@ -94,6 +97,40 @@ func pushOf(data *framework.FieldData) (*push, error) {
 	return p, nil
 }
 
+// planPrune decides which of the listed keys a push with prune deletes, and which it keeps because the mount holds them.
+func (b *backend) planPrune(ctx context.Context, s logical.Storage, conn *connection, p *push, listed []client.SecretInfo) error {
+	if !p.prune {
+		return nil
+	}
+	if err := b.intents.load(ctx, s, b.now()); err != nil {
+		return err
+	}
+	delivered, err := b.staticDeliveries(ctx, s)
+	if err != nil {
+		return err
+	}
+	for _, secret := range listed {
+		ref := secretRef{Scope: p.scope, Key: secret.Key}
+		if p.sent[strings.ToLower(secret.Key)] {
+			continue
+		}
+		held := delivered[ref.canonical()]
+		if !held {
+			if held, err = b.isLeased(ctx, s, conn, ref); err != nil {
+				return err
+			}
+		}
+		if held {
+			p.done[keyKept] = append(p.done[keyKept], secret.Key)
+		} else {
+			p.surplus = append(p.surplus, secret.Key)
+		}
+	}
+	slices.Sort(p.surplus)
+	slices.Sort(p.done[keyKept])
+	return nil
+}
+
 // each calls do for every key, bulkConcurrency at a time, and records the outcomes. Once ctx ends or an error is hopeless, the
 // remaining keys fail for the same reason.
 func (p *push) each(ctx context.Context, b *backend, what string, keys []string, do func(ctx context.Context, key string) error) {
@@ -119,7 +156,11 @@ func (p *push) each(ctx context.Context, b *backend, what string, keys []string,
 			if ctx.Err() != nil {
 				return p.fail(key, context.Cause(ctx))
 			}
-			if err := do(ctx, key); err != nil {
+			outcome := what
+			err = do(ctx, key)
+			if errors.Is(err, errHeld) {
+				outcome = keyKept
+			} else if err != nil {
 				if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 					err = context.Cause(ctx) // the reason for stopping, rather than that it was stopped
 				}
@@ -130,7 +171,7 @@ func (p *push) each(ctx context.Context, b *backend, what string, keys []string,
 			}
 			p.mu.Lock()
 			defer p.mu.Unlock()
-			p.done[what] = append(p.done[what], key)
+			p.done[outcome] = append(p.done[outcome], key)
 			return nil
 		})
 	}

@@ -15,7 +15,7 @@ import (
 )
 
 func scopeData(scope *client.Scope) map[string]any {
-	data := map[string]any{keyName: scope.Name, keyBackendType: scope.BackendType}
+	data := map[string]any{keyName: scope.Name, keyScope: scope.Name, keyBackendType: scope.BackendType, keyScopeBackendType: scope.BackendType}
 	if scope.BackendType == client.BackendAzureKeyVault {
 		data[keyKeyvaultResourceID], data[keyKeyvaultDNSName] = scope.KeyvaultResourceID, scope.KeyvaultDNSName
 	}
@@ -120,8 +120,14 @@ func explainScope(err error, want *client.Scope) error {
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9_.@-]{1,128}$`)
 
 func checkName(field, name string) error {
-	if !nameForm.MatchString(name) {
-		return badField(field, "%q is no valid name; use 1 to 128 letters, digits, dashes, underscores, periods and @", name)
+	if !validName(name) {
+		return badField(field, "%q is no valid name; use %s", name, nameRule)
 	}
 	return nil
 }
+
+// validName reports whether a scope or a key can have the name. URLs don't preserve "." and "..", so that these could be written, but
+// not read or deleted.
+func validName(name string) bool { return nameForm.MatchString(name) && name != "." && name != ".." }
+
+const nameRule = `1 to 128 letters, digits, dashes, underscores, periods and @, but not "." or ".."`

@@ -54,6 +54,28 @@ func secretUpdated(ctx context.Context, conn *connection, ref secretRef) (update
 	return updated, found, nil
 }
 
+// checkAbsent returns an error when Databricks lists the secret, or can't be asked. The caller holds the secret's lock, so no other request
+// of this mount stores it meanwhile.
+func checkAbsent(ctx context.Context, conn *connection, ref secretRef) error {
+	updated, found, err := secretUpdated(ctx, conn, ref)
+	if err != nil {
+		return explainSecrets(err, ref.Scope, permissionRead)
+	}
+	return refuseOverwrite(ref, updated, found)
+}
+
+// refuseOverwrite returns a fieldError when a secret was found that a request must not overwrite.
+func refuseOverwrite(ref secretRef, updated time.Time, found bool) error {
+	if !found {
+		return nil
+	}
+	written := ""
+	if !updated.IsZero() {
+		written = ", last written " + rfc3339(updated)
+	}
+	return badField(keyIfAbsent, "secret %s exists%s, so it was not overwritten; choose another key, or delete it first", ref, written)
+}
+
 // in looks for the secret in a list of its scope.
 func (p secretRef) in(listed []client.SecretInfo) (updated time.Time, found bool) {
 	for _, secret := range listed {
