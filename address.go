@@ -20,12 +20,13 @@ var roleNameFields = map[string]string{
 // Databricks or matches the pattern of the path. It comes before the framework, whose own answer would be an internal error or that
 // there is nothing.
 func checkAddress(req *logical.Request) error {
-	if req.Operation == logical.HelpOperation {
-		return nil
+	switch req.Operation {
+	case logical.HelpOperation, logical.RenewOperation, logical.RevokeOperation, logical.RollbackOperation:
+		return nil // nothing is to begin
 	}
 	area, rest, _ := strings.Cut(req.Path, "/")
 	rest = strings.TrimSuffix(rest, "/")
-	if field := roleNameFields[area]; field != "" {
+	if field := roleNameFields[area]; field != "" && !strings.Contains(rest, "/") {
 		if err := checkStorable(field, rest); err != nil || area != "creds" {
 			return err
 		}

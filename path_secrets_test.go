@@ -287,6 +287,26 @@ func TestIfAbsentRefusesToOverwrite(t *testing.T) {
 	}
 }
 
+// Vault lets an empty text or list pass where a policy allows nothing but true.
+func TestIfAbsentIsTrueOrFalse(t *testing.T) {
+	t.Parallel()
+	m := withScope(t)
+	m.workspace.PutSecret("etl", "k", []byte("before"))
+	m.workspace.ResetCalls()
+	for _, value := range []any{nil, "", " ", []any{}, []any{true}, []any{"true"}, map[string]any{}, 0, 1, 1.5, "1", "yes", "TRUE", " true", "true,true"} {
+		resp, err := m.do(logical.UpdateOperation, "secrets/etl/k", map[string]any{"string_value": "canary-over", "if_absent": value})
+		require.ErrorContains(t, m.failure(resp, err), "if_absent", "%#v", value)
+	}
+	require.Empty(t, m.workspace.Calls())
+	for _, value := range []any{"true", true} {
+		resp, err := m.do(logical.UpdateOperation, "secrets/etl/k", map[string]any{"string_value": "canary-over", "if_absent": value})
+		m.refused(resp, err, "if_absent: secret etl/k exists")
+	}
+	for _, value := range []any{"false", false} {
+		m.write("secrets/etl/k", map[string]any{"string_value": "canary-over", "if_absent": value})
+	}
+}
+
 // TestIfAbsentLetsOneOfManyIn: the lookup and the write are one step for the requests of a mount, in every spelling of the key.
 func TestIfAbsentLetsOneOfManyIn(t *testing.T) {
 	t.Parallel()

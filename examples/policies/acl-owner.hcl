@@ -8,7 +8,7 @@ path "databricks/acls/etl" {
 
 # A star rather than a plus sign, because the name of a principal may contain slashes.
 path "databricks/acls/etl/*" {
-  capabilities      = ["create", "read", "update", "delete"]
+  capabilities      = ["read", "update", "delete"]
   denied_parameters = {
     "force" = []
   }

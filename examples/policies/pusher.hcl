@@ -9,7 +9,7 @@ path "databricks/secrets/team-a" {
   capabilities = ["update", "list"]
 }
 
-# One secret at a time, permanently or with a ttl. Without "update", the team could add secrets but not overwrite any.
+# One secret at a time, permanently or with a ttl. For a team that may add secrets but not overwrite any, see adder.hcl.
 path "databricks/secrets/team-a/+" {
-  capabilities = ["create", "update"]
+  capabilities = ["update"]
 }

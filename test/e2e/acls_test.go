@@ -115,7 +115,7 @@ func TestPermissionIsWrittenReadListedAndTaken(t *testing.T) {
 
 	for _, permission := range []string{"READ", "WRITE", "MANAGE", "read"} {
 		written := m.write("acls/etl/engineers", data{"permission": permission})
-		want := data{"principal": "engineers", "permission": strings.ToUpper(permission)}
+		want := data{"scope": "etl", "principal": "engineers", "permission": strings.ToUpper(permission)}
 		require.Equal(t, want, written.Data)
 		require.Empty(t, written.LeaseID)
 		require.Equal(t, want, m.read("acls/etl/engineers"))
@@ -148,7 +148,7 @@ func TestPrincipalsMayHaveAnyName(t *testing.T) {
 		m.workspace.AddGroup(principal)
 		lease := m.write("acls/etl/"+principal, data{"permission": "WRITE", "ttl": "1h"})
 		require.Equal(t, "WRITE", m.permission("etl", principal), "%q", principal)
-		require.Equal(t, data{"principal": principal, "permission": "WRITE"}, m.read("acls/etl/"+principal))
+		require.Equal(t, data{"scope": "etl", "principal": principal, "permission": "WRITE"}, m.read("acls/etl/"+principal))
 		require.Contains(t, m.keys("acls/etl"), principal)
 		m.revoke(lease)
 		require.Empty(t, m.permission("etl", principal), "%q", principal)
@@ -203,7 +203,7 @@ func TestLeasedPermissionRestoresWhatItReplaced(t *testing.T) {
 		lease := m.write("acls/etl/engineers", data{"permission": "WRITE", "ttl": "1h"})
 		require.Equal(t, 3600, lease.LeaseDuration)
 		require.True(t, lease.Renewable)
-		require.Equal(t, data{"principal": "engineers", "permission": "WRITE"}, lease.Data)
+		require.Equal(t, data{"scope": "etl", "principal": "engineers", "permission": "WRITE"}, lease.Data)
 		require.Equal(t, "WRITE", m.permission("etl", "engineers"))
 		m.revoke(lease)
 		require.Equal(t, before, m.permission("etl", "engineers"))
@@ -323,7 +323,7 @@ func TestWaitReturnsWhenDatabricksShowsTheChange(t *testing.T) {
 	m.workspace.SetACLDelay(3)
 	waited := m.write("acls/etl/engineers", data{"permission": "READ", "wait": true})
 	require.Empty(t, waited.Warnings)
-	require.Equal(t, data{"principal": "engineers", "permission": "READ"}, m.read("acls/etl/engineers"), "the delay is over")
+	require.Equal(t, data{"scope": "etl", "principal": "engineers", "permission": "READ"}, m.read("acls/etl/engineers"), "the delay is over")
 
 	lease := m.write("acls/etl/engineers", data{"permission": "WRITE", "ttl": "1h", "wait": true})
 	require.NotEmpty(t, lease.LeaseID)

@@ -52,14 +52,13 @@ func (p *person) may(operation, path string, body data) *api.Secret {
 	return secret
 }
 
-// mayNot tries what the policy must refuse. It must be Vault that refuses it, and Databricks must not be told to change
-// anything. It may be asked: Vault wants to know whether a write would create before it looks at the policy.
+// mayNot tries what the policy must refuse. It must be Vault that refuses it, and Databricks must hear nothing of it.
 func (p *person) mayNot(operation, path string, body data) {
 	p.t.Helper()
-	before := p.workspace.Count("POST", "*")
+	before := p.workspace.Count("", "/api/2.0/secrets/*") + p.workspace.Count("POST", "*")
 	_, err := p.try(operation, path, body)
 	requireRefused(p.t, err, 403, "permission denied")
-	require.Equal(p.t, before, p.workspace.Count("POST", "*"), "%s %s", operation, path)
+	require.Equal(p.t, before, p.workspace.Count("", "/api/2.0/secrets/*")+p.workspace.Count("POST", "*"), "%s %s", operation, path)
 }
 
 // mayDoNothingWith tries every operation on every path.
@@ -112,7 +111,7 @@ func TestPolicyOfAPusher(t *testing.T) {
 	require.NotEmpty(t, lease.LeaseID)
 	require.ElementsMatch(t, []any{"there", "new", "leased"}, team.may("list", "secrets/team-a", nil).Data["keys"])
 	team.may("write", "secrets/team-a", data{"secrets": data{"only": "pushed-by-a-team"}, "prune": true})
-	require.Equal(t, map[string]any{"only": "pushed-by-a-team"}, m.stored("team-a"))
+	require.Equal(t, map[string]any{"only": "pushed-by-a-team", "leased": "pushed-by-a-team"}, m.stored("team-a"))
 
 	team.mayNot("read", "secrets/team-a/only", nil)
 	team.mayNot("delete", "secrets/team-a/only", nil)
@@ -121,6 +120,81 @@ func TestPolicyOfAPusher(t *testing.T) {
 	team.mayNotSneakTo("secrets/team-a/", data{"secrets": data{"a": "x"}})
 	team.mayNotSneakTo("secrets/team-a/../team-b/there", value)
 	require.Equal(t, map[string]any{"there": "kept-from-team-b-policies"}, m.stored("team-b"))
+}
+
+func TestPolicyOfAnAdder(t *testing.T) {
+	t.Parallel()
+	m := policyMount(t)
+	adder := m.loginAs("adder")
+	added := server.secret("added-by-a-team", "a secret")
+	for key, more := range map[string]data{"string": {"if_absent": "true"}, "bool": {"if_absent": true}, "leased": {"if_absent": true, "ttl": "1h"}} {
+		more["string_value"] = added
+		adder.may("write", "secrets/team-a/"+key, more)
+	}
+	require.ElementsMatch(t, []any{"there", "string", "bool", "leased"}, adder.may("list", "secrets/team-a", nil).Data["keys"])
+
+	before := m.stored("team-a")
+	other := "written-over-it"
+	for _, key := range []string{"there", "THERE", "string", "leased"} {
+		_, err := adder.try("write", "secrets/team-a/"+key, data{"string_value": other, "if_absent": true})
+		requireRefused(t, err, 400, "if_absent: ", "exists")
+		for _, value := range []any{nil, false, "false", 1, "1", "T", "TRUE"} {
+			adder.mayNot("write", "secrets/team-a/"+key, data{"string_value": other, "if_absent": value})
+		}
+		// Vault's policies let these pass, as all of their elements are allowed, so the engine must refuse them.
+		for _, value := range []any{"", " ", ",", []any{}, []any{true}, []any{"true"}, "true,true", " true", "true,false"} {
+			_, err := adder.try("write", "secrets/team-a/"+key, data{"string_value": other, "if_absent": value})
+			require.Error(t, err, "%#v", value)
+		}
+		adder.mayNot("write", "secrets/team-a/"+key, data{"string_value": other})
+		adder.mayNot("write", "secrets/team-a/"+key, data{"string_value": other, "if_absent": true, "force": true})
+		adder.mayNot("write", "secrets/team-a/"+key, data{"string_value": other, "if_absent": true, "IF_ABSENT": false})
+		adder.mayNot("delete", "secrets/team-a/"+key, nil)
+		adder.mayNot("read", "secrets/team-a/"+key, nil)
+	}
+	adder.mayNot("write", "secrets/team-a", data{"secrets": data{"there": other}})
+	adder.mayNot("write", "secrets/team-a", data{"secrets": data{"there": other}, "if_absent": true})
+	require.Equal(t, before, m.stored("team-a"))
+	adder.mayDoNothingWith("secrets/team-b", "secrets/team-b/there", "secrets/TEAM-A/there", "scopes", "scopes/team-a", "acls/team-a", "acls/team-a/engineers",
+		"config", "roles/etl", "creds/etl", "tokens", "status")
+}
+
+// TestPolicyWithUpdateCanWrite what is there and what is not.
+func TestPolicyWithUpdateCanWrite(t *testing.T) {
+	t.Parallel()
+	m := policyMount(t)
+	updater := &person{mount: m, client: m.loginWith(fmt.Sprintf(`path "%s/*" { capabilities = ["update"] }`, m.path))}
+	value := server.secret("written-with-update-only", "a secret")
+	for range 2 {
+		updater.may("write", "scopes/new", data{})
+		updater.may("write", "secrets/new/key", data{"string_value": value})
+		updater.may("write", "secrets/new/leased", data{"string_value": value, "ttl": "1h"})
+		updater.may("write", "acls/new/engineers", data{"permission": "READ"})
+	}
+	creator := &person{mount: m, client: m.loginWith(fmt.Sprintf(`path "%s/*" { capabilities = ["create"] }`, m.path))}
+	for _, path := range []string{"scopes/other", "secrets/new/other", "acls/new/users"} {
+		creator.mayNot("write", path, data{"string_value": value, "permission": "READ"})
+	}
+}
+
+// TestATokenWithoutRightsCausesNoCall on any path, existing or not: Vault makes its existence checks before it looks at policies.
+func TestATokenWithoutRightsCausesNoCall(t *testing.T) {
+	t.Parallel()
+	m := policyMount(t)
+	m.mint("etl")
+	nobody := &person{mount: m, client: m.loginWith(fmt.Sprintf(`path "%s/none" { capabilities = ["read"] }`, m.path))}
+	m.workspace.ResetCalls()
+	for _, path := range []string{
+		"config", "config/rotate-root", "roles/etl", "roles/new", "roles/a..b", "creds/etl", "creds/new", "static-roles/bi", "static-creds/bi", "rotate-role/bi", "tokens", "tokens/x",
+		"scopes", "scopes/etl", "scopes/new", "scopes/a/b", "secrets", "secrets/etl", "secrets/etl/there", "secrets/etl/new", "secrets/new/k", "secrets/etl/a/b", "secrets/etl/a..b",
+		"acls/etl", "acls/etl/engineers", "acls/etl/new", "acls/new/engineers", "acls/etl/a/b", "status", "tidy", "tidy/status",
+	} {
+		for _, operation := range []string{"read", "list", "write", "delete"} {
+			_, err := nobody.try(operation, path, data{"string_value": "x", "permission": "READ", "ttl": "1h", "if_absent": true, "secrets": data{"a": "x"}})
+			requireRefused(t, err, 403, "permission denied")
+		}
+	}
+	require.Empty(t, m.workspace.Calls())
 }
 
 func TestPolicyOfAReaderOfNames(t *testing.T) {

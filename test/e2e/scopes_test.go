@@ -19,7 +19,7 @@ func TestScopeIsCreatedReadListedAndDeleted(t *testing.T) {
 	m.requireAbsent("scopes/etl")
 
 	created := m.write("scopes/etl", data{})
-	require.Equal(t, data{"name": "etl", "backend_type": "DATABRICKS"}, created.Data)
+	require.Equal(t, data{"scope": "etl", "name": "etl", "scope_backend_type": "DATABRICKS", "backend_type": "DATABRICKS"}, created.Data)
 	require.Equal(t, map[string]string{m.admin.UserName: "MANAGE"}, m.scope("etl").ACLs, "the engine manages what it creates")
 	m.write("scopes/shared", data{"initial_manage_principal": "users"})
 	require.Equal(t, map[string]string{"users": "MANAGE"}, m.scope("shared").ACLs)
@@ -27,7 +27,8 @@ func TestScopeIsCreatedReadListedAndDeleted(t *testing.T) {
 	require.Equal(t, created.Data, m.read("scopes/etl"))
 	require.Equal(t, []string{"etl", "shared"}, m.keys("scopes"))
 	require.Equal(t, []string{"etl", "shared"}, m.keys("secrets"), "secrets/ lists the scopes, too")
-	require.Equal(t, data{"etl": data{"backend_type": "DATABRICKS"}, "shared": data{"backend_type": "DATABRICKS"}}, m.details("scopes"))
+	info := data{"scope_backend_type": "DATABRICKS", "backend_type": "DATABRICKS"}
+	require.Equal(t, data{"etl": info, "shared": info}, m.details("scopes"))
 
 	m.delete("scopes/etl")
 	require.Equal(t, []string{"shared"}, m.keys("scopes"))
@@ -94,6 +95,24 @@ func TestScopeWhoseReplyWasLostIsThereAfterOneWrite(t *testing.T) {
 	m.write("scopes/etl", data{}) // the repetition is told RESOURCE_ALREADY_EXISTS
 	require.Equal(t, 1, lost.Hits())
 	require.Equal(t, []string{"etl"}, m.keys("scopes"))
+}
+
+// TestScopeWithASlashSaysThatItCantBeAddressed tries all that a path can do with it. It is listed, so there is something of that name.
+func TestScopeWithASlashSaysThatItCantBeAddressed(t *testing.T) {
+	t.Parallel()
+	m := newConfiguredMount(t)
+	m.workspace.AddScope("team/etl", m.admin)
+	require.Equal(t, []string{"team/etl"}, m.keys("scopes"))
+	before := m.workspace.Scopes()
+	text := data{"string_value": server.secret("never-let-into-a-slash", "a secret that was refused"), "permission": "READ"}
+	for _, do := range []func(m *mount) error{
+		reading("scopes/team/etl"), writing("scopes/team/etl", data{}), deleting("scopes/team/etl"),
+		listing("secrets/team/etl"), reading("secrets/team/etl/key"), writing("secrets/team/etl/key", text), deleting("secrets/team/etl/key"),
+		listing("acls/team/etl"), reading("acls/team/etl/users"), writing("acls/team/etl/users", text), deleting("acls/team/etl/users"),
+	} {
+		requireRefused(t, do(m), 400, "has", "slash", "team/etl")
+	}
+	require.Equal(t, before, m.workspace.Scopes())
 }
 
 // refusal is one way in which the Secrets API refuses a request, and what the user reads then.

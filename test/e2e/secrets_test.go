@@ -159,22 +159,149 @@ func TestGeneratedSecretIsSeenByNobody(t *testing.T) {
 	requireRefused(t, err, 400, "password_policy", "no-such-policy")
 }
 
-func TestWhoMayOnlyCreateDoesNotOverwrite(t *testing.T) {
+func TestSecretIsAddedOnlyIfAbsent(t *testing.T) {
 	t.Parallel()
 	m := withScope(t)
-	creator := m.loginWith(fmt.Sprintf(`path "%s/secrets/etl/*" { capabilities = ["create"] }`, m.path))
-	value := server.secret("written-by-who-may-only-create", "a secret")
-	_, err := creator.Logical().Write(m.path+"/secrets/etl/once", data{"string_value": value})
-	require.NoError(t, err)
-	_, err = creator.Logical().Write(m.path+"/secrets/etl/once", data{"string_value": "other"})
-	requireRefused(t, err, 403)
+	value := server.secret("added-if-it-was-absent", "a secret")
+	m.workspace.ResetCalls()
+	m.write("secrets/etl/plain", data{"string_value": value})
+	m.write("secrets/etl/plain", data{"string_value": value})
+	require.Equal(t, 2, m.workspace.Count("", "*"), "a plain write is one call, whether there is one or not")
+	for key, ttl := range map[string]string{"once": "", "leased": "1h"} {
+		body := data{"string_value": value, "if_absent": true}
+		if ttl != "" {
+			body["ttl"] = ttl
+		}
+		m.workspace.ResetCalls()
+		m.write("secrets/etl/"+key, body)
+		require.Equal(t, map[string]int{"once": 2, "leased": 3}[key], m.workspace.Count("", "*"))
+		body["string_value"] = "another value"
+		for _, path := range []string{"secrets/etl/" + key, "secrets/ETL/" + strings.ToUpper(key)} {
+			_, err := m.tryWrite(path, body)
+			requireRefused(t, err, 400, "if_absent: ", "exists")
+		}
+		stored, _ := m.value("etl", key)
+		require.Equal(t, value, stored)
+	}
+	require.Equal(t, 1, m.workspace.Count("", "/api/2.0/secrets/put"), "of the last one")
 
 	// Where Databricks can't be asked whether there is a secret, there might be one.
 	m.workspace.Inject(simulator.Fault{Path: "/api/2.0/secrets/list", Status: 400, ErrorCode: "BAD_REQUEST"})
-	_, err = creator.Logical().Write(m.path+"/secrets/etl/once", data{"string_value": "other"})
-	requireRefused(t, err, 403)
-	stored, _ := m.value("etl", "once")
-	require.Equal(t, value, stored)
+	_, err := m.tryWrite("secrets/etl/new", data{"string_value": value, "if_absent": true})
+	requireRefused(t, err, 400, "BAD_REQUEST")
+	require.NotContains(t, m.stored("etl"), "new")
+}
+
+// TestNameThatVaultCantKeepIsRefusedBeforeAnyCall: Vault finds out only after the answer that it can't store such a lease, and revokes
+// what was made, which would delete the durable value.
+func TestNameThatVaultCantKeepIsRefusedBeforeAnyCall(t *testing.T) {
+	t.Parallel()
+	m := withScope(t)
+	m.workspace.AddScope("e..l", m.admin)
+	m.workspace.AddGroup("a..b@x")
+	durable := server.secret("durable-with-two-dots", "a secret")
+	m.write("secrets/etl/db..password", data{"string_value": durable})
+	m.write("acls/etl/a..b@x", data{"permission": "READ"})
+	refused := server.secret("leased-with-two-dots", "a secret that was refused")
+	calls := func() int { return m.workspace.Count("", "*") }
+	before := calls()
+	for path, field := range map[string]string{
+		"secrets/etl/db..password": "key", "secrets/etl/...": "key", "secrets/e..l/key": "scope", "acls/etl/a..b@x": "principal", "acls/e..l/users": "scope",
+	} {
+		kind, _, _ := strings.Cut(path, "/")
+		send := data{"ttl": "1h", "string_value": refused}
+		if kind == "acls" {
+			send = data{"ttl": "1h", "permission": "WRITE"}
+		}
+		_, err := m.tryWrite(path, send)
+		requireRefused(t, err, 400, field+": ", "two consecutive dots")
+	}
+	role := data{"credential_type": "pat", "rotation_period": "24h"}
+	for path, field := range map[string]string{"roles/a..b": "name", "creds/a..b": "role", "static-roles/a..b": "name", "static-creds/a..b": "name", "rotate-role/a..b": "name"} {
+		for _, try := range []func() error{
+			func() error { _, err := m.tryWrite(path, role); return err }, func() error { return reading(path)(m) }, func() error { return deleting(path)(m) },
+		} {
+			err := try()
+			requireRefused(t, err, 400, field+`: "a..b" has two consecutive dots`)
+		}
+	}
+	for _, row := range []struct {
+		path, field string
+		body        data
+	}{
+		{"creds/etl", "deliver_key", data{"deliver_scope": "etl", "deliver_key": ".."}},
+		{"static-roles/bi", "deliver_key", data{"credential_type": "pat", "rotation_period": "24h", "deliver_scope": "etl", "deliver_key": "."}},
+		{"secrets/etl", "secrets", data{"secrets": data{"..": "x"}}},
+	} {
+		_, err := m.tryWrite(row.path, row.body)
+		requireRefused(t, err, 400, row.field+": ", "no valid name")
+	}
+	require.Equal(t, before, calls())
+	stored, _ := m.value("etl", "db..password")
+	require.Equal(t, durable, stored)
+	require.Equal(t, "READ", m.permission("etl", "a..b@x"))
+	require.Equal(t, durable, m.read("secrets/etl/db..password")["string_value"])
+	m.delete("secrets/etl/db..password")
+	m.delete("acls/etl/a..b@x")
+	require.Empty(t, m.stored("etl"))
+	require.Empty(t, m.permission("etl", "a..b@x"))
+
+	// The lease of a credential has the path of its role, so that its copy may have such a name.
+	m.write("creds/etl", data{"deliver_scope": "e..l", "deliver_key": "to..ken"})
+	require.Contains(t, m.stored("e..l"), "to..ken")
+}
+
+// TestMountWithTwoDotsMakesNoLeases: the id of a lease begins with the path of the mount.
+func TestMountWithTwoDotsMakesNoLeases(t *testing.T) {
+	t.Parallel()
+	m := withScope(t)
+	path := m.path + "..b"
+	require.NoError(t, m.client.Sys().Mount(path, &api.MountInput{Type: pluginName}))
+	t.Cleanup(func() { require.NoError(t, m.client.Sys().Unmount(path)) })
+	write := func(name string, body data) error {
+		_, err := m.client.Logical().Write(path+"/"+name, body)
+		return err
+	}
+	require.NoError(t, write("config", data{"host": m.workspace.URL(), "token": m.token}))
+	require.NoError(t, write("roles/etl", data{"credential_type": "pat"}))
+	tokens := len(m.workspace.Tokens())
+	_, err := m.client.Logical().Read(path + "/creds/etl")
+	requireRefused(t, err, 400, "mount: ", path, "two consecutive dots", "vault secrets move")
+	require.Len(t, m.workspace.Tokens(), tokens)
+	requireRefused(t, write("secrets/etl/k", data{"string_value": "x", "ttl": "1h"}), 400, "mount: ")
+	requireRefused(t, write("acls/etl/users", data{"permission": "READ", "ttl": "1h"}), 400, "mount: ")
+	require.NoError(t, write("secrets/etl/k", data{"string_value": "x"}))
+	require.NoError(t, write("acls/etl/users", data{"permission": "READ"}))
+}
+
+// TestPruneKeepsWhatLeasesAndStaticRolesHold, on a scope that has all there is.
+func TestPruneKeepsWhatLeasesAndStaticRolesHold(t *testing.T) {
+	t.Parallel()
+	m := withScope(t)
+	leased := m.write("secrets/etl/leased", data{"string_value": server.secret("leased-beside-a-push", "a leased secret"), "ttl": "1h"})
+	delivered := m.write("creds/etl", data{"deliver_scope": "ETL", "deliver_key": "delivered"})
+	m.write("static-roles/bi", data{"credential_type": "pat", "rotation_period": "24h", "deliver_scope": "etl", "deliver_key": "static"})
+	m.write("secrets/etl/surplus", data{"string_value": "surplus"})
+	for _, key := range []string{"delivered", "static"} {
+		token, _ := m.value("etl", key)
+		server.secret(token, "a delivered token")
+	}
+	push := data{"secrets": data{"sent": "value"}, "prune": true, "dry_run": true}
+	want := data{"written": []any{"sent"}, "deleted": []any{"surplus"}, "kept": []any{"delivered", "leased", "static"}}
+	require.Equal(t, want, m.write("secrets/etl", push).Data)
+	require.Len(t, m.stored("etl"), 4)
+	delete(push, "dry_run")
+	require.Equal(t, want, m.write("secrets/etl", push).Data)
+	for _, key := range []string{"delivered", "static"} {
+		token, _ := m.value("etl", key)
+		require.True(t, m.works(token), key)
+	}
+
+	// They end as if there had been no push.
+	require.NoError(t, m.client.Sys().RevokeWithOptions(revokeNow(leased)))
+	require.NoError(t, m.client.Sys().RevokeWithOptions(revokeNow(delivered)))
+	m.delete("static-roles/bi")
+	require.Equal(t, map[string]any{"sent": "value"}, m.stored("etl"))
 }
 
 // thousand makes a full scope's worth of values.
