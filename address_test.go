@@ -59,17 +59,23 @@ func TestLeasesThatVaultCantKeepAreNotBegun(t *testing.T) {
 	m.workspace.PutSecret("etl", "db..password", []byte("durable"))
 	m.workspace.PutACL("etl", "a..b@x", "READ")
 	m.workspace.ResetCalls()
+	lease := func(path string) map[string]any {
+		if strings.HasPrefix(path, "acls/") {
+			return map[string]any{"permission": "WRITE", "ttl": "1h"}
+		}
+		return map[string]any{"string_value": "canary-value", "ttl": "1h"}
+	}
 	for path, field := range map[string]string{
 		"secrets/etl/db..password": "key", "secrets/e..l/k": "scope", "secrets/etl/...": "key",
 		"acls/etl/a..b@x": "principal", "acls/e..l/users": "scope",
 	} {
-		resp, err := m.do(logical.UpdateOperation, path, map[string]any{"string_value": "canary-value", "permission": "WRITE", "ttl": "1h"})
+		resp, err := m.do(logical.UpdateOperation, path, lease(path))
 		m.refused(resp, err, field+": ", "two consecutive dots")
 	}
 	require.Empty(t, m.workspace.Calls())
-	for path, op := range map[string]logical.Operation{"creds/etl": logical.ReadOperation, "secrets/etl/k": logical.UpdateOperation, "acls/etl/users": logical.UpdateOperation} {
+	for path, op := range map[string]logical.Operation{"creds/etl": logical.UpdateOperation, "secrets/etl/k": logical.UpdateOperation, "acls/etl/users": logical.UpdateOperation} {
 		resp, err := m.backend.HandleRequest(t.Context(), &logical.Request{
-			Operation: op, Path: path, MountPoint: "data..bricks/", Storage: m.storage, Data: map[string]any{"ttl": "1h", "string_value": "canary-value", "permission": "READ"},
+			Operation: op, Path: path, MountPoint: "data..bricks/", Storage: m.storage, Data: lease(path),
 		})
 		m.refused(resp, err, "mount: ", `"data..bricks/"`, "vault secrets move")
 	}
@@ -87,9 +93,9 @@ func TestLeasesThatVaultCantKeepAreNotBegun(t *testing.T) {
 		m.gone(path)
 		require.Nil(t, m.read(path), path)
 	}
-	lease := m.write("creds/etl", map[string]any{"deliver_scope": "e..l", "deliver_key": "to..ken"}).Secret
+	delivered := m.write("creds/etl", map[string]any{"deliver_scope": "e..l", "deliver_key": "to..ken"}).Secret
 	require.Contains(t, m.scope("e..l").Secrets, "to..ken", "the lease of a delivery has the path of its role")
-	m.end(lease)
+	m.end(delivered)
 	require.Empty(t, m.scope("e..l").Secrets)
 }
 
@@ -130,21 +136,25 @@ func TestAScopeWithASlashSaysThatItCantBeAddressed(t *testing.T) {
 	require.Contains(t, resp.Data["keys"], "team/etl")
 	m.workspace.ResetCalls()
 	before := m.workspace.Scopes()
-	value := map[string]any{"string_value": "canary-value", "permission": "READ"}
+	permission := map[string]any{"permission": "READ"}
 	const list, read, write, remove = logical.ListOperation, logical.ReadOperation, logical.UpdateOperation, logical.DeleteOperation
 	for path, ops := range map[string][]logical.Operation{
 		"scopes/team/etl": {read, write, remove}, "scopes/team/etl/": {write},
 		"secrets/team/etl/": {list}, "secrets/team/etl/k": {read, write, remove}, "acls/team/etl/": {list},
 	} {
 		for _, op := range ops {
-			resp, err := m.do(op, path, value)
+			resp, err := m.do(op, path, nil)
 			m.refused(resp, err, `"`+strings.TrimSuffix(strings.TrimPrefix(path[strings.Index(path, "/")+1:], "/"), "/"), "slash in its name can", "be addressed through Vault")
 		}
 	}
 	require.Empty(t, m.workspace.Calls())
 	for _, op := range []logical.Operation{read, write, remove} {
 		for _, path := range []string{"acls/team/etl/users", "acls/Team/ETL/data/eng"} {
-			resp, err := m.do(op, path, value)
+			var data map[string]any
+			if op == write {
+				data = permission
+			}
+			resp, err := m.do(op, path, data)
 			m.refused(resp, err, "scope: ", "has a slash")
 		}
 	}
@@ -152,7 +162,7 @@ func TestAScopeWithASlashSaysThatItCantBeAddressed(t *testing.T) {
 
 	// A principal may have slashes, with and without a scope that is called like its beginning.
 	m.workspace.AddScope("etl/data", m.admin)
-	m.write("acls/etl/data/eng", value)
+	m.write("acls/etl/data/eng", permission)
 	require.Equal(t, "READ", m.acl("data/eng"))
 	m.workspace.Inject(simulator.Fault{Path: scopeListPath, Status: 403, ErrorCode: "PERMISSION_DENIED"})
 	m.gone("acls/etl/data/eng")

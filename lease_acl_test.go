@@ -497,7 +497,7 @@ func TestGrantFaults(t *testing.T) {
 		walled bool // an entry stays for the rollback
 		given  bool // until then
 	}{
-		"get broken":                  {simulator.Fault{Path: aclGetPath, Offset: 1, Status: 500}, false, false},
+		"get broken":                  {simulator.Fault{Path: aclGetPath, Status: 500}, false, false},
 		"put refused":                 {simulator.Fault{Path: aclPutPath, Status: 400, ErrorCode: "INVALID_PARAMETER_VALUE"}, false, false},
 		"put forbidden":               {simulator.Fault{Path: aclPutPath, Status: 403}, false, false},
 		"put throttled":               {simulator.Fault{Path: aclPutPath, Status: 429}, true, false},

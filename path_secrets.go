@@ -130,10 +130,6 @@ func (b *backend) writeSecret(ctx context.Context, req *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
-	ifAbsent, err := ifAbsentOf(data)
-	if err != nil {
-		return nil, err
-	}
 	requested, err := requestedTTL(data)
 	if err != nil {
 		return nil, err
@@ -147,6 +143,7 @@ func (b *backend) writeSecret(ctx context.Context, req *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
+	ifAbsent := data.Get(keyIfAbsent).(bool)
 	if requested > 0 {
 		return b.leaseSecret(ctx, req, conn, ref, value, requested, ifAbsent)
 	}
@@ -155,20 +152,6 @@ func (b *backend) writeSecret(ctx context.Context, req *logical.Request, data *f
 	}
 	b.event(ctx, "secret-write", req.Path, "scope", ref.Scope, "key", ref.Key)
 	return &logical.Response{Data: map[string]any{keyScope: ref.Scope, keyKey: ref.Key}}, nil
-}
-
-// ifAbsentOf returns whether the request must not overwrite. It takes true and false only: the framework would take an empty text or list
-// for false, and Vault lets both pass where allowed_parameters of a policy has nothing but true.
-func ifAbsentOf(data *framework.FieldData) (bool, error) {
-	raw, sent := data.Raw[keyIfAbsent]
-	switch {
-	case !sent || raw == false || raw == "false":
-		return false, nil
-	case raw == true || raw == "true":
-		return true, nil
-	default:
-		return false, badField(keyIfAbsent, "is neither true nor false; send one of them")
-	}
 }
 
 func (b *backend) readSecret(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {

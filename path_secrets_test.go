@@ -287,13 +287,14 @@ func TestIfAbsentRefusesToOverwrite(t *testing.T) {
 	}
 }
 
-// Vault lets an empty text or list pass where a policy allows nothing but true.
+// TestIfAbsentIsTrueOrFalse: Vault lets an empty text or list pass where a policy allows nothing but true, and the framework would take
+// both for false.
 func TestIfAbsentIsTrueOrFalse(t *testing.T) {
 	t.Parallel()
 	m := withScope(t)
 	m.workspace.PutSecret("etl", "k", []byte("before"))
 	m.workspace.ResetCalls()
-	for _, value := range []any{nil, "", " ", []any{}, []any{true}, []any{"true"}, map[string]any{}, 0, 1, 1.5, "1", "yes", "TRUE", " true", "true,true"} {
+	for _, value := range []any{"", " ", ",", []any{}, []any{true}, []any{"true"}, map[string]any{}, 0, 1, 1.5, "yes", " true", "true,true"} {
 		resp, err := m.do(logical.UpdateOperation, "secrets/etl/k", map[string]any{"string_value": "canary-over", "if_absent": value})
 		require.ErrorContains(t, m.failure(resp, err), "if_absent", "%#v", value)
 	}

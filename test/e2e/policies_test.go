@@ -138,11 +138,11 @@ func TestPolicyOfAnAdder(t *testing.T) {
 	for _, key := range []string{"there", "THERE", "string", "leased"} {
 		_, err := adder.try("write", "secrets/team-a/"+key, data{"string_value": other, "if_absent": true})
 		requireRefused(t, err, 400, "if_absent: ", "exists")
-		for _, value := range []any{nil, false, "false", 1, "1", "T", "TRUE"} {
+		for _, value := range []any{nil, false, "false", "1", "T", "TRUE"} {
 			adder.mayNot("write", "secrets/team-a/"+key, data{"string_value": other, "if_absent": value})
 		}
-		// Vault's policies let these pass, as all of their elements are allowed, so the engine must refuse them.
-		for _, value := range []any{"", " ", ",", []any{}, []any{true}, []any{"true"}, "true,true", " true", "true,false"} {
+		// Vault's policies let lists and texts pass if all of their elements are allowed, also without any, so the engine must refuse them.
+		for _, value := range []any{1, "", " ", ",", []any{}, []any{true}, []any{"true"}, "true,true", " true", "true,false"} {
 			_, err := adder.try("write", "secrets/team-a/"+key, data{"string_value": other, "if_absent": value})
 			require.Error(t, err, "%#v", value)
 		}
