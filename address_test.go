@@ -168,3 +168,23 @@ func TestAScopeWithASlashSaysThatItCantBeAddressed(t *testing.T) {
 	m.gone("acls/etl/data/eng")
 	require.Empty(t, m.acl("data/eng"), "the question helps with the message only")
 }
+
+// TestAStoredDeliveryToADotGoesOn: v0.1.0 took such a key, and the rotations of its role must not stop.
+func TestAStoredDeliveryToADotGoesOn(t *testing.T) {
+	t.Parallel()
+	m := withScope(t)
+	m.write("static-roles/bi", map[string]any{"credential_type": "pat", "rotation_period": "24h", "deliver_scope": "etl", "deliver_key": "k"})
+	stored, err := m.storage.Get(t.Context(), staticStoragePrefix+"bi")
+	require.NoError(t, err)
+	stored.Value = []byte(strings.Replace(string(stored.Value), `"deliver_key":"k"`, `"deliver_key":"."`, 1))
+	require.NoError(t, m.storage.Put(t.Context(), stored))
+	m.restart()
+	m.write("rotate-role/bi", nil)
+	require.Equal(t, true, m.read("static-roles/bi").Data["delivered"])
+	require.Equal(t, 200, m.whoami(string(m.scope("etl").Secrets["."].Value)))
+	resp, err := m.do(logical.UpdateOperation, "static-roles/bi", map[string]any{"rotation_period": "48h"})
+	m.refused(resp, err, "deliver_key: ", "no valid name")
+	m.write("static-roles/bi", map[string]any{"rotation_period": "48h", "deliver_key": "k"})
+	m.gone("static-roles/bi")
+	require.Empty(t, m.scope("etl").Secrets)
+}
