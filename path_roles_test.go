@@ -74,7 +74,7 @@ func TestRolesRefuseBadInput(t *testing.T) {
 		"template that loops":  {map[string]any{"credential_type": "pat", "comment": "{{range 1000000000}}x{{end}}"}, []string{"comment: may not loop"}},
 		"template that swells": {map[string]any{"credential_type": "pat", "comment": "{{random 1000000000}}"}, []string{"comment: ", "1 to 64"}},
 		"fraction of a second": {map[string]any{"credential_type": "pat", "ttl": "0.9s"}, []string{"ttl: ", "whole number of seconds"}},
-		"template that grows":  {map[string]any{"credential_type": "pat", "comment": `{{.RoleName` + strings.Repeat(` | replace "e" "eeeeeeeeee"`, 12) + `}}`}, []string{"comment: ", "4096"}},
+		"template that grows":  {map[string]any{"credential_type": "pat", "comment": `{{.RoleName` + strings.Repeat(` | replace "e" "eeeeeeeeee"`, 12) + `}}`}, []string{"comment: ", "1024"}},
 		"template that prints": {map[string]any{"credential_type": "pat", "comment": `{{printf "%1000000d" 1}}`}, []string{"comment: ", "printf is not available"}},
 		"long template":        {map[string]any{"credential_type": "pat", "comment": strings.Repeat("x", maxTemplate+1)}, []string{"comment: ", "1024"}},
 	} {
@@ -148,11 +148,9 @@ func TestRolesWithBrokenStorage(t *testing.T) {
 	require.NoError(t, err)
 	require.EqualValues(t, 180, conn.config.TTL)
 
-	for _, value := range []string{"{", `{"credential_type":"pat","comment":"{{.Gone}}"}`} {
-		require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: "role/broken", Value: []byte(value)}))
-		_, err = m.do(logical.ReadOperation, "roles/broken", nil)
-		require.ErrorContains(t, err, "broken")
-	}
+	require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: "role/broken", Value: []byte("{")}))
+	_, err = m.do(logical.ReadOperation, "roles/broken", nil)
+	require.ErrorContains(t, err, "broken")
 }
 
 // TestRolesAtOnce writes and reads one role from many goroutines: no write may be lost or half seen.

@@ -3,6 +3,7 @@
 package databricks
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -14,7 +15,6 @@ import (
 	"vault-plugin-secrets-databricks/internal/credential"
 
 	"github.com/hashicorp/vault/sdk/framework"
-	"github.com/hashicorp/vault/sdk/helper/template"
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
@@ -36,8 +36,10 @@ type roleEntry struct {
 	Entitlements        []string `json:"entitlements"`
 	DisplayNameTemplate string   `json:"display_name_template"`
 
-	// text is the compiled template of the comment, or of the display name.
-	text *template.StringTemplate
+	// text is the compiled template of the comment, or of the display name. If a stored one can't be used, it is nil, and unusable is
+	// the error of every mint.
+	text     *textTemplate
+	unusable error
 }
 
 // role returns nil when there is no such role. The result is shared and must not be changed.
@@ -52,9 +54,7 @@ func (b *backend) role(ctx context.Context, s logical.Storage, name string) (*ro
 		if err := entry.DecodeJSON(role); err != nil {
 			return nil, false, fmt.Errorf("the stored role %q cannot be read: %w", name, err)
 		}
-		if err := role.compile(); err != nil {
-			return nil, false, fmt.Errorf("the template of the stored role %q cannot be used: %s", name, err)
-		}
+		role.compile()
 		return role, true, nil
 	})
 }
@@ -150,9 +150,12 @@ func (r *roleEntry) check() error {
 			}
 		}
 	}
-	if err := r.compile(); err != nil {
-		return err
+	if field, text := r.template(); text != "" {
+		if err := checkTemplate(text); err != nil {
+			return badField(field, "%s", err)
+		}
 	}
+	r.compile()
 	return checkTTLs(r.TTL, r.MaxTTL)
 }
 
@@ -244,17 +247,22 @@ func (r *roleEntry) lookUp(ctx context.Context, conn *connection) error {
 	return nil
 }
 
-// compile compiles the template of the credential's comment or display name.
-func (r *roleEntry) compile() error {
-	field, text := keyComment, r.Comment
+// template returns the field that has the template of the comment or of the display name, and the template, empty for defaultComment.
+func (r *roleEntry) template() (field, text string) {
 	if r.DisplayNameTemplate != "" {
-		field, text = keyDisplayNameTemplate, r.DisplayNameTemplate
+		return keyDisplayNameTemplate, r.DisplayNameTemplate
 	}
+	return keyComment, r.Comment
+}
+
+// compile compiles the template. Version 0.1.0 stored some that can't be used any more: the role can be read, changed and deleted, and
+// its leases be renewed, but its mints fail with the reason.
+func (r *roleEntry) compile() {
+	field, text := r.template()
 	var err error
-	if r.text, err = parseComment(text); err != nil {
-		return badField(field, "%s", err)
+	if r.text, err = parseTemplate(cmp.Or(text, defaultComment)); err != nil {
+		r.unusable = badField(field, "the role's template can't be used, so write the role with another one: %s", err)
 	}
-	return nil
 }
 
 // scopeForm matches API scopes (Databricks REST reference, API scopes): words joined by dashes, dots and colons.

@@ -86,9 +86,7 @@ func (i *staticItem) rotate(ctx context.Context) error {
 func (i *staticItem) create(ctx context.Context, role *staticRole) error {
 	b, old := i.b, i.e
 	mints := role.mints()
-	if err := mints.compile(); err != nil {
-		return err
-	}
+	mints.compile()
 	if err := i.conn.fits(role.CredentialType, mints.spec()); err != nil {
 		return err
 	}
