@@ -17,6 +17,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/duration"
 	"vault-plugin-secrets-databricks/internal/schedule"
 )
 
@@ -220,7 +221,7 @@ func mergeConfig(old *configEntry, data *framework.FieldData) (*configEntry, err
 	case strings.Trim(config.WorkspaceID, "0123456789") != "":
 		return nil, badField(keyWorkspaceID, "%q is not a number; it is the id after ?o= in the workspace's URL", config.WorkspaceID)
 	case config.RequestTimeout < 1 || config.RequestTimeout > maxRequestTimeout:
-		return nil, badField(keyRequestTimeout, "%ds is out of range; send 1 to %d seconds", config.RequestTimeout, maxRequestTimeout)
+		return nil, badField(keyRequestTimeout, "%s is out of range; send 1s to %s", duration.Seconds(config.RequestTimeout), duration.Seconds(maxRequestTimeout))
 	case config.MaxRetries < 0 || config.MaxRetries > maxMaxRetries:
 		return nil, badField(keyMaxRetries, "%d is out of range; send 0 to %d", config.MaxRetries, maxMaxRetries)
 	case config.RateLimit != 0 && !(config.RateLimit >= minRateLimit && config.RateLimit <= maxRateLimit):
@@ -313,7 +314,7 @@ func (c *configEntry) checkRotation(now time.Time) error {
 		return notRotated(field, c.AuthType)
 	}
 	if next := c.After(now); next.Sub(now) > maxLifetime/2 || c.After(next).Sub(next) > maxLifetime/2 {
-		return badField(field, "has more than 365 days from one rotation to the next; a credential lives for 730 days at most, so one that is late must still be possible")
+		return badField(field, "has more than %s from one rotation to the next; a credential lives for %s at most, so one that is late must still be possible", duration.Text(maxLifetime/2), duration.Text(maxLifetime))
 	}
 	return nil
 }

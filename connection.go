@@ -140,6 +140,11 @@ func (c *connection) cachedIdentity() *client.Identity {
 	return c.identity
 }
 
+// known returns what the author of a role should know of the connection, as far as it is known without a call.
+func (c *connection) known() credential.Known {
+	return credential.Known{Account: c.account, Identity: c.cachedIdentity()}
+}
+
 // connection returns the mount's connection, making it from storage when needed, or with errNotConfigured.
 func (b *backend) connection(ctx context.Context, s logical.Storage) (*connection, error) {
 	return b.connections.get(configStorageKey, func() (*connection, bool, error) {

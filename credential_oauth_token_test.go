@@ -83,7 +83,7 @@ func TestOAuthTokenOfTheEngine(t *testing.T) {
 		data map[string]any
 		word string
 	}{
-		"a shorter ttl": {map[string]any{"ttl": "5m"}, "live for 1h0m0s and can't be revoked, so the lease is as long, although ttl is 5m"},
+		"a shorter ttl": {map[string]any{"ttl": "5m"}, "live for 1h and can't be revoked, so the lease is as long, although ttl is 5m"},
 		"a longer ttl":  {map[string]any{"ttl": "3h"}, "although ttl is 3h"},
 		"beyond all":    {map[string]any{"ttl": "300h"}, "although ttl is 300h"},
 		"a comment":     {map[string]any{"comment": "OPS-1"}, "comment was left out"},

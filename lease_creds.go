@@ -258,6 +258,9 @@ func (b *backend) createCredential(ctx context.Context, op *pendingOperation, co
 func (b *backend) create(ctx context.Context, op *pendingOperation, p *mintPlan) (*credential.Credential, error) {
 	start := b.now()
 	token, err := b.createCredential(ctx, op, p.conn, p.kind, p.request)
+	if err != nil && p.kind.Traits().Lifetime == 0 {
+		err = explainLifetime(err, p.request.Lifetime, fmt.Sprintf("lower max_ttl of role %q (a credential lives a minute longer)", p.lease.Role))
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -4,13 +4,19 @@ package databricks
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
+	"strings"
 	"time"
-	"vault-plugin-secrets-databricks/internal/credential"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/credential"
+	"vault-plugin-secrets-databricks/internal/duration"
 )
 
 const (
@@ -30,11 +36,11 @@ func checkTTLs(ttl, maxTTL int64) error {
 		value int64
 	}{{keyTTL, ttl}, {keyMaxTTL, maxTTL}} {
 		if f.value < 0 || f.value > int64(maxLifetime/time.Second) {
-			return badField(f.field, "%ds is out of range; send 0 (unset) to %d seconds (730 days)", f.value, int64(maxLifetime/time.Second))
+			return badField(f.field, "%s is out of range; send 0 (unset) to %s", duration.Seconds(f.value), duration.Text(maxLifetime))
 		}
 	}
 	if maxTTL > 0 && ttl > maxTTL {
-		return badField(keyTTL, "%ds is longer than max_ttl, %ds; lower it or raise max_ttl", ttl, maxTTL)
+		return badField(keyTTL, "%s is longer than max_ttl, %s; lower it or raise max_ttl", duration.Seconds(ttl), duration.Seconds(maxTTL))
 	}
 	return nil
 }
@@ -60,10 +66,42 @@ func decideTerms(sys logical.SystemView, config *configEntry, role *roleEntry, r
 		// The mount's default was not requested, so capping it needs no warning.
 		usual = min(sys.DefaultLeaseTTL(), t.maxTTL)
 	}
-	var err error
-	t.ttl, t.warnings, err = framework.CalculateTTL(sys, requested, usual, 0, t.maxTTL, 0, time.Time{})
+	ttl, capped, err := framework.CalculateTTL(sys, requested, usual, 0, t.maxTTL, 0, time.Time{})
+	if t.ttl = ttl; len(capped) > 0 {
+		t.warnings = []string{fmt.Sprintf("ttl of %s is more than the effective max_ttl of %s, so the lease is capped at that.", duration.Text(cmp.Or(requested, usual)), duration.Text(t.maxTTL))}
+	}
 	return t, err
 }
+
+// lifetimeWarning returns a warning when credentials of the role live at Databricks for much longer than their leases, since somebody
+// set ttl and nobody max_ttl; else "".
+func lifetimeWarning(sys logical.SystemView, config *configEntry, role *roleEntry) string {
+	ttl, longest := seconds(cmp.Or(role.TTL, config.TTL)), effectiveMaxTTL(sys, config, role)
+	if credential.Lookup(role.CredentialType).Traits().EndsByItself || role.MaxTTL > 0 || config.MaxTTL > 0 || ttl == 0 || ttl >= longest {
+		return ""
+	}
+	return fmt.Sprintf("max_ttl is not set, so credentials of this role live for %s at Databricks unless they are revoked, although ttl is %s: a ttl shortens only the lease, that of a caller, too. Set max_ttl to the longest life that they need.",
+		duration.Text(longest), duration.Text(ttl))
+}
+
+// explainLifetime adds to a refusal of Databricks which lifetime was asked for, and remedy, which says what lowers it. How Databricks
+// refuses a lifetime over the workspace's maximum isn't documented, so what may be another refusal gets a condition.
+func explainLifetime(err error, lifetime time.Duration, remedy string) error {
+	var remote *client.Error
+	if !errors.As(err, &remote) || remote.Kind != client.Refused || remote.Status == 0 {
+		return err
+	}
+	switch {
+	case aboutLifetime.MatchString(remote.Message):
+		return fmt.Errorf("the workspace allows no credential that lives for %s; %s: %w", duration.Text(lifetime), remedy, err)
+	case remote.ErrorCode == "INVALID_PARAMETER_VALUE" && !strings.Contains(strings.ToLower(remote.Message), "scope"):
+		return fmt.Errorf("a credential that lives for %s was asked for; if the workspace allows less, %s: %w", duration.Text(lifetime), remedy, err)
+	default:
+		return err
+	}
+}
+
+var aboutLifetime = regexp.MustCompile(`(?i)life ?time|expir|\b(ttl|days)\b`)
 
 // effectiveMaxTTL returns the longest possible lease: the role's max_ttl, or else the config's, capped by the mount's maximum
 // and by maxLifetime.
@@ -84,13 +122,16 @@ func (t *terms) capTo(token *credential.Credential, requested, left time.Duratio
 	case token.Lifetime <= 0:
 		return logical.CodedError(http.StatusBadGateway, "Databricks made a credential that never ends, although a lifetime was asked for, so it is removed again")
 	case left < time.Second:
-		return logical.CodedError(http.StatusBadGateway, fmt.Sprintf("Databricks made a credential that has ended by now: %s were asked for, %s were given; check the clocks, and the maximum that the workspace allows", requested, token.Lifetime))
+		return logical.CodedError(http.StatusBadGateway, fmt.Sprintf("Databricks made a credential that has ended by now: %s were asked for, %s were given; check the clocks, and the maximum that the workspace allows", duration.Text(requested), duration.Text(token.Lifetime)))
 	case token.Lifetime > requested+lifetimeSkew:
-		t.warnings = append(t.warnings, fmt.Sprintf("Databricks gave the credential a life of %s although %s were asked for; the lease revokes it earlier.", token.Lifetime.Truncate(time.Second), requested))
+		t.warnings = append(t.warnings, fmt.Sprintf("Databricks gave the credential a life of %s although %s were asked for; the lease revokes it earlier.", duration.Text(token.Lifetime), duration.Text(requested)))
 	}
 	if left < t.maxTTL {
-		t.warnings = append(t.warnings, fmt.Sprintf("Databricks gave the credential a life of %s, so the lease can last no longer, and max_ttl of %s can't be reached.",
-			token.Lifetime.Truncate(time.Second), t.maxTTL))
+		why := fmt.Sprintf("Databricks gave the credential a life of %s although %s were asked for", duration.Text(token.Lifetime), duration.Text(requested))
+		if token.Lifetime.Round(time.Second) >= requested {
+			why = "The credential took long to make"
+		}
+		t.warnings = append(t.warnings, fmt.Sprintf("%s, so the lease can last no longer than %s instead of max_ttl, %s.", why, duration.Text(left), duration.Text(t.maxTTL)))
 		t.maxTTL = left
 		t.ttl = min(t.ttl, left)
 	}
@@ -106,7 +147,7 @@ func (t *terms) endByItself(lifetime time.Duration) {
 		wanted = t.requested
 	}
 	if lifetime > wanted || t.requested > lifetime {
-		t.warnings = append(t.warnings, fmt.Sprintf("Databricks makes access tokens that live for %s and can't be revoked, so the lease is as long, although ttl is %s.", lifetime, wanted))
+		t.warnings = append(t.warnings, fmt.Sprintf("Databricks makes access tokens that live for %s and can't be revoked, so the lease is as long, although ttl is %s.", duration.Text(lifetime), duration.Text(wanted)))
 	}
 	t.ttl, t.maxTTL = lifetime, lifetime
 }

@@ -5,6 +5,7 @@ package databricks
 import (
 	"cmp"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 	"vault-plugin-secrets-databricks/internal/credential"
@@ -91,18 +92,19 @@ func TestGrantedLife(t *testing.T) {
 	for name, row := range map[string]struct {
 		granted, left time.Duration
 		ttl, maxTTL   time.Duration
-		warnings      int
+		warning       string
 		refused       string
 	}{
-		"as asked":          {requested, requested - time.Second, time.Minute, time.Hour, 0, ""},
-		"a slow create":     {requested, time.Hour - 5*time.Second, time.Minute, time.Hour - 5*time.Second, 1, ""},
-		"less":              {10*time.Minute + 500*time.Millisecond, 10*time.Minute + 400*time.Millisecond, time.Minute, 10 * time.Minute, 1, ""},
-		"less than the ttl": {30 * time.Second, 30 * time.Second, 30 * time.Second, 30 * time.Second, 1, ""},
-		"much more":         {maxLifetime, maxLifetime, time.Minute, time.Hour, 1, ""},
-		"for ever":          {0, 0, 0, 0, 0, "never ends"},
-		"next to nothing":   {900 * time.Millisecond, 900 * time.Millisecond, 0, 0, 0, "has ended by now"},
-		"ended in the past": {time.Second, -time.Minute, 0, 0, 0, "has ended by now"},
-		"a negative life":   {-time.Second, -time.Second, 0, 0, 0, "never ends"},
+		"as asked":           {requested, requested - time.Second, time.Minute, time.Hour, "", ""},
+		"a slow create":      {requested, time.Hour - 5*time.Second, time.Minute, time.Hour - 5*time.Second, "The credential took long to make, so the lease can last no longer than 59m55s instead of max_ttl, 1h.", ""},
+		"less":               {10*time.Minute + 500*time.Millisecond, 10*time.Minute + 400*time.Millisecond, time.Minute, 10 * time.Minute, "a life of 10m although 1h1m were asked for, so the lease can last no longer than 10m instead of max_ttl, 1h.", ""},
+		"as long as max_ttl": {time.Hour, time.Hour - time.Millisecond, time.Minute, time.Hour - time.Second, "a life of 1h although 1h1m were asked for, so the lease can last no longer than 59m59s instead of max_ttl, 1h.", ""},
+		"less than the ttl":  {30 * time.Second, 30 * time.Second, 30 * time.Second, 30 * time.Second, "a life of 30s although 1h1m were asked for, so the lease can last no longer than 30s instead of max_ttl, 1h.", ""},
+		"much more":          {maxLifetime, maxLifetime, time.Minute, time.Hour, "a life of 730d although 1h1m were asked for; the lease revokes it earlier.", ""},
+		"for ever":           {0, 0, 0, 0, "", "never ends"},
+		"next to nothing":    {900 * time.Millisecond, 900 * time.Millisecond, 0, 0, "", "has ended by now"},
+		"ended in the past":  {time.Second, -time.Minute, 0, 0, "", "has ended by now"},
+		"a negative life":    {-time.Second, -time.Second, 0, 0, "", "never ends"},
 	} {
 		given := terms{ttl: time.Minute, maxTTL: time.Hour}
 		err := given.capTo(&credential.Credential{Lifetime: row.granted}, requested, row.left)
@@ -113,7 +115,8 @@ func TestGrantedLife(t *testing.T) {
 		require.NoError(t, err, name)
 		require.Equal(t, row.ttl, given.ttl, name)
 		require.Equal(t, row.maxTTL, given.maxTTL, name)
-		require.Len(t, given.warnings, row.warnings, name)
+		require.Contains(t, strings.Join(given.warnings, "\n"), row.warning, name)
+		require.Equal(t, row.warning == "", len(given.warnings) == 0, name)
 	}
 }
 

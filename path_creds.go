@@ -54,7 +54,7 @@ func (b *backend) pathCreds() []*framework.Path {
 			},
 			keyTTL: {
 				Type:        framework.TypeDurationSecond,
-				Description: "Lease duration, instead of the role's. A value above max_ttl is capped, with a warning.",
+				Description: "Lease duration, instead of the role's. A value above max_ttl is capped, with a warning. It does not shorten the credential's own life at Databricks, which max_ttl decides.",
 				Query:       true,
 			},
 			keyScopes: {

@@ -11,8 +11,8 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"vault-plugin-secrets-databricks/internal/client"
 	"vault-plugin-secrets-databricks/internal/credential"
+	"vault-plugin-secrets-databricks/internal/duration"
 )
 
 const (
@@ -77,7 +77,7 @@ var roleFields = map[string]*framework.FieldSchema{
 	},
 	keyGroups: {
 		Type:        framework.TypeCommaStringSlice,
-		Description: "Display names of the groups that a service_principal is made a member of.",
+		Description: "Display names of the groups that a service_principal is made a member of. In admins it is a workspace admin.",
 	},
 	keyEntitlements: {
 		Type:        framework.TypeCommaStringSlice,
@@ -85,7 +85,7 @@ var roleFields = map[string]*framework.FieldSchema{
 	},
 	keyDisplayNameTemplate: {
 		Type:        framework.TypeString,
-		Description: "Template of the display name of a service_principal, with the fields that comment has.",
+		Description: "Template of the display name of a service_principal, with the fields and functions that comment has.",
 	},
 	keyScopes: {
 		Type:        framework.TypeCommaStringSlice,
@@ -93,15 +93,15 @@ var roleFields = map[string]*framework.FieldSchema{
 	},
 	keyTTL: {
 		Type:        framework.TypeDurationSecond,
-		Description: "Lease duration. 0 means the config's, or else the mount's default.",
+		Description: "Duration of a lease until its first renewal. It does not shorten the life of the credential at Databricks; max_ttl does. 0 means the config's, or else the mount's default.",
 	},
 	keyMaxTTL: {
 		Type:        framework.TypeDurationSecond,
-		Description: "Longest lease, renewals included; the credential lives a minute longer at Databricks. 0 means the config's, or else the mount's maximum.",
+		Description: "Longest lease, renewals included, and so the credential's own life at Databricks, which is a minute longer: if Vault can't revoke it, it lives that long. 0 means the config's, or else the mount's maximum, 768h unless tuned.",
 	},
 	keyComment: {
 		Type:        framework.TypeString,
-		Description: "Template of the comment on what is minted, with {{.RoleName}}, {{.DisplayName}}, {{.EntityName}}, {{.RequestID}} and {{.MountPath}}. Empty means one that names role and entity.",
+		Description: fmt.Sprintf("Template of the comment on what is minted, with {{.RoleName}}, {{.DisplayName}}, {{.EntityName}}, {{.RequestID}} and {{.MountPath}}, if, with, and the functions %s. %d bytes at most. Empty means one that names role and entity.", strings.Join(templateNames, ", "), maxTemplate),
 	},
 }
 
@@ -133,36 +133,41 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 		return nil, err
 	}
 	wanted := role.lookedUp()
-	if err := role.resolve(ctx, conn, old); err != nil {
+	known, err := role.resolve(ctx, conn, old)
+	if err != nil {
 		return nil, err
 	}
+	known.Unmanaged = !role.mayManage(ctx, conn, known)
 	if role, err = b.saveRole(ctx, req, data, key, wanted, role); err != nil {
 		return nil, err
 	}
 	b.event(ctx, "role-write", req.Path, "name", name, "credential_type", role.CredentialType)
 
 	resp := role.response()
-	b.addRoleWarnings(resp, conn, role)
+	b.addRoleWarnings(resp, conn, role, known)
 	return resp, nil
 }
 
 // addRoleWarnings warns of durations that the mount caps, and of what the author of such a role should know. conn may be nil.
-func (b *backend) addRoleWarnings(resp *logical.Response, conn *connection, role *roleEntry) {
+func (b *backend) addRoleWarnings(resp *logical.Response, conn *connection, role *roleEntry, known credential.Known) {
 	longest := b.System().MaxLeaseTTL()
 	for _, f := range []struct {
 		field string
 		value int64
 	}{{keyTTL, role.TTL}, {keyMaxTTL, role.MaxTTL}} {
 		if seconds(f.value) > longest {
-			resp.AddWarning(fmt.Sprintf("%s of %s is more than the mount's maximum of %s, which caps it.", f.field, seconds(f.value), longest))
+			resp.AddWarning(fmt.Sprintf("%s of %s is more than the mount's maximum of %s, which caps it.", f.field, duration.Seconds(f.value), duration.Text(longest)))
 		}
 	}
-	var identity *client.Identity
+	config := new(configEntry)
 	if conn != nil {
-		identity = conn.cachedIdentity()
+		config = conn.config
+	}
+	if warning := lifetimeWarning(b.System(), config, role); warning != "" {
+		resp.AddWarning(warning)
 	}
 	kind := credential.Lookup(role.CredentialType)
-	for _, warning := range kind.Warnings(identity, role.spec()) {
+	for _, warning := range kind.Warnings(known, role.spec()) {
 		resp.AddWarning(warning)
 	}
 	if warning := kind.Traits().LeaseWarning; warning != "" {
@@ -198,6 +203,8 @@ access to creds/<name> can get them, so use a separate role for each team.
   vault write databricks/roles/app credential_type=service_principal groups=readers ttl=1h max_ttl=8h
 
 A credential expires at Databricks one minute after max_ttl, even if Vault can't
-revoke it. Databricks can't extend a credential, so no renewal goes past that. An
-oauth_token lives for one hour and can be neither revoked nor renewed.
+revoke it. ttl, and that of a caller, shortens only the lease: without max_ttl,
+credentials live as long as the mount's maximum allows. Databricks can't extend a
+credential, so no renewal goes past that. An oauth_token lives for one hour and can
+be neither revoked nor renewed.
 `

@@ -63,8 +63,8 @@ func TestRolesRefuseBadInput(t *testing.T) {
 		"no type":              {map[string]any{}, []string{"credential_type: is missing", "pat"}},
 		"unknown type":         {map[string]any{"credential_type": "password"}, []string{`credential_type: "password" is unknown`, "pat"}},
 		"ttl over max_ttl":     {map[string]any{"credential_type": "pat", "ttl": "2h", "max_ttl": "1h"}, []string{"ttl: ", "max_ttl"}},
-		"ttl for ever":         {map[string]any{"credential_type": "pat", "ttl": "1000000h"}, []string{"ttl: ", "730 days"}},
-		"max_ttl for ever":     {map[string]any{"credential_type": "pat", "max_ttl": "1000000h"}, []string{"max_ttl: ", "730 days"}},
+		"ttl for ever":         {map[string]any{"credential_type": "pat", "ttl": "1000000h"}, []string{"ttl: ", "730d"}},
+		"max_ttl for ever":     {map[string]any{"credential_type": "pat", "max_ttl": "1000000h"}, []string{"max_ttl: ", "730d"}},
 		"negative ttl":         {map[string]any{"credential_type": "pat", "ttl": "-1s"}, []string{"ttl: "}},
 		"scope with a space":   {map[string]any{"credential_type": "pat", "scopes": []string{"sql clusters"}}, []string{"scopes: ", "sql clusters"}},
 		"scope with a newline": {map[string]any{"credential_type": "pat", "scopes": []string{"s\nql"}}, []string{"scopes: "}},
@@ -103,8 +103,8 @@ func TestRoleWarnings(t *testing.T) {
 	m.write("config", map[string]any{"token": token})
 	require.Empty(t, m.write("roles/modest", role).Warnings)
 	warnings := strings.Join(m.write("roles/modest", map[string]any{"ttl": "5h", "max_ttl": "6h"}).Warnings, "\n")
-	require.Contains(t, warnings, "ttl of 5h0m0s is more than the mount's maximum of 4h0m0s")
-	require.Contains(t, warnings, "max_ttl of 6h0m0s")
+	require.Contains(t, warnings, "ttl of 5h is more than the mount's maximum of 4h,")
+	require.Contains(t, warnings, "max_ttl of 6h is")
 }
 
 func TestRolesWithBrokenStorage(t *testing.T) {

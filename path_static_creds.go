@@ -92,5 +92,5 @@ func (b *backend) handleRotateRole(ctx context.Context, req *logical.Request, da
 		return nil, err
 	}
 	pending := it.followUp(context.WithoutCancel(ctx))
-	return b.staticChanged("The credential was replaced", conn, it.e, pending), nil
+	return b.staticChanged("The credential was replaced", conn.known(), it.e, pending), nil
 }

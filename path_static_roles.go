@@ -195,16 +195,16 @@ func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *f
 		return nil, it.abandon(context.WithoutCancel(ctx), pending)
 	}
 	b.event(ctx, "static-role-write", req.Path, "name", name, "credential_type", role.CredentialType)
-	return b.staticChanged("The static role was stored", conn, it.e, pending), nil
+	return b.staticChanged("The static role was stored", it.known, it.e, pending), nil
 }
 
 // staticChanged returns the answer of a write. Done says what was done, and pending why something is left to do after it.
-func (b *backend) staticChanged(done string, conn *connection, e *staticEntry, pending error) *logical.Response {
+func (b *backend) staticChanged(done string, known credential.Known, e *staticEntry, pending error) *logical.Response {
 	resp := b.staticResponse(e)
 	if pending != nil {
 		resp.AddWarning(fmt.Sprintf("%s, but something is left to do, which is tried again at %s: %s", done, rfc3339(e.State.PendingRetry), pending))
 	}
-	for _, warning := range credential.Lookup(e.CredentialType).Warnings(conn.cachedIdentity(), e.mints().spec()) {
+	for _, warning := range credential.Lookup(e.CredentialType).Warnings(known, e.mints().spec()) {
 		resp.AddWarning(warning)
 	}
 	if !e.Automatic() {

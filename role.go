@@ -40,6 +40,9 @@ type roleEntry struct {
 	// the error of every mint.
 	text     *textTemplate
 	unusable error
+
+	// stored is set if the role is the form of a static role in which credentials are minted for it.
+	stored bool
 }
 
 // role returns nil when there is no such role. The result is shared and must not be changed.
@@ -83,7 +86,9 @@ func mergeRole(ctx context.Context, req *logical.Request, data *framework.FieldD
 
 // spec returns the role's settings for its credentials.
 func (r *roleEntry) spec() credential.Spec {
-	return credential.Spec{ServicePrincipalID: r.ServicePrincipalID, ApplicationID: r.ApplicationID, Scopes: r.Scopes, Groups: r.Groups, Entitlements: r.Entitlements}
+	return credential.Spec{
+		ServicePrincipalID: r.ServicePrincipalID, ApplicationID: r.ApplicationID, Scopes: r.Scopes, Groups: r.Groups, Entitlements: r.Entitlements, Stored: r.stored,
+	}
 }
 
 // lookedUp returns the fields that are looked up at Databricks, as one string for comparison.
@@ -197,34 +202,50 @@ func (r *roleEntry) checkFields(t *credential.Traits) error {
 }
 
 // resolve checks a role against the connection, which is nil if there is none yet: its type must work there, and its service
-// principal and groups must exist. It completes the ids of the service principal. Only changed fields are looked up.
-func (r *roleEntry) resolve(ctx context.Context, conn *connection, old *roleEntry) error {
+// principal and groups must exist. It completes the ids of the service principal. Only changed fields are looked up. It returns what is
+// known of the role's identities then.
+func (r *roleEntry) resolve(ctx context.Context, conn *connection, old *roleEntry) (credential.Known, error) {
 	t := credential.Lookup(r.CredentialType).Traits()
 	if conn == nil {
 		if r.spec().Named() || len(r.Groups) > 0 {
-			return badField("config", "a role that names a service principal or groups is looked up at Databricks; write the connection first")
+			return credential.Known{}, badField("config", "a role that names a service principal or groups is looked up at Databricks; write the connection first")
 		}
-		return nil
+		return credential.Known{}, nil
 	}
+	known := conn.known()
 	if err := conn.fits(r.CredentialType, r.spec()); err != nil {
-		return err
+		return known, err
 	}
 	if t.Principal != credential.Never && r.spec().Named() && (r.ServicePrincipalID != old.ServicePrincipalID || r.ApplicationID != old.ApplicationID) {
-		if err := r.lookUp(ctx, conn); err != nil {
-			return err
+		var err error
+		if known.Principal, err = r.lookUp(ctx, conn); err != nil {
+			return known, err
 		}
 	}
 	if !slices.Equal(r.Groups, old.Groups) {
 		conn.ForgetGroups()
 		if _, err := conn.GroupIDs(ctx, r.Groups); err != nil {
-			return err
+			return known, err
 		}
 	}
-	return nil
+	return known, nil
 }
 
-// lookUp completes the ids of the service principal, or refuses two that belong to different ones.
-func (r *roleEntry) lookUp(ctx context.Context, conn *connection) error {
+// mayManage reports whether the engine may make OAuth secrets for the role's service principal, which takes a call unless the engine is
+// an admin. Only a refusal counts.
+func (r *roleEntry) mayManage(ctx context.Context, conn *connection, known credential.Known) bool {
+	if !credential.Lookup(r.CredentialType).Traits().Textless || known.Principal == nil {
+		return true
+	}
+	if who := known.Identity; who != nil && (who.Admin || who.AccountAdmin) {
+		return true
+	}
+	_, err := conn.client.ListOAuthSecrets(ctx, known.Principal.ID)
+	return !client.IsKind(err, client.PermissionDenied)
+}
+
+// lookUp returns the service principal and completes its ids, or refuses two that belong to different ones.
+func (r *roleEntry) lookUp(ctx context.Context, conn *connection) (*client.ServicePrincipal, error) {
 	var found *client.ServicePrincipal
 	var err error
 	field, value := keyServicePrincipalID, r.ServicePrincipalID
@@ -235,16 +256,16 @@ func (r *roleEntry) lookUp(ctx context.Context, conn *connection) error {
 		found, err = conn.client.FindServicePrincipal(ctx, value)
 	}
 	if client.IsGone(err) {
-		return badField(field, "there is no service principal %q at %s; add it there, or correct it: %s", value, conn.config.Host, err)
+		return nil, badField(field, "there is no service principal %q at %s; add it there, or correct it: %s", value, conn.config.Host, err)
 	}
 	if err != nil {
-		return credential.ExplainPrincipal(err, value)
+		return nil, credential.ExplainPrincipal(err, value)
 	}
 	if r.ApplicationID != "" && !strings.EqualFold(r.ApplicationID, found.ApplicationID) {
-		return badField(keyApplicationID, "%q does not belong to service principal %s, whose application id is %s; send one of them", r.ApplicationID, found.ID, found.ApplicationID)
+		return nil, badField(keyApplicationID, "%q does not belong to service principal %s, whose application id is %s; send one of them", r.ApplicationID, found.ID, found.ApplicationID)
 	}
 	r.ServicePrincipalID, r.ApplicationID = found.ID, found.ApplicationID
-	return nil
+	return found, nil
 }
 
 // template returns the field that has the template of the comment or of the display name, and the template, empty for defaultComment.

@@ -27,20 +27,20 @@ func TestScheduleFields(t *testing.T) {
 		data  map[string]any
 		words []string
 	}{
-		{map[string]any{"rotation_period": 59}, []string{"rotation_period: ", "59s is too short", "60 seconds"}},
+		{map[string]any{"rotation_period": 59}, []string{"rotation_period: ", "59s is too short", "at least 1m"}},
 		{map[string]any{"rotation_period": 1}, []string{"rotation_period: "}},
 		{map[string]any{"rotation_period": -60}, []string{"rotation_period", "negative"}},
 		{map[string]any{"rotation_period": "-24h"}, []string{"rotation_period", "negative"}},
 		{map[string]any{"rotation_period": "90.5s"}, []string{"rotation_period: ", "whole number of seconds"}},
 		{map[string]any{"rotation_period": "61500ms"}, []string{"rotation_period: ", "whole number of seconds"}},
-		{map[string]any{"rotation_period": "17521h"}, []string{"rotation_period: ", "730 days"}},
-		{map[string]any{"rotation_period": "8761h"}, []string{"rotation_period: ", "365 days"}},
+		{map[string]any{"rotation_period": "17521h"}, []string{"rotation_period: ", "730d"}},
+		{map[string]any{"rotation_period": "8761h"}, []string{"rotation_period: ", "365d"}},
 		{map[string]any{"rotation_period": "9223372036s"}, []string{"rotation_period: ", "out of range"}},
 		{map[string]any{"rotation_period": "tomorrow"}, []string{"rotation_period"}},
 		{map[string]any{"rotation_schedule": "0 3 * * *"}, []string{"rotation_schedule: ", "together with rotation_period"}},
 		{map[string]any{"rotation_window": 3600}, []string{"rotation_window: ", "belongs to rotation_schedule"}},
 		{map[string]any{"rotation_period": 0, "rotation_window": 3600}, []string{"rotation_window: ", "belongs to rotation_schedule"}},
-		{map[string]any{"rotation_period": 0, "rotation_schedule": "0 3 * * *", "rotation_window": 3599}, []string{"rotation_window: ", "at least 3600"}},
+		{map[string]any{"rotation_period": 0, "rotation_schedule": "0 3 * * *", "rotation_window": 3599}, []string{"rotation_window: ", "1h to 730d"}},
 		{map[string]any{"rotation_period": 0, "rotation_schedule": "0 3 * * *", "rotation_window": -1}, []string{"rotation_window", "negative"}},
 		{map[string]any{"rotation_period": 0, "rotation_schedule": "0 3 * * *", "rotation_window": "17521h"}, []string{"rotation_window: ", "out of range"}},
 		{map[string]any{"rotation_period": 0, "rotation_schedule": "0 3 * * *", "rotation_window": "1h0.5s"}, []string{"rotation_window: ", "whole number"}},
@@ -52,7 +52,7 @@ func TestScheduleFields(t *testing.T) {
 		{map[string]any{"rotation_period": 0, "rotation_schedule": "60 3 * * *"}, []string{"rotation_schedule: "}},
 		{map[string]any{"rotation_period": 0, "rotation_schedule": "weekly"}, []string{"rotation_schedule: "}},
 		{map[string]any{"rotation_period": 0, "rotation_schedule": "0 3 31 2 *"}, []string{"rotation_schedule: ", "never comes"}},
-		{map[string]any{"rotation_period": 0, "rotation_schedule": "0 3 29 2 *"}, []string{"rotation_schedule: ", "730 days"}},
+		{map[string]any{"rotation_period": 0, "rotation_schedule": "0 3 29 2 *"}, []string{"rotation_schedule: ", "730d"}},
 	} {
 		resp, err := m.do(logical.UpdateOperation, "config", row.data)
 		m.refused(resp, err, row.words...)

@@ -15,6 +15,7 @@ import (
 
 	"vault-plugin-secrets-databricks/internal/client"
 	"vault-plugin-secrets-databricks/internal/credential"
+	"vault-plugin-secrets-databricks/internal/duration"
 	"vault-plugin-secrets-databricks/internal/schedule"
 )
 
@@ -197,14 +198,14 @@ func (r *rootItem) replace(ctx context.Context) (unidentified string, err error)
 	}
 	want := storedRequest{key: configStorageKey, text: "Vault's own, for the mount " + r.req.MountPoint}
 	if config.AuthType == client.AuthPAT {
-		want.credentialType, want.spec = credential.PAT, credential.Spec{Scopes: old.scopes}
+		want.credentialType, want.spec = credential.PAT, credential.Spec{Scopes: old.scopes, Stored: true}
 	} else {
-		want.credentialType, want.spec = credential.OAuthSecret, credential.Spec{ServicePrincipalID: identity.ID, ApplicationID: config.ClientID}
+		want.credentialType, want.spec = credential.OAuthSecret, credential.Spec{ServicePrincipalID: identity.ID, ApplicationID: config.ClientID, Stored: true}
 	}
 	// A long life is asked for, and where the workspace refuses that, one that it is known to give, or that suffices.
 	for i, lifetime := range rootLifetimes(config, old.lifetime, b.now()) {
 		if i > 0 {
-			b.Logger().Info("Databricks refused the engine's own credential, so one with a shorter life is asked for", "lifetime", lifetime.String(), "error", err)
+			b.Logger().Info("Databricks refused the engine's own credential, so one with a shorter life is asked for", "lifetime", duration.Text(lifetime), "error", err)
 		}
 		created := false
 		want.lifetime = lifetime

@@ -11,7 +11,6 @@ import (
 
 	"github.com/hashicorp/vault/sdk/logical"
 
-	"vault-plugin-secrets-databricks/internal/client"
 	"vault-plugin-secrets-databricks/internal/credential"
 	"vault-plugin-secrets-databricks/internal/schedule"
 )
@@ -23,6 +22,8 @@ type staticItem struct {
 	name string
 	conn *connection
 	e    *staticEntry // as it is stored, nil for none; shared, so it must not be changed
+
+	known credential.Known // of the identities of a role that is written
 }
 
 func (i *staticItem) labels() rotationLabels {
@@ -117,11 +118,8 @@ func (i *staticItem) create(ctx context.Context, role *staticRole) error {
 		}
 		return nil
 	})
-	if client.IsKind(err, client.Refused) {
-		return fmt.Errorf("a credential that lives for %s was asked for; if the workspace allows less, set %s, or a schedule that needs less: %w", want.lifetime, keyLifetime, err)
-	}
 	if err != nil {
-		return err
+		return explainLifetime(err, want.lifetime, fmt.Sprintf("set %s of static role %q to less, or a schedule that needs less", keyLifetime, i.name))
 	}
 	i.e = e
 	k := &e.State.Current

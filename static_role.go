@@ -16,6 +16,7 @@ import (
 
 	"vault-plugin-secrets-databricks/internal/client"
 	"vault-plugin-secrets-databricks/internal/credential"
+	"vault-plugin-secrets-databricks/internal/duration"
 	"vault-plugin-secrets-databricks/internal/schedule"
 )
 
@@ -53,7 +54,7 @@ func (r *staticRole) mints() *roleEntry {
 	}
 	return &roleEntry{
 		CredentialType: r.CredentialType, ServicePrincipalID: r.ServicePrincipalID, ApplicationID: r.ApplicationID,
-		Scopes: r.Scopes, Comment: comment,
+		Scopes: r.Scopes, Comment: comment, stored: true,
 	}
 }
 
@@ -264,7 +265,8 @@ func (i *staticItem) resolve(ctx context.Context, role *staticRole) error {
 		before = &i.e.staticRole
 	}
 	mints := role.mints()
-	if err := mints.resolve(ctx, i.conn, before.mints()); err != nil {
+	var err error
+	if i.known, err = mints.resolve(ctx, i.conn, before.mints()); err != nil {
 		return err
 	}
 	role.ServicePrincipalID, role.ApplicationID = mints.ServicePrincipalID, mints.ApplicationID
@@ -275,7 +277,7 @@ func (i *staticItem) resolve(ctx context.Context, role *staticRole) error {
 	if err := i.b.checkDeliveryFree(ctx, i.req.Storage, i.name, *ref); err != nil {
 		return err
 	}
-	_, err := i.conn.client.ListSecrets(ctx, ref.Scope)
+	_, err = i.conn.client.ListSecrets(ctx, ref.Scope)
 	if client.IsGone(err) {
 		return badField(keyDeliverScope, "there is no secret scope %q at %s; write scopes/%s first", ref.Scope, i.conn.config.Host, ref.Scope)
 	}
@@ -315,11 +317,11 @@ func (r *staticRole) check(now time.Time) error {
 	longest := int64((maxLifetime - minLifetimeOffset) / time.Second)
 	switch {
 	case r.Grace < 0 || r.Grace > longest:
-		return badField(keyGrace, "%ds is out of range; send 0 to %d seconds", r.Grace, longest)
+		return badField(keyGrace, "%s is out of range; send 0 to %s", duration.Seconds(r.Grace), duration.Seconds(longest))
 	case r.Lifetime < 0 || r.Lifetime > longest:
-		return badField(keyLifetime, "%ds is out of range; send 0 (as long as the schedule needs) to %d seconds", r.Lifetime, longest)
+		return badField(keyLifetime, "%s is out of range; send 0 (as long as the schedule needs) to %s", duration.Seconds(r.Lifetime), duration.Seconds(longest))
 	case r.Lifetime > 0 && r.Lifetime < int64(schedule.MinPeriod/time.Second):
-		return badField(keyLifetime, "%ds is too short; send at least 60 seconds", r.Lifetime)
+		return badField(keyLifetime, "%s is too short; send at least %s", duration.Seconds(r.Lifetime), duration.Text(schedule.MinPeriod))
 	case (r.DeliverScope == "") != (r.DeliverKey == ""):
 		return badField(keyDeliverScope, "and %s belong together; send both or neither", keyDeliverKey)
 	}
@@ -342,15 +344,15 @@ func (r *staticRole) check(now time.Time) error {
 	crowd, _ := r.Spans(maxInGrace, now)
 	switch {
 	case r.Lifetime > 0 && r.Lifetime < least:
-		return badField(keyLifetime, "%ds is too short; between two rotations and with %s and %s, a credential must live for %d seconds", r.Lifetime, keyRotationWindow, keyGrace, least)
+		return badField(keyLifetime, "%s is too short; between two rotations and with %s and %s, a credential must live for %s", duration.Seconds(r.Lifetime), keyRotationWindow, keyGrace, duration.Seconds(least))
 	case int64(gap/time.Second)+r.Window > longest:
-		return badField(keyRotationSchedule, "%q leaves more time from one rotation to the next than a credential can live, %d seconds", r.Cron, longest)
+		return badField(keyRotationSchedule, "%q leaves more time from one rotation to the next than a credential can live, %s", r.Cron, duration.Seconds(longest))
 	case least > longest:
-		return badField(keyGrace, "%ds is too long; with the schedule, credentials would have to live for %d seconds, and %d is the most that Databricks gives", r.Grace, least, longest)
+		return badField(keyGrace, "%s is too long; with the schedule, credentials would have to live for %s, and %s is the most that Databricks gives", duration.Seconds(r.Grace), duration.Seconds(least), duration.Seconds(longest))
 	case seconds(r.Grace) > crowd:
-		return badField(keyGrace, "%ds is too long; with this schedule, more than %d replaced credentials would be alive at once. It can be %d seconds at most", r.Grace, maxInGrace, int64(crowd/time.Second))
+		return badField(keyGrace, "%s is too long; with this schedule, more than %d replaced credentials would be alive at once. It can be %s at most", duration.Seconds(r.Grace), maxInGrace, duration.Text(crowd))
 	case seconds(r.Grace) > room:
-		return badField(keyGrace, "%ds is too long; a service principal can have %d OAuth secrets, so with this schedule it can be %d seconds at most", r.Grace, limit, int64(room/time.Second))
+		return badField(keyGrace, "%s is too long; a service principal can have %d OAuth secrets, so with this schedule it can be %s at most", duration.Seconds(r.Grace), limit, duration.Text(room))
 	}
 	return nil
 }

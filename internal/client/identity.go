@@ -10,16 +10,16 @@ import (
 	"github.com/databricks/databricks-sdk-go/service/iam"
 )
 
-// Identity is who the connection acts as. On an account, it is known to be a service principal, but neither its groups nor
-// whether it is an admin are known.
+// Identity is who the connection acts as. On an account, it is a service principal whose groups are not known.
 type Identity struct {
 	ID               string   `json:"id"`        // numeric id, as SCIM has it
 	UserName         string   `json:"user_name"` // e-mail address of a user, application id of a service principal
 	DisplayName      string   `json:"display_name"`
-	ServicePrincipal bool     `json:"service_principal"` // the user name is a UUID, as those of service principals are
-	Admin            bool     `json:"admin"`             // member of the workspace's group "admins"
-	Groups           []string `json:"groups"`            // display names of the groups it is a member of
-	WorkspaceID      string   `json:"workspace_id"`      // from the answer's X-Databricks-Org-Id header; "" when it has none
+	ServicePrincipal bool     `json:"service_principal"`       // the user name is a UUID, as those of service principals are
+	Admin            bool     `json:"admin"`                   // member of the workspace's group "admins"
+	AccountAdmin     bool     `json:"account_admin,omitempty"` // on an account only
+	Groups           []string `json:"groups"`                  // display names of the groups it is a member of
+	WorkspaceID      string   `json:"workspace_id"`            // from the answer's X-Databricks-Org-Id header; "" when it has none
 }
 
 var uuid = regexp.MustCompile(`^(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
@@ -51,7 +51,7 @@ func (c *Client) Me(ctx context.Context) (*Identity, error) {
 	}
 	for _, group := range user.Groups {
 		who.Groups = append(who.Groups, group.Display)
-		if group.Display == "admins" {
+		if IsAdminGroup(group.Display) {
 			who.Admin = true
 		}
 	}
@@ -71,5 +71,5 @@ func (c *Client) meOnAccount(ctx context.Context) (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Identity{ID: own.ID, UserName: own.ApplicationID, DisplayName: own.DisplayName, ServicePrincipal: true}, nil
+	return &Identity{ID: own.ID, UserName: own.ApplicationID, DisplayName: own.DisplayName, ServicePrincipal: true, AccountAdmin: own.Admin}, nil
 }

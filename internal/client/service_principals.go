@@ -34,6 +34,7 @@ type ServicePrincipal struct {
 	ApplicationID string // a UUID: its OAuth client id, user name, and the application id of its tokens
 	DisplayName   string // need not be unique
 	Active        bool
+	Admin         bool // a workspace admin, or an account admin on an account. Only [Client.GetServicePrincipal] and [Client.FindServicePrincipal] tell
 }
 
 // GetServicePrincipal returns a service principal by its numeric id (Databricks REST reference, Service principals API,
@@ -60,7 +61,7 @@ func (c *Client) GetServicePrincipal(ctx context.Context, id string) (*ServicePr
 // FindServicePrincipal returns a service principal by its application id (Databricks REST reference, Service principals
 // API, list). One that does not exist is an error of kind [NotFound].
 func (c *Client) FindServicePrincipal(ctx context.Context, applicationID string) (*ServicePrincipal, error) {
-	listed, err := c.servicePrincipals(ctx, "applicationId eq "+filterText(applicationID))
+	listed, err := c.servicePrincipals(ctx, "applicationId eq "+filterText(applicationID), "groups", "roles")
 	if err != nil {
 		return nil, err
 	}
@@ -91,8 +92,9 @@ func (c *Client) ServicePrincipalsNamed(ctx context.Context, part string) ([]Ser
 	return named, nil
 }
 
-func (c *Client) servicePrincipals(ctx context.Context, filter string) ([]ServicePrincipal, error) {
-	listed, err := listSCIM[iam.ServicePrincipal](ctx, c, opSPList, "ServicePrincipals", filter, "id,applicationId,displayName,active")
+func (c *Client) servicePrincipals(ctx context.Context, filter string, more ...string) ([]ServicePrincipal, error) {
+	attributes := append([]string{"id", "applicationId", "displayName", "active"}, more...)
+	listed, err := listSCIM[iam.ServicePrincipal](ctx, c, opSPList, "ServicePrincipals", filter, strings.Join(attributes, ","))
 	if err != nil {
 		return nil, err
 	}
@@ -248,8 +250,21 @@ func complexValues(values []string) []iam.ComplexValue {
 }
 
 func servicePrincipal(sp *iam.ServicePrincipal) ServicePrincipal {
-	return ServicePrincipal{ID: sp.Id, ApplicationID: sp.ApplicationId, DisplayName: sp.DisplayName, Active: sp.Active}
+	found := ServicePrincipal{ID: sp.Id, ApplicationID: sp.ApplicationId, DisplayName: sp.DisplayName, Active: sp.Active}
+	for _, group := range sp.Groups {
+		found.Admin = found.Admin || IsAdminGroup(group.Display)
+	}
+	for _, role := range sp.Roles {
+		found.Admin = found.Admin || role.Value == accountAdminRole
+	}
+	return found
 }
+
+// accountAdminRole is the role that makes a member of an account its admin (Databricks REST reference, Account Service Principals API).
+const accountAdminRole = "account_admin"
+
+// IsAdminGroup reports whether the display name is that of the group that makes its members workspace admins.
+func IsAdminGroup(displayName string) bool { return strings.EqualFold(displayName, "admins") }
 
 // complete returns an error when an answer lacks the ids.
 func (sp ServicePrincipal) complete() error {

@@ -53,7 +53,7 @@ func TestServicePrincipalRequests(t *testing.T) {
 			&spValue, "GET ServicePrincipals/1234567890123456", "", ""},
 		{"find", answer(200, spList(1, spBody)), func(ctx context.Context, c *Client) (any, error) {
 			return c.FindServicePrincipal(ctx, strings.ToUpper(appID))
-		}, &spValue, "GET ServicePrincipals", "attributes=id,applicationId,displayName,active\ncount=10000\nfilter=applicationId eq \"" + strings.ToUpper(appID) + "\"\nstartIndex=1", ""},
+		}, &spValue, "GET ServicePrincipals", "attributes=id,applicationId,displayName,active,groups,roles\ncount=10000\nfilter=applicationId eq \"" + strings.ToUpper(appID) + "\"\nstartIndex=1", ""},
 		{"named", answer(200, spList(2, spBody, `{"id":"2","displayName":"Vault-other"}`)), func(ctx context.Context, c *Client) (any, error) {
 			return c.ServicePrincipalsNamed(ctx, `vault-`)
 		}, []ServicePrincipal{spValue}, "GET ServicePrincipals", "attributes=id,applicationId,displayName,active\ncount=10000\nfilter=displayName co \"vault-\"\nstartIndex=1", ""},

@@ -40,8 +40,8 @@ type Type interface {
 	// Revoke ends the credential at Databricks. It succeeds if the credential is gone already.
 	Revoke(ctx context.Context, conn Conn, access Access, ref Ref) error
 
-	// Warnings returns what the author of a role should know about its credentials. identity is nil if it isn't known.
-	Warnings(identity *client.Identity, spec Spec) []string
+	// Warnings returns what the author of a role should know about its credentials.
+	Warnings(known Known, spec Spec) []string
 }
 
 // Types has every credential type, in the order in which help lists them. All differences between types are defined by the types, the
@@ -159,6 +159,10 @@ type Spec struct {
 	ServicePrincipalID, ApplicationID string   // both or none
 	Scopes                            []string // API scopes; empty leaves them to Databricks
 	Groups, Entitlements              []string
+
+	// Stored is set if a storage entry holds the credentials instead of leases: that of a static role, or the config. Fewer types
+	// can do that.
+	Stored bool
 }
 
 // Named reports whether the credentials are those of a named service principal.
@@ -317,23 +321,4 @@ func ExplainPrincipal(err error, principalID string) error {
 	default:
 		return err
 	}
-}
-
-// adminWarnings returns the warning for credentials that act as the engine's own identity, if that is an admin.
-func adminWarnings(identity *client.Identity) []string {
-	if identity == nil || !identity.Admin {
-		return nil
-	}
-	return []string{fmt.Sprintf("Credentials of this role have all the rights of %s, who is a workspace admin. Safer are %s, %s, %s of a named service principal, or %s; or connect the mount as an identity with only the rights that the role's users need.",
-		identity.UserName, OBOToken, OAuthSecret, OAuthToken, ServicePrincipal)}
-}
-
-// scopeWarnings warns of API scopes with which a credential can escape the limits of its lease.
-func scopeWarnings(spec Spec) []string {
-	for _, scope := range spec.Scopes {
-		if scope == "authentication" {
-			return []string{`A credential with the scope "authentication" can create further ones with any scope, which outlive the lease.`}
-		}
-	}
-	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -49,7 +50,7 @@ func (oauthSecretCredential) Fits(Conn, Spec) error { return nil }
 func (oauthSecretCredential) Mint(ctx context.Context, conn Conn, r Request) (*Credential, error) {
 	secret, err := conn.Client().CreateOAuthSecret(ctx, r.ServicePrincipalID, r.Lifetime, r.Scopes)
 	if err != nil {
-		return nil, explainSecretQuota(ctx, conn, r.ServicePrincipalID, err)
+		return nil, explainSecretQuota(ctx, conn, r.Spec, err)
 	}
 	return mintedSecret(secret, r.ServicePrincipalID, r.ApplicationID, r.Scopes), nil
 }
@@ -62,8 +63,8 @@ func (oauthSecretCredential) Revoke(ctx context.Context, conn Conn, _ Access, re
 	return deleteOAuthSecret(ctx, conn, ref.ServicePrincipalID, ref.ID)
 }
 
-func (oauthSecretCredential) Warnings(_ *client.Identity, spec Spec) []string {
-	return scopeWarnings(spec)
+func (oauthSecretCredential) Warnings(known Known, spec Spec) []string {
+	return slices.Concat(secretWarnings(known, spec), principalWarnings(known, spec), scopeWarnings(spec))
 }
 
 // mintedSecret returns a new OAuth secret as a Credential.
@@ -129,7 +130,8 @@ func undoOAuthSecret(ctx context.Context, conn Conn, lists Lists, lost Lost) (re
 
 // explainSecretQuota adds to the refusal of a sixth secret what the limit is, how many there are, and the way out. The code
 // of that refusal isn't documented, so the count decides, unless the answer has a Retry-After.
-func explainSecretQuota(ctx context.Context, conn Conn, principalID string, err error) error {
+func explainSecretQuota(ctx context.Context, conn Conn, spec Spec, err error) error {
+	principalID := spec.ServicePrincipalID
 	var remote *client.Error
 	if !errors.As(err, &remote) || remote.RetryAfter > 0 || remote.Kind != client.QuotaExceeded && remote.Kind != client.Refused && remote.Kind != client.Throttled {
 		return ExplainPrincipal(err, principalID)
@@ -138,6 +140,10 @@ func explainSecretQuota(ctx context.Context, conn Conn, principalID string, err 
 	if listErr != nil || len(secrets) < MaxOAuthSecrets {
 		return ExplainPrincipal(err, principalID)
 	}
-	return fmt.Errorf("a service principal can have %d OAuth secrets, and %s has %d; revoke a lease of it (vault lease revoke -prefix …), delete an operator-created secret, or use a role of credential_type %s or %s: %w",
-		MaxOAuthSecrets, principalID, len(secrets), OAuthToken, ServicePrincipal, err)
+	instead := fmt.Sprintf("use a role of credential_type %s or %s", OAuthToken, ServicePrincipal)
+	if spec.Stored {
+		instead = "wait until the grace of a replaced one ends (a shorter rotation_grace_period needs fewer)"
+	}
+	return fmt.Errorf("a service principal can have %d OAuth secrets, and %s has %d; revoke a lease of it (vault lease revoke -prefix …), delete an operator-created secret, or %s: %w",
+		MaxOAuthSecrets, principalID, len(secrets), instead, err)
 }

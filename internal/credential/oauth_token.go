@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -68,7 +69,7 @@ func (oauthTokenCredential) Mint(ctx context.Context, conn Conn, r Request) (*Cr
 
 	secret, err := conn.Client().CreateOAuthSecret(ctx, r.ServicePrincipalID, r.Lifetime, r.Scopes)
 	if err != nil {
-		return nil, explainSecretQuota(ctx, conn, r.ServicePrincipalID, err)
+		return nil, explainSecretQuota(ctx, conn, r.Spec, err)
 	}
 	token, err := conn.Client().AccessTokenFor(ctx, r.ApplicationID, secret.Value, r.Scopes)
 	// The secret is deleted in any case, even if there is no time left for anything else.
@@ -107,10 +108,12 @@ func (oauthTokenCredential) Undo(ctx context.Context, conn Conn, _ Access, lists
 // Revoke does nothing: Databricks can't revoke an access token.
 func (oauthTokenCredential) Revoke(context.Context, Conn, Access, Ref) error { return nil }
 
-func (oauthTokenCredential) Warnings(identity *client.Identity, spec Spec) []string {
+func (oauthTokenCredential) Warnings(known Known, spec Spec) []string {
 	all := []string{"Databricks can't revoke access tokens: one lives for its hour, even if its lease is revoked, and the lease can't be renewed either."}
-	if !spec.Named() {
-		all = append(all, adminWarnings(identity)...)
+	if spec.Named() {
+		all = slices.Concat(all, secretWarnings(known, spec), principalWarnings(known, spec))
+	} else {
+		all = append(all, adminWarnings(known, spec)...)
 	}
 	return append(all, scopeWarnings(spec)...)
 }

@@ -28,11 +28,19 @@ var oboTraits = Traits{
 	answer: tokenAnswer,
 }
 
-func (oboCredential) Fits(conn Conn, _ Spec) error {
+func (oboCredential) Fits(conn Conn, spec Spec) error {
 	if client.IsAzureHost(conn.Host()) {
-		return &FieldError{fieldCredentialType, fmt.Sprintf("Azure Databricks makes no tokens on behalf of service principals; use %s or %s", OAuthToken, OAuthSecret)}
+		return &FieldError{fieldCredentialType, "Azure Databricks makes no tokens on behalf of service principals; use " + insteadOfOBO(spec)}
 	}
 	return nil
+}
+
+// insteadOfOBO lists the types that do for a role of the kind where there are no such tokens.
+func insteadOfOBO(spec Spec) string {
+	if spec.Stored {
+		return OAuthSecret
+	}
+	return OAuthToken + " or " + OAuthSecret
 }
 
 func (oboCredential) Mint(ctx context.Context, conn Conn, r Request) (*Credential, error) {
@@ -57,8 +65,8 @@ func (oboCredential) Revoke(ctx context.Context, conn Conn, _ Access, ref Ref) e
 	return DeleteToken(ctx, conn, AccessAdmin, ref.ID)
 }
 
-func (oboCredential) Warnings(_ *client.Identity, spec Spec) []string {
-	return scopeWarnings(spec)
+func (oboCredential) Warnings(known Known, spec Spec) []string {
+	return slices.Concat(onlyAdminsWarnings(known, "tokens on behalf of service principals"), principalWarnings(known, spec), scopeWarnings(spec))
 }
 
 // explainOBO adds to an error which precondition of an on-behalf-of token is missing, and advice.
@@ -71,9 +79,9 @@ func explainOBO(ctx context.Context, conn Conn, r Request, err error) error {
 			tokens = slices.DeleteFunc(tokens, func(t client.TokenInfo) bool { return strconv.FormatInt(t.OwnerID, 10) != r.ServicePrincipalID })
 			count = "it has " + countTokens(tokens, r.Mark.MountID)
 		}
-		return tokenQuota("service principal "+r.ApplicationID, count, err)
+		return tokenQuota("service principal "+r.ApplicationID, count, r.Stored, err)
 	case strings.Contains(text, "not enabled for this workspace"):
-		return fmt.Errorf("this workspace makes no tokens on behalf of service principals (Azure never does); use %s or %s: %w", OAuthToken, OAuthSecret, err)
+		return fmt.Errorf("this workspace makes no tokens on behalf of service principals (Azure never does); use %s: %w", insteadOfOBO(r.Spec), err)
 	case strings.Contains(text, "application id of the service principal"):
 		return fmt.Errorf("application_id %s is no service principal of this workspace; add it to the workspace, or correct the role: %w", r.ApplicationID, err)
 	case client.IsKind(err, client.PermissionDenied):

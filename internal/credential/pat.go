@@ -47,7 +47,7 @@ func (patCredential) Mint(ctx context.Context, conn Conn, r Request) (*Credentia
 		if tokens, listErr := conn.Client().ListTokens(ctx); listErr == nil {
 			count = "it has " + countTokens(tokens, r.Mark.MountID)
 		}
-		return nil, tokenQuota("the engine's own user", count, err)
+		return nil, tokenQuota("the engine's own user", count, r.Stored, err)
 	}
 	if err != nil {
 		return nil, err
@@ -63,8 +63,8 @@ func (patCredential) Revoke(ctx context.Context, conn Conn, access Access, ref R
 	return DeleteToken(ctx, conn, access, ref.ID)
 }
 
-func (patCredential) Warnings(identity *client.Identity, spec Spec) []string {
-	return append(adminWarnings(identity), scopeWarnings(spec)...)
+func (patCredential) Warnings(known Known, spec Spec) []string {
+	return append(adminWarnings(known, spec), scopeWarnings(spec)...)
 }
 
 // tokenAnswer has the response fields of a personal access token.
@@ -115,10 +115,14 @@ func DeleteToken(ctx context.Context, conn Conn, access Access, id string) error
 	return nil
 }
 
-// tokenQuota adds the limit, how much of it is used, and advice to a quota error.
-func tokenQuota(whose, count string, err error) error {
-	return fmt.Errorf("a user can have %d live tokens in a workspace, and for %s %s; revoke leases that are no longer needed (vault lease revoke -prefix …), shorten ttl and max_ttl of the roles, or use roles of credential_type %s or %s: %w",
-		maxTokens, whose, count, OAuthToken, ServicePrincipal, err)
+// tokenQuota adds the limit, how much of it is used, and advice to a quota error. stored is that of the spec.
+func tokenQuota(whose, count string, stored bool, err error) error {
+	instead := fmt.Sprintf("use roles of credential_type %s or %s", OAuthToken, ServicePrincipal)
+	if stored {
+		instead = "delete tokens that nobody uses"
+	}
+	return fmt.Errorf("a user can have %d live tokens in a workspace, and for %s %s; revoke leases that are no longer needed (vault lease revoke -prefix …), shorten ttl and max_ttl of the roles, or %s: %w",
+		maxTokens, whose, count, instead, err)
 }
 
 func countTokens(tokens []client.TokenInfo, mountID string) string {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"vault-plugin-secrets-databricks/internal/client"
@@ -128,8 +129,8 @@ func deletePrincipal(ctx context.Context, conn Conn, id string) error {
 	return nil
 }
 
-func (servicePrincipalCredential) Warnings(_ *client.Identity, spec Spec) []string {
-	return scopeWarnings(spec)
+func (servicePrincipalCredential) Warnings(known Known, spec Spec) []string {
+	return slices.Concat(onlyAdminsWarnings(known, "service principals"), groupWarnings(spec), scopeWarnings(spec))
 }
 
 // explainNewPrincipal adds advice to an error of creating a service principal.

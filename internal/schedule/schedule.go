@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/sdk/rotation"
+
+	"vault-plugin-secrets-databricks/internal/duration"
 )
 
 // Names of the fields of a schedule, in requests and in storage.
@@ -69,15 +71,15 @@ func (s Schedule) Check(now time.Time) error {
 	const longest = int64(Longest / time.Second)
 	switch {
 	case s.Period < 0 || s.Period > longest:
-		return badField(FieldPeriod, "%ds is out of range; send 0 (not by itself), or %d to %d seconds (730 days)", s.Period, int64(MinPeriod/time.Second), longest)
+		return badField(FieldPeriod, "%s is out of range; send 0 (not by itself), or %s to %s", duration.Seconds(s.Period), duration.Text(MinPeriod), duration.Text(Longest))
 	case s.Period > 0 && seconds(s.Period) < MinPeriod:
-		return badField(FieldPeriod, "%ds is too short; Vault looks once a minute, so send at least 60 seconds", s.Period)
+		return badField(FieldPeriod, "%s is too short; Vault looks once a minute, so send at least %s", duration.Seconds(s.Period), duration.Text(MinPeriod))
 	case s.Period > 0 && s.Cron != "":
 		return badField(FieldCron, "can't be used together with %s; send the other one as 0 or empty", FieldPeriod)
 	case s.Window != 0 && s.Cron == "":
 		return badField(FieldWindow, "belongs to %s; leave it out, or send 0", FieldCron)
 	case s.Window != 0 && s.Window < int64(MinWindow/time.Second) || s.Window > longest:
-		return badField(FieldWindow, "%ds is out of range; send 0 (none), or at least %d seconds", s.Window, int64(MinWindow/time.Second))
+		return badField(FieldWindow, "%s is out of range; send 0 (none), or %s to %s", duration.Seconds(s.Window), duration.Text(MinWindow), duration.Text(Longest))
 	case s.Cron == "":
 		return nil
 	case strings.Contains(s.Cron, "TZ="):
@@ -89,7 +91,7 @@ func (s Schedule) Check(now time.Time) error {
 	}
 	next := parsed.Next(now.UTC())
 	if next.IsZero() || next.Sub(now) > Longest {
-		return badField(FieldCron, "%q never comes, or not within 730 days, the longest that a credential lives", s.Cron)
+		return badField(FieldCron, "%q never comes, or not within %s, the longest that a credential lives", s.Cron, duration.Text(Longest))
 	}
 	return nil
 }

@@ -49,7 +49,7 @@ func TestCheck(t *testing.T) {
 		{Schedule{Cron: "0 0 3 * * *"}, FieldCron, "five fields"},
 		{Schedule{Cron: "weekly"}, FieldCron, "five fields"},
 		{Schedule{Cron: "0 3 31 2 *"}, FieldCron, "never comes"},
-		{Schedule{Cron: "0 13 29 2 *"}, FieldCron, "730 days"},
+		{Schedule{Cron: "0 13 29 2 *"}, FieldCron, "730d"},
 	} {
 		err := row.s.Check(noon)
 		if row.field == "" {

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/stretchr/testify/require"
+
+	"vault-plugin-secrets-databricks/internal/simulator"
+)
+
+// TestAdminsAreWarnedOf writes a role in each way in which one can give admin rights, and in the same way without them.
+func TestAdminsAreWarnedOf(t *testing.T) {
+	t.Parallel()
+	m := ready(t)
+	m.workspace.AddGroup("readers")
+	engine := m.connectOAuth()
+	admin, modest := m.workspace.AddServicePrincipal("admin", true), m.workspace.AddServicePrincipal("job", false)
+	warned := func(path string, data map[string]any) string {
+		t.Helper()
+		m.workspace.ResetCalls()
+		text := strings.Join(m.write(path, data).Warnings, "\n")
+		require.LessOrEqual(t, len(m.workspace.Calls()), 2, "no call but the lookup, and the create of a static role: %v", m.requests())
+		return text
+	}
+	for name, row := range map[string]struct {
+		path   string
+		data   map[string]any
+		safely map[string]any
+		word   string
+	}{
+		"pat":                  {"roles/a", map[string]any{"credential_type": "pat"}, nil, engine.ApplicationID + ", who is a workspace admin. Safer are obo_token, oauth_secret, oauth_token of a named service principal, or service_principal"},
+		"oauth_token, own":     {"roles/b", map[string]any{"credential_type": "oauth_token"}, nil, engine.ApplicationID + ", who is a workspace admin"},
+		"groups":               {"roles/c", map[string]any{"credential_type": "service_principal", "groups": "readers,admins"}, map[string]any{"groups": "readers"}, `made a member of the group "admins"`},
+		"obo_token":            {"roles/d", map[string]any{"credential_type": "obo_token", "service_principal_id": admin.ID}, map[string]any{"service_principal_id": modest.ID}, "service principal " + admin.ApplicationID + ", which is a workspace admin"},
+		"oauth_secret":         {"roles/e", map[string]any{"credential_type": "oauth_secret", "application_id": admin.ApplicationID}, map[string]any{"application_id": modest.ApplicationID}, "service principal " + admin.ApplicationID + ", which is a workspace admin"},
+		"oauth_token, named":   {"roles/f", map[string]any{"credential_type": "oauth_token", "service_principal_id": admin.ID}, map[string]any{"service_principal_id": modest.ID}, "service principal " + admin.ApplicationID + ", which is a workspace admin"},
+		"oauth_secret, itself": {"roles/g", map[string]any{"credential_type": "oauth_secret", "application_id": engine.ApplicationID}, nil, "service principal " + engine.ApplicationID + ", which is a workspace admin"},
+		"static pat":           {"static-roles/h", map[string]any{"credential_type": "pat"}, nil, "Safer are obo_token or oauth_secret of a named service principal; or"},
+		"static obo_token":     {"static-roles/i", map[string]any{"credential_type": "obo_token", "application_id": admin.ApplicationID}, map[string]any{"application_id": modest.ApplicationID}, "service principal " + admin.ApplicationID + ", which is a workspace admin"},
+		"static oauth_secret":  {"static-roles/j", map[string]any{"credential_type": "oauth_secret", "service_principal_id": admin.ID}, map[string]any{"service_principal_id": modest.ID}, "service principal " + admin.ApplicationID + ", which is a workspace admin"},
+		"static, the engine's": {"static-roles/k", map[string]any{"credential_type": "obo_token", "application_id": engine.ApplicationID}, nil, "which is a workspace admin"},
+	} {
+		require.Contains(t, warned(row.path, row.data), row.word, name)
+		if row.safely != nil {
+			require.NotContains(t, warned(row.path, row.safely), "admin", name)
+		}
+	}
+}
+
+// TestAccountAdminsAreWarnedOf shows the same on an account, where the role of an account admin counts.
+func TestAccountAdminsAreWarnedOf(t *testing.T) {
+	t.Parallel()
+	m, engine := accountReady(t)
+	modest := m.workspace.AddServicePrincipal("job", true) // of a workspace, which has no power over the account
+	admin := m.workspace.AddAccountAdmin(m.workspace.AddServicePrincipal("admin", false))
+	warned := func(data map[string]any) string {
+		return strings.Join(m.write("roles/x", data).Warnings, "\n")
+	}
+	m.write("config", map[string]any{"ttl": "1h"}) // asks who the engine is
+	require.Contains(t, warned(map[string]any{"credential_type": "oauth_token"}), engine.ApplicationID+", who is an account admin")
+	require.Contains(t, warned(map[string]any{"credential_type": "oauth_secret", "application_id": admin.ApplicationID}), "service principal "+admin.ApplicationID+", which is an account admin")
+	require.NotContains(t, warned(map[string]any{"application_id": modest.ApplicationID}), "admin")
+}
+
+// TestUnmanagedPrincipalsAreWarnedOf writes roles that can be stored but not be minted from.
+func TestUnmanagedPrincipalsAreWarnedOf(t *testing.T) {
+	t.Parallel()
+	m := ready(t)
+	sp, managed := m.workspace.AddServicePrincipal("job", false), m.workspace.AddServicePrincipal("ours", false)
+	engine := m.workspace.AddUser("modest@example.com", false)
+	m.workspace.SetManager(managed, engine)
+	token, _ := m.workspace.AddToken(engine, "the engine's own", 0)
+	m.write("config", map[string]any{"token": token})
+	for credentialType, word := range map[string]string{
+		"oauth_secret":      "does not let the engine's identity handle the secrets of service principal " + sp.ID,
+		"oauth_token":       "does not let the engine's identity handle the secrets of service principal " + sp.ID,
+		"obo_token":         "only a workspace admin can make tokens on behalf of service principals, and the engine's identity, modest@example.com, isn't one",
+		"service_principal": "only a workspace admin can make service principals, and the engine's identity, modest@example.com, isn't one",
+	} {
+		data := map[string]any{"credential_type": credentialType}
+		if credentialType != "service_principal" {
+			data["service_principal_id"] = sp.ID
+		}
+		warnings := strings.Join(m.write("roles/"+credentialType, data).Warnings, "\n")
+		require.Contains(t, warnings, "Mints of this role will fail")
+		require.Contains(t, warnings, word)
+		resp, err := m.do(logical.ReadOperation, "creds/"+credentialType, nil)
+		m.refused(resp, err, "HTTP 403")
+	}
+	for _, credentialType := range []string{"oauth_secret", "oauth_token"} {
+		written := m.write("roles/managed", map[string]any{"credential_type": credentialType, "application_id": managed.ApplicationID})
+		require.NotContains(t, strings.Join(written.Warnings, "\n"), "will fail")
+		require.NotEmpty(t, m.mint("managed").Data["host"])
+	}
+
+	// What can't be found out is no reason to warn, or to refuse.
+	m.workspace.Inject(simulator.Fault{Path: secretsPath + "*", Status: http.StatusInternalServerError})
+	written := m.write("roles/unknown", map[string]any{"credential_type": "oauth_secret", "service_principal_id": sp.ID})
+	require.NotContains(t, strings.Join(written.Warnings, "\n"), "will fail")
+}
+
+// TestLifetimesAreWarnedOf shows when a role's credentials live for longer than its author may think.
+func TestLifetimesAreWarnedOf(t *testing.T) {
+	t.Parallel()
+	m := ready(t)
+	m.system.MaxLeaseTTLVal = 768 * time.Hour
+	const long = "max_ttl is not set, so credentials of this role live for 32d at Databricks"
+	sp := m.workspace.AddServicePrincipal("job", false)
+	warned := func(data map[string]any) string {
+		t.Helper()
+		return strings.Join(m.write("roles/x", data).Warnings, "\n")
+	}
+	require.Contains(t, warned(map[string]any{"credential_type": "pat", "ttl": "15m"}), long+" unless they are revoked, although ttl is 15m")
+	require.Contains(t, warned(map[string]any{"credential_type": "service_principal", "ttl": "15m"}), long)
+	require.Contains(t, warned(map[string]any{"credential_type": "oauth_secret", "application_id": sp.ApplicationID, "ttl": "15m"}), long)
+	require.NotContains(t, warned(map[string]any{"credential_type": "oauth_token", "ttl": "15m"}), "max_ttl", "which has no say there")
+	require.Contains(t, warned(map[string]any{"credential_type": "pat", "application_id": "", "service_principal_id": "", "ttl": "15m"}), long)
+	require.NotContains(t, warned(map[string]any{"max_ttl": "24h"}), "max_ttl is not set")
+	require.NotContains(t, warned(map[string]any{"max_ttl": 0, "ttl": "768h"}), "max_ttl is not set")
+	require.NotContains(t, warned(map[string]any{"ttl": 0}), "max_ttl is not set")
+	m.write("config", map[string]any{"ttl": "1h"})
+	require.Contains(t, warned(map[string]any{"ttl": 0}), long+" unless they are revoked, although ttl is 1h")
+	m.write("config", map[string]any{"max_ttl": "24h"})
+	require.NotContains(t, warned(map[string]any{"ttl": "15m"}), "max_ttl is not set")
+
+	// Before there is a config.
+	bare := newMount(t)
+	require.Contains(t, strings.Join(bare.write("roles/x", map[string]any{"credential_type": "pat", "ttl": "15m"}).Warnings, "\n"), "live for 4h at Databricks")
+}
+
+// TestLifetimesOverTheWorkspacesMaximum mints for longer than the workspace allows.
+func TestLifetimesOverTheWorkspacesMaximum(t *testing.T) {
+	t.Parallel()
+	m := ready(t, simulator.WithMaxTokenLifetime(time.Hour))
+	sp := m.workspace.AddServicePrincipal("job", false)
+	for credentialType, id := range map[string]string{"pat": "", "obo_token": sp.ID} {
+		m.write("roles/"+credentialType, map[string]any{"credential_type": credentialType, "service_principal_id": id, "ttl": "5m", "max_ttl": "2h"})
+		resp, err := m.do(logical.ReadOperation, "creds/"+credentialType, nil)
+		m.refused(resp, err, `the workspace allows no credential that lives for 2h1m; lower max_ttl of role "`+credentialType+`"`, "maximum of 3600 seconds", "INVALID_PARAMETER_VALUE", "request id")
+		m.write("roles/"+credentialType, map[string]any{"max_ttl": "59m"})
+		require.NotEmpty(t, m.mint(credentialType).Data["token_value"])
+
+		resp, err = m.do(logical.UpdateOperation, "static-roles/"+credentialType, map[string]any{"credential_type": credentialType, "service_principal_id": id, "lifetime": "2h"})
+		m.refused(resp, err, `the workspace allows no credential that lives for 2h; set lifetime of static role "`+credentialType+`" to less`, "maximum of 3600 seconds")
+	}
+
+	// Words that we don't know may mean another refusal, and some surely do.
+	m.workspace.Inject(simulator.Fault{Path: createPath, Status: 400, Body: `{"error_code":"INVALID_PARAMETER_VALUE","message":"Too much."}`, Times: 1})
+	resp, err := m.do(logical.ReadOperation, "creds/pat", nil)
+	m.refused(resp, err, `a credential that lives for 1h was asked for; if the workspace allows less, lower max_ttl of role "pat"`, "Too much.")
+	for _, body := range []string{`{"error_code":"INVALID_PARAMETER_VALUE","message":"No such scope: sequel"}`, `{"error_code":"INVALID_STATE","message":"Try tomorrow."}`} {
+		m.workspace.Inject(simulator.Fault{Path: createPath, Status: 400, Body: body, Times: 1})
+		resp, err = m.do(logical.ReadOperation, "creds/pat", nil)
+		m.refused(resp, err)
+		require.NotContains(t, resp.Error().Error(), "max_ttl")
+	}
+}
+
+// TestStaticRolesAreAdvisedWhatTheyCanHave brings static roles to the limits, and to where their type does not work.
+func TestStaticRolesAreAdvisedWhatTheyCanHave(t *testing.T) {
+	t.Parallel()
+	m := ready(t)
+	sp := m.workspace.AddServicePrincipal("bi", false)
+	for range 5 {
+		m.workspace.AddOAuthSecret(sp, time.Hour)
+	}
+	for range 600 {
+		m.workspace.AddToken(m.admin, "by hand", time.Hour)
+		m.workspace.AddToken(sp, "by hand", time.Hour)
+	}
+	for credentialType, words := range map[string][]string{
+		"oauth_secret": {"can have 5 OAuth secrets", "has 5", "rotation_grace_period", "delete an operator-created secret"},
+		"pat":          {"can have 600 live tokens", "delete tokens that nobody uses"},
+		"obo_token":    {"can have 600 live tokens", "delete tokens that nobody uses"},
+	} {
+		data := map[string]any{"credential_type": credentialType}
+		if credentialType != "pat" {
+			data["service_principal_id"] = sp.ID
+		}
+		resp, err := m.do(logical.UpdateOperation, "static-roles/x", data)
+		m.refused(resp, err, words...)
+		for _, other := range []string{"oauth_token", "service_principal "} {
+			require.NotContains(t, resp.Error().Error(), other, credentialType)
+		}
+	}
+}
