@@ -40,13 +40,13 @@ func answer(resp *logical.Response, err error) (*logical.Response, error) {
 	}
 	var mistake *fieldError
 	if errors.As(err, &mistake) {
-		return logical.ErrorResponse(err.Error()), nil
+		return logical.ErrorResponse(vaultSaid(err)), nil
 	}
 	var remote *client.Error
 	if !errors.As(err, &remote) {
 		var coded logical.HTTPCodedError
 		if errors.As(err, &coded) {
-			return nil, logical.CodedError(coded.Code(), err.Error())
+			return nil, logical.CodedError(coded.Code(), vaultSaid(err))
 		}
 		if errors.Is(err, context.DeadlineExceeded) {
 			return nil, logical.CodedError(http.StatusGatewayTimeout, err.Error())
@@ -64,6 +64,11 @@ func answer(resp *logical.Response, err error) (*logical.Response, error) {
 		return logical.ErrorResponse(err.Error()), nil
 	}
 }
+
+// vaultSaid returns the text of an error without the form in which errors of Vault's come over gRPC.
+func vaultSaid(err error) string { return overGRPC.ReplaceAllString(err.Error(), "") }
+
+var overGRPC = regexp.MustCompile(`rpc error: code = \w+ desc = `)
 
 // hasCode reports whether Databricks answered with this error_code.
 func hasCode(err error, code string) bool {

@@ -4,6 +4,8 @@ package databricks
 
 import (
 	"errors"
+	"fmt"
+	"net/http"
 	"testing"
 	"vault-plugin-secrets-databricks/internal/client"
 
@@ -33,4 +35,15 @@ func TestErrorsByKind(t *testing.T) {
 		require.ErrorAs(t, err, &coded)
 		require.Equal(t, status, coded.Code(), kind)
 	}
+}
+
+// TestErrorsOfVaultAreSaidPlainly shows that the form of gRPC is left out of what users read.
+func TestErrorsOfVaultAreSaidPlainly(t *testing.T) {
+	t.Parallel()
+	over := errors.New("rpc error: code = Internal desc = failed to do it")
+	resp, err := answer(nil, fmt.Errorf("again: %w", badField("field", "Vault failed: %s", over)))
+	require.NoError(t, err)
+	require.EqualError(t, resp.Error(), "again: field: Vault failed: failed to do it")
+	_, err = answer(nil, fmt.Errorf("%w: %w", logical.CodedError(http.StatusConflict, "changed"), over))
+	require.EqualError(t, err, "changed: failed to do it")
 }

@@ -109,21 +109,36 @@ func storedData(entry any, fields map[string]*framework.FieldSchema) map[string]
 	return data
 }
 
-// pathNames is the path that lists the names under which entries are stored.
-func pathNames(pattern, storagePrefix, summary, help string) *framework.Path {
+// pathNames is the path that lists the names under which entries are stored, with what info returns of each. An entry that can't be read
+// is listed with the error.
+func pathNames(pattern, storagePrefix, summary, help string, info func(ctx context.Context, s logical.Storage, name string) (map[string]any, error)) *framework.Path {
 	list := func(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 		names, err := req.Storage.List(ctx, storagePrefix)
 		if err != nil {
 			return nil, err
 		}
-		return logical.ListResponse(names), nil
+		infos := make(map[string]any, len(names))
+		for _, name := range names {
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			}
+			shown, err := info(ctx, req.Storage, name)
+			if err != nil {
+				shown = map[string]any{"error": err.Error()}
+			}
+			if shown != nil {
+				infos[name] = shown
+			}
+		}
+		return logical.ListResponseWithInfo(names, infos), nil
 	}
 	return &framework.Path{
 		Pattern:      pattern + "/?",
 		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: "databricks", OperationSuffix: pattern},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ListOperation: readOperation(list, summary, map[string]*framework.FieldSchema{
-				"keys": {Type: framework.TypeStringSlice, Description: "The names."},
+				"keys":     {Type: framework.TypeStringSlice, Description: "The names."},
+				"key_info": {Type: framework.TypeMap, Description: "Details of each, by name."},
 			}),
 		},
 		HelpSynopsis:    summary,

@@ -31,7 +31,7 @@ const (
 func (b *backend) pathRoles() []*framework.Path {
 	write := []framework.Response{{Description: "The role as stored.", Fields: roleResponseFields}}
 	return []*framework.Path{
-		pathNames("roles", roleStoragePrefix, "List the names of the roles.", rolesHelp),
+		pathNames("roles", roleStoragePrefix, "List the names of the roles, with credential_type, ttl and max_ttl of each in key_info.", rolesHelp, b.roleInfo),
 		{
 			Pattern: "roles/" + framework.GenericNameRegex(keyName),
 			DisplayAttrs: &framework.DisplayAttributes{
@@ -109,6 +109,15 @@ var roleResponseFields = storedFields(roleFields, keyName)
 
 func (r *roleEntry) response() *logical.Response {
 	return &logical.Response{Data: storedData(r, roleResponseFields)}
+}
+
+// roleInfo returns what a list shows of a role, nil when there is none any more.
+func (b *backend) roleInfo(ctx context.Context, s logical.Storage, name string) (map[string]any, error) {
+	role, err := b.peekRole(ctx, s, name)
+	if err != nil || role == nil {
+		return nil, err
+	}
+	return map[string]any{keyCredentialType: role.CredentialType, keyTTL: role.TTL, keyMaxTTL: role.MaxTTL}, nil
 }
 
 func (b *backend) handleReadRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {

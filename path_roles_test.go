@@ -9,9 +9,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
+
+	"vault-plugin-secrets-databricks/internal/simulator"
 )
 
 func TestRoles(t *testing.T) {
@@ -205,4 +208,53 @@ func FuzzNarrowScopes(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestListsHaveDetails shows what a list of each kind tells, of what can't be read, too.
+func TestListsHaveDetails(t *testing.T) {
+	t.Parallel()
+	m, c := newTimedMount(t)
+	m.connect()
+	m.write("roles/etl", map[string]any{"credential_type": "pat", "ttl": "10m", "max_ttl": "1h"})
+	m.write("roles/app", map[string]any{"credential_type": "service_principal"})
+	m.write("static-roles/bi", map[string]any{"credential_type": "pat", "rotation_period": "1h"})
+	m.write("static-roles/hand", map[string]any{"credential_type": "pat"})
+	for _, key := range []string{"role/broken", "static/broken"} {
+		require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: key, Value: []byte("{")}))
+	}
+	list := func(path string) (keys []string, info map[string]any) {
+		t.Helper()
+		resp, err := m.do(logical.ListOperation, path, nil)
+		m.requireOK(resp, err)
+		return resp.Data["keys"].([]string), resp.Data["key_info"].(map[string]any)
+	}
+	for range 2 {
+		keys, info := list("roles")
+		require.Equal(t, []string{"app", "broken", "etl"}, keys)
+		require.Equal(t, map[string]any{"credential_type": "pat", "ttl": int64(600), "max_ttl": int64(3600)}, info["etl"])
+		require.Equal(t, map[string]any{"credential_type": "service_principal", "ttl": int64(0), "max_ttl": int64(0)}, info["app"])
+		require.Contains(t, info["broken"].(map[string]any)["error"], `the stored role "broken" cannot be read`)
+
+		keys, info = list("static-roles")
+		require.Equal(t, []string{"bi", "broken", "hand"}, keys)
+		role := m.read("static-roles/bi").Data
+		require.Equal(t, map[string]any{
+			"credential_type": "pat", "rotation_failures": 0, "expiry_time": role["expiry_time"], "last_vault_rotation": role["last_vault_rotation"], "next_vault_rotation": role["next_vault_rotation"],
+		}, info["bi"])
+		require.Nil(t, info["hand"].(map[string]any)["next_vault_rotation"])
+		require.Contains(t, info["broken"].(map[string]any)["error"], `the stored static role "broken" cannot be read`)
+		m.restartAt(c) // nothing is in memory
+	}
+
+	m.workspace.Inject(simulator.Fault{Path: createPath, Status: 500})
+	m.write("config", map[string]any{"max_retries": 0})
+	c.advance(2 * time.Hour)
+	m.tick()
+	_, info := list("static-roles")
+	require.Equal(t, 1, info["bi"].(map[string]any)["rotation_failures"])
+
+	m.workspace.ClearFaults()
+	m.mint("etl")
+	list("roles")
+	require.NotContains(t, m.backend.(*backend).roles.entries, "role/app", "a list keeps nothing in memory")
 }

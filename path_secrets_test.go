@@ -574,3 +574,16 @@ func TestASecretWithoutATimestampIsNotForgotten(t *testing.T) {
 	_, there := m.has("k")
 	require.False(t, there)
 }
+
+// TestPasswordPoliciesOverGRPC shows what is said of them where Vault's own words don't arrive.
+func TestPasswordPoliciesOverGRPC(t *testing.T) {
+	t.Parallel()
+	m := newGRPCMount(t)
+	m.connect()
+	m.write("scopes/etl", nil)
+	for name, policy := range map[string]string{"unknown": "nobody", "empty": ""} {
+		resp, err := m.do(logical.UpdateOperation, "secrets/etl/k", map[string]any{"password_policy": policy})
+		m.refused(resp, err, "password_policy: Vault can't generate a value by the policy", "sys/policies/password")
+		require.NotContains(t, resp.Error().Error(), "rpc error", name)
+	}
+}

@@ -24,7 +24,10 @@ const (
 )
 
 func (b *backend) pathStatic() []*framework.Path {
-	return []*framework.Path{pathNames("static-roles", staticStoragePrefix, "List the static roles.", staticHelp), b.pathStaticRole(), b.pathStaticCreds(), b.pathRotateRole()}
+	return []*framework.Path{
+		pathNames("static-roles", staticStoragePrefix, "List the static roles, with the credential_type of each, and how its rotations go, in key_info.", staticHelp, b.staticInfo),
+		b.pathStaticRole(), b.pathStaticCreds(), b.pathRotateRole(),
+	}
 }
 
 func (b *backend) pathStaticRole() *framework.Path {
@@ -107,6 +110,24 @@ func (b *backend) staticResponse(e *staticEntry) *logical.Response {
 		resp.AddWarning("The static role is being deleted; what it made could not be removed at Databricks yet.")
 	}
 	return resp
+}
+
+// staticInfo returns what a list shows of a static role, nil when there is none any more.
+func (b *backend) staticInfo(ctx context.Context, s logical.Storage, name string) (map[string]any, error) {
+	key := staticStoragePrefix + name
+	e, err := b.statics.get(key, func() (*staticEntry, bool, error) {
+		e, err := readStatic(ctx, s, key)
+		return e, false, err // a list of all is no reason to keep all in memory
+	})
+	if err != nil || e == nil {
+		return nil, err
+	}
+	all := b.staticResponse(e).Data
+	info := make(map[string]any)
+	for _, field := range []string{keyCredentialType, keyExpiryTime, keyLastRotation, keyNextRotation, keyRotationFailures} {
+		info[field] = all[field]
+	}
+	return info, nil
 }
 
 func (b *backend) readStaticRole(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {

@@ -47,19 +47,34 @@ type roleEntry struct {
 
 // role returns nil when there is no such role. The result is shared and must not be changed.
 func (b *backend) role(ctx context.Context, s logical.Storage, name string) (*roleEntry, error) {
-	key := roleStoragePrefix + name
-	return b.roles.get(key, func() (*roleEntry, bool, error) {
-		entry, err := s.Get(ctx, key)
-		if err != nil || entry == nil {
-			return nil, false, err
+	return b.roles.get(roleStoragePrefix+name, func() (*roleEntry, bool, error) {
+		role, err := readRole(ctx, s, name)
+		if role != nil {
+			role.compile()
 		}
-		role := new(roleEntry)
-		if err := entry.DecodeJSON(role); err != nil {
-			return nil, false, fmt.Errorf("the stored role %q cannot be read: %w", name, err)
-		}
-		role.compile()
-		return role, true, nil
+		return role, role != nil, err
 	})
+}
+
+// peekRole is role without caching it, for a list of all. No credential can be minted from the result.
+func (b *backend) peekRole(ctx context.Context, s logical.Storage, name string) (*roleEntry, error) {
+	return b.roles.get(roleStoragePrefix+name, func() (*roleEntry, bool, error) {
+		role, err := readRole(ctx, s, name)
+		return role, false, err
+	})
+}
+
+// readRole returns a role as it is stored, nil when there is none.
+func readRole(ctx context.Context, s logical.Storage, name string) (*roleEntry, error) {
+	entry, err := s.Get(ctx, roleStoragePrefix+name)
+	if err != nil || entry == nil {
+		return nil, err
+	}
+	role := new(roleEntry)
+	if err := entry.DecodeJSON(role); err != nil {
+		return nil, fmt.Errorf("the stored role %q cannot be read: %w", name, err)
+	}
+	return role, nil
 }
 
 // mergeRole applies the request's fields to the stored role and checks the result. old is the stored role, or an empty one.

@@ -71,7 +71,7 @@ func (b *backend) registerRotationJob(ctx context.Context, mountPoint string, ol
 func (b *backend) deregisterRotationJob(ctx context.Context, resp *logical.Response, mountPoint string) {
 	err := b.System().DeregisterRotationJob(ctx, &rotation.RotationJobDeregisterRequest{MountPoint: mountPoint, ReqPath: rotationJobPath})
 	if err != nil && !withoutRotationManager(err) {
-		resp.AddWarning(fmt.Sprintf("Vault's rotation manager may go on trying to rotate: %s", err))
+		resp.AddWarning(fmt.Sprintf("Vault's rotation manager may go on trying to rotate: %s", vaultSaid(err)))
 	}
 }
 

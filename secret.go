@@ -128,7 +128,11 @@ func (b *backend) valueOf(ctx context.Context, data *framework.FieldData) (secre
 	case keyPasswordPolicy:
 		made, err := b.System().GeneratePasswordFromPolicy(ctx, text)
 		if err != nil {
-			return secretValue{}, badField(keyPasswordPolicy, "Vault can't generate a value by the policy %q: %s; see sys/policies/password", text, err)
+			if ctx.Err() != nil {
+				return secretValue{}, ctx.Err()
+			}
+			// Over gRPC, all that Vault says is that it failed.
+			return secretValue{}, badField(keyPasswordPolicy, "Vault can't generate a value by the policy %q (%s); check that it is one of sys/policies/password, and that it can be met", text, vaultSaid(err))
 		}
 		text = made
 	}
