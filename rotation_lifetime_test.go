@@ -382,7 +382,7 @@ func TestGraceIsBounded(t *testing.T) {
 				for _, grace := range []string{"8760h", "3001s"} {
 					role["rotation_grace_period"] = grace
 					resp, err := m.do(logical.UpdateOperation, "static-roles/a", role)
-					m.refused(resp, err, "rotation_grace_period: ", "3000 seconds at most")
+					m.refused(resp, err, "rotation_grace_period: ", "50m at most")
 				}
 				require.Empty(t, m.minted())
 				role["rotation_grace_period"] = "3000s"
