@@ -41,7 +41,7 @@ func TestCheck(t *testing.T) {
 		{Schedule{Period: 60, Cron: "0 3 * * *"}, FieldCron, "together with rotation_period"},
 		{Schedule{Window: 3600}, FieldWindow, "belongs to rotation_schedule"},
 		{Schedule{Period: 60, Window: 3600}, FieldWindow, "belongs to rotation_schedule"},
-		{Schedule{Cron: "0 3 * * *", Window: 3599}, FieldWindow, "at least 3600"},
+		{Schedule{Cron: "0 3 * * *", Window: 3599}, FieldWindow, "1h to 730d"},
 		{Schedule{Cron: "0 3 * * *", Window: -1}, FieldWindow, "out of range"},
 		{Schedule{Cron: "0 3 * * *", Window: 730*day + 1}, FieldWindow, "out of range"},
 		{Schedule{Cron: "0 3 * * *", Window: math.MaxInt64}, FieldWindow, "out of range"},
