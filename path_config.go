@@ -218,7 +218,8 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 	}
 	if subject := b.subjectToken(config); subject != nil {
 		if _, err := subject(ctx); err != nil {
-			return nil, badField(keyAuthType, "%s", err)
+			conn.client.Close()
+			return nil, err
 		}
 	}
 	if config.VerifyConnection {
