@@ -94,6 +94,9 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (resp
 			resp = logical.ErrorResponse(failed.Error())
 		}
 	}
+	if req.Operation == logical.RenewOperation || req.Operation == logical.RevokeOperation {
+		return answerLease(resp, err)
+	}
 	return answer(nothingToSay(req, resp), err)
 }
 
