@@ -87,6 +87,9 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (resp
 	if err := b.checkTypes(req); err != nil {
 		return answer(nil, err)
 	}
+	if err := b.checkPlane(ctx, req); err != nil {
+		return answer(nil, err)
+	}
 	resp, err = b.Backend.HandleRequest(ctx, req)
 	if req.Operation == logical.RollbackOperation {
 		// The framework's own rollback reads every entry of the write-ahead log each time.

@@ -261,6 +261,7 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 		resp.AddWarning(unknownEnd)
 	}
 	addConfigWarnings(resp, old, config)
+	addPlaneWarning(resp, conn)
 	addRootWarnings(resp, req.MountPoint, config, b.now(), false)
 	return resp, nil
 }
