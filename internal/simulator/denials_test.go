@@ -3,6 +3,7 @@
 package simulator_test
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/databricks/databricks-sdk-go/apierr"
@@ -31,7 +32,9 @@ func TestDenialsThroughTheSDK(t *testing.T) {
 		injected := w.Inject(fault)
 		err := me()
 		require.ErrorContains(t, err, text)
-		require.ErrorIs(t, err, apierr.ErrPermissionDenied)
+		refused, ok := errors.AsType[*apierr.APIError](err)
+		require.True(t, ok, "%v", err)
+		require.Equal(t, 403, refused.StatusCode)
 		injected.Clear()
 	}
 	require.NoError(t, me())
