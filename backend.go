@@ -87,12 +87,18 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (resp
 	if err := b.checkTypes(req); err != nil {
 		return answer(nil, err)
 	}
+	if err := b.checkPlane(ctx, req); err != nil {
+		return answer(nil, err)
+	}
 	resp, err = b.Backend.HandleRequest(ctx, req)
 	if req.Operation == logical.RollbackOperation {
 		// The framework's own rollback reads every entry of the write-ahead log each time.
 		if failed := b.rollback(ctx, req); failed != nil {
 			resp = logical.ErrorResponse(failed.Error())
 		}
+	}
+	if req.Operation == logical.RenewOperation || req.Operation == logical.RevokeOperation {
+		return answerLease(resp, err)
 	}
 	return answer(nothingToSay(req, resp), err)
 }

@@ -4,7 +4,6 @@ package databricks
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"reflect"
@@ -208,8 +207,8 @@ func mergeConfig(old *configEntry, data *framework.FieldData) (*configEntry, err
 	if err := config.resolveAuth(data); err != nil {
 		return nil, err
 	}
-	if old.Host != "" && config.Host != old.Host && !given(data, config.secretField()) {
-		return nil, badField(keyHost, "changing it from %q to %q requires %s to be sent again, so that the stored secret can't be sent to another host", old.Host, config.Host, config.secretField())
+	if secret := config.secretField(); old.Host != "" && config.Host != old.Host && secret != "" && !given(data, secret) {
+		return nil, badField(keyHost, "changing it from %q to %q requires %s to be sent again, so that the stored secret can't be sent to another host", old.Host, config.Host, secret)
 	}
 	switch {
 	case client.IsAccountHost(host) && config.AccountID == "":
@@ -250,15 +249,6 @@ func cutLineEnds(data *framework.FieldData) {
 			}
 		}
 	}
-}
-
-// unverified says what was wrong with a connection that was not stored.
-func unverified(config *configEntry, err error) error {
-	var remote *client.Error
-	if errors.As(err, &remote) && remote.Kind == client.Unauthenticated {
-		return badField(config.secretField(), "Databricks does not accept it at %s, so nothing was stored: %s", config.Host, err)
-	}
-	return fmt.Errorf("the connection could not be proved, so nothing was stored (verify_connection=false stores it all the same): %w", err)
 }
 
 // effectiveSchedule returns the schedule that is followed: none where rotation is suspended.

@@ -24,10 +24,20 @@ var authTypes = []authType{
 	{client.AuthPAT, []string{keyToken}, nil, keyToken},
 	{client.AuthOAuthM2M, []string{keyClientID, keyClientSecret}, nil, keyClientSecret},
 	{client.AuthAzureClientSecret, []string{keyAzureTenantID, keyAzureClientID, keyAzureClientSecret}, []string{keyAzureWorkspaceResourceID}, keyAzureClientSecret},
-	// There is no secret. The audience decides who accepts the identity token, so a new host requires it again.
+	// There is no secret. The audience decides who accepts an identity token of Vault, so a new host requires it again. A token file has its
+	// own audience, and the operator's list of hosts.
 	{client.AuthOIDC, []string{keyIdentityTokenAudience}, []string{keyClientID, keyIdentityTokenTTL}, keyIdentityTokenAudience},
 }
 
+// needs returns the required fields as the plugin is registered.
+func (a authType) needs() []string {
+	if a.name == client.AuthOIDC && tokenFile() != "" {
+		return nil
+	}
+	return a.required
+}
+
+// has reports whether the auth type has the field.
 func (a authType) has(field string) bool {
 	return slices.Contains(a.required, field) || slices.Contains(a.optional, field)
 }
@@ -72,10 +82,12 @@ func (c *configEntry) resolveAuth(data *framework.FieldData) error {
 			return badField(field, "does not belong to auth_type %s; leave one of them out", auth.name)
 		}
 	}
-	for _, field := range auth.required {
+	for _, field := range auth.needs() {
 		if values[field] == "" {
 			return badField(field, "is missing; auth_type %s needs %s", auth.name, strings.Join(auth.required, " and "))
 		}
+	}
+	for _, field := range auth.required {
 		if !client.ValidCredential(values[field]) {
 			return badField(field, "contains spaces, control characters or others that are not valid in a credential; copy it again")
 		}
@@ -97,7 +109,9 @@ func (c *configEntry) inferAuth(sent []string, values map[string]string) error {
 			complete = append(complete, auth)
 		}
 	}
-	stays := slices.ContainsFunc(complete, func(a authType) bool { return a.name == c.AuthType })
+	stays := slices.ContainsFunc(fitting, func(a authType) bool {
+		return a.name == c.AuthType && !slices.ContainsFunc(a.needs(), func(field string) bool { return values[field] == "" })
+	})
 	switch {
 	case c.AuthType != "" && (stays || len(sent) == 0):
 	case len(complete) == 1:
@@ -142,8 +156,11 @@ func (c *configEntry) dropOtherAuth(auth authType) {
 }
 
 // secretField returns the field that must be sent again when the host changes, so that a stored credential is never sent to a
-// new host.
+// new host; "" for none, where the operator's list of hosts decides about the new one.
 func (c *configEntry) secretField() string {
+	if c.AuthType == client.AuthOIDC && tokenFile() != "" {
+		return ""
+	}
 	for _, auth := range authTypes {
 		if auth.name == c.AuthType {
 			return auth.secret

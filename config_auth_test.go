@@ -80,14 +80,16 @@ func TestAzureClientSecret(t *testing.T) {
 		words []string
 	}{
 		"a wrong secret":    {map[string]any{"azure_client_secret": "wrong"}, []string{"azure_client_secret: ", "nothing was stored", "AADSTS7000215"}},
-		"a wrong client":    {map[string]any{"azure_client_id": unknownUUID}, []string{"azure_client_secret: ", "AADSTS700016"}},
-		"a wrong tenant":    {map[string]any{"azure_tenant_id": unknownUUID}, []string{"nothing was stored", "AADSTS90002", "azure_tenant_id"}},
+		"a wrong client":    {map[string]any{"azure_client_id": unknownUUID}, []string{"azure_client_id: Entra ID does not accept it", "AADSTS700016", "azure_client_secret was not looked at"}},
+		"a wrong tenant":    {map[string]any{"azure_tenant_id": unknownUUID}, []string{"azure_tenant_id: Entra ID does not accept it", "nothing was stored", "AADSTS90002"}},
+		"no form of tenant": {map[string]any{"azure_tenant_id": "prod"}, []string{"azure_tenant_id: Entra ID does not accept it", "AADSTS900023"}},
 		"no tenant at all":  {map[string]any{"azure_tenant_id": "a/../b"}, []string{"config: azure_tenant_id", "neither the id nor the domain"}},
 		"a resource in two": {map[string]any{"azure_workspace_resource_id": "/subscriptions/a b"}, []string{"azure_workspace_resource_id: "}},
 		"no host of Azure":  {map[string]any{"host": "https://dbc-1.cloud.databricks.com", "azure_client_secret": "x"}, []string{"config: ", "is for Azure Databricks"}},
 	} {
 		resp, err := m.do(logical.UpdateOperation, "config", row.data)
 		m.refused(resp, err, row.words...)
+		require.NotContains(t, resp.Error().Error(), "verify_connection", "it would not help")
 		require.Equal(t, before, m.read("config").Data, name)
 	}
 
@@ -95,6 +97,17 @@ func TestAzureClientSecret(t *testing.T) {
 	_, newer := m.workspace.AddEntraApp(sp, testTenant)
 	m.write("config", map[string]any{"azure_client_secret": m.unlogged(newer)})
 	require.Equal(t, before, m.read("config").Data)
+
+	m.workspace.ExpireEntraSecret(testTenant, sp.ApplicationID, newer)
+	resp, err = m.do(logical.UpdateOperation, "config", map[string]any{"ttl": "1m"})
+	m.refused(resp, err, "azure_client_secret: Entra ID does not accept it", "has expired")
+	_, newest := m.workspace.AddEntraApp(sp, testTenant)
+	m.workspace.DisableEntraApp(testTenant, sp.ApplicationID)
+	resp, err = m.do(logical.UpdateOperation, "config", map[string]any{"azure_client_secret": m.unlogged(newest)})
+	m.refused(resp, err, "azure_client_id: Entra ID does not accept it", "is disabled in the tenant")
+	m.restart()
+	resp, err = m.do(logical.ReadOperation, "creds/pat", nil)
+	m.refused(resp, err, "entra/token", "AADSTS7000112")
 }
 
 func TestAzureWorkspaceResource(t *testing.T) {
@@ -185,10 +198,10 @@ func TestOIDCByTokenFile(t *testing.T) {
 				"blank":            {" \n\n", []string{"auth_type: ", "holds no token"}},
 				"two tokens":       {sign(nil) + "\n" + sign(nil), []string{"auth_type: ", "holds no token"}},
 				"binary":           {"\x00\x01", []string{"auth_type: ", "holds no token"}},
-				"no token":         {"garbage-in-the-file", []string{"identity_token_audience: ", "nothing was stored", "invalid_grant"}},
-				"another audience": {sign(map[string]any{"aud": "another"}), []string{"identity_token_audience: ", "federation policy"}},
-				"another issuer":   {sign(map[string]any{"iss": "https://evil.example.com"}), []string{"identity_token_audience: "}},
-				"expired":          {sign(map[string]any{"exp": time.Now().Add(-time.Minute).Unix()}), []string{"identity_token_audience: ", "expired"}},
+				"no token":         {"garbage-in-the-file", []string{"auth_type: Databricks does not accept the identity token of the file", "nothing was stored", "invalid_grant"}},
+				"another audience": {sign(map[string]any{"aud": "another"}), []string{"auth_type: ", "federation policy"}},
+				"another issuer":   {sign(map[string]any{"iss": "https://evil.example.com"}), []string{"auth_type: "}},
+				"expired":          {sign(map[string]any{"exp": time.Now().Add(-time.Minute).Unix()}), []string{"auth_type: ", "expired"}},
 			} {
 				put(row.file)
 				resp, err := m.do(logical.UpdateOperation, "config", map[string]any{"ttl": "1m"})
@@ -196,6 +209,9 @@ func TestOIDCByTokenFile(t *testing.T) {
 				require.NotContains(t, resp.Error().Error(), "garbage-in-the-file")
 				require.Equal(t, before, m.read("config").Data, name)
 			}
+			put(sign(nil))
+			resp, err = m.do(logical.UpdateOperation, "config", map[string]any{"client_id": unknownUUID})
+			m.refused(resp, err, "client_id: Databricks does not accept it", "invalid_client")
 			require.NoError(t, os.Remove(file))
 			resp, err = m.do(logical.UpdateOperation, "config", map[string]any{"verify_connection": false})
 			m.refused(resp, err, "auth_type: ", "can't be read")
@@ -303,8 +319,8 @@ func TestAuthTypeInference(t *testing.T) {
 		"oidc of the account":            {nil, fields{"identity_token_audience": "aud"}, "oidc", nil, nil},
 		"oidc by name":                   {nil, fields{"auth_type": "oidc", "identity_token_audience": "aud", "identity_token_ttl": 60}, "oidc", fields{"identity_token_ttl": int64(60)}, nil},
 		"nothing":                        {nil, fields{}, "", nil, []string{"auth_type: can't be inferred", "token", "client_id"}},
-		"oidc without audience":          {nil, fields{"auth_type": "oidc", "client_id": "id"}, "", nil, []string{"identity_token_audience: is missing"}},
-		"oidc by its ttl":                {nil, fields{"identity_token_ttl": "1m"}, "", nil, []string{"identity_token_audience: is missing"}},
+		"oidc without audience":          {nil, fields{"auth_type": "oidc", "client_id": "id"}, "oidc", nil, nil},
+		"oidc by its ttl":                {nil, fields{"identity_token_ttl": "1m"}, "oidc", nil, nil},
 		"azure without tenant":           {nil, fields{"azure_client_id": "i", "azure_client_secret": "s"}, "", nil, []string{"azure_tenant_id: is missing", "azure-client-secret needs"}},
 		"azure by its resource":          {nil, fields{"azure_workspace_resource_id": testResourceID}, "", nil, []string{"azure_tenant_id: is missing"}},
 		"client_id alone":                {nil, fields{"client_id": "id"}, "", nil, []string{"client_secret: is missing"}},
@@ -315,25 +331,28 @@ func TestAuthTypeInference(t *testing.T) {
 		"audience with a space":          {nil, fields{"identity_token_audience": "a b"}, "", nil, []string{"identity_token_audience: "}},
 		"oidc, client_id with an umlaut": {nil, fields{"identity_token_audience": "aud", "client_id": "ü"}, "", nil, []string{"config: client_id"}},
 
-		"m2m over pat":              {pat, m2m, "oauth-m2m", nil, nil},
-		"azure over m2m":            {m2m, azure, "azure-client-secret", fields{"client_id": ""}, nil},
-		"oidc over m2m":             {m2m, fields{"identity_token_audience": "aud"}, "oidc", fields{"client_id": "id"}, nil},
-		"oidc over m2m by name":     {m2m, fields{"auth_type": "oidc", "identity_token_audience": "aud"}, "oidc", fields{"client_id": "id"}, nil},
-		"m2m over oidc":             {oidc, fields{"client_secret": "dose1"}, "oauth-m2m", fields{"client_id": "id", "identity_token_audience": ""}, nil},
-		"pat over azure":            {azure, pat, "pat", fields{"azure_tenant_id": "", "azure_client_id": ""}, nil},
-		"pat over oidc":             {oidc, pat, "pat", fields{"identity_token_audience": "", "client_id": ""}, nil},
-		"client_id of m2m":          {m2m, fields{"client_id": "new"}, "oauth-m2m", fields{"client_id": "new"}, nil},
-		"client_secret of m2m":      {m2m, fields{"client_secret": "dose2"}, "oauth-m2m", nil, nil},
-		"client_id of oidc":         {oidc, fields{"client_id": "new"}, "oidc", fields{"client_id": "new", "identity_token_audience": "aud"}, nil},
-		"audience of oidc":          {oidc, fields{"identity_token_audience": "new"}, "oidc", fields{"client_id": "id", "identity_token_audience": "new"}, nil},
-		"ttl of oidc":               {oidc, fields{"identity_token_ttl": "5m"}, "oidc", fields{"identity_token_ttl": int64(300)}, nil},
-		"secret of azure":           {azure, fields{"azure_client_secret": "entra2"}, "azure-client-secret", fields{"azure_tenant_id": "tenant"}, nil},
-		"resource of azure":         {azure, fields{"azure_workspace_resource_id": testResourceID}, "azure-client-secret", fields{"azure_workspace_resource_id": testResourceID}, nil},
-		"something else":            {oidc, fields{"ttl": "1m"}, "oidc", fields{"identity_token_audience": "aud"}, nil},
-		"client_id over pat":        {pat, fields{"client_id": "id"}, "", nil, []string{"client_secret: is missing"}},
-		"azure secret over pat":     {pat, fields{"azure_client_secret": "s"}, "", nil, []string{"azure_tenant_id: is missing"}},
-		"pat by name over azure":    {azure, fields{"auth_type": "pat"}, "", nil, []string{"token: is missing"}},
-		"the secret taken from m2m": {m2m, fields{"client_secret": ""}, "", nil, []string{"client_secret: is missing"}},
+		"m2m over pat":               {pat, m2m, "oauth-m2m", nil, nil},
+		"azure over m2m":             {m2m, azure, "azure-client-secret", fields{"client_id": ""}, nil},
+		"oidc over m2m":              {m2m, fields{"identity_token_audience": "aud"}, "oidc", fields{"client_id": "id"}, nil},
+		"oidc over m2m by name":      {m2m, fields{"auth_type": "oidc", "identity_token_audience": "aud"}, "oidc", fields{"client_id": "id"}, nil},
+		"m2m over oidc":              {oidc, fields{"client_secret": "dose1"}, "oauth-m2m", fields{"client_id": "id", "identity_token_audience": ""}, nil},
+		"pat over azure":             {azure, pat, "pat", fields{"azure_tenant_id": "", "azure_client_id": ""}, nil},
+		"pat over oidc":              {oidc, pat, "pat", fields{"identity_token_audience": "", "client_id": ""}, nil},
+		"client_id of m2m":           {m2m, fields{"client_id": "new"}, "oauth-m2m", fields{"client_id": "new"}, nil},
+		"client_secret of m2m":       {m2m, fields{"client_secret": "dose2"}, "oauth-m2m", nil, nil},
+		"client_id of oidc":          {oidc, fields{"client_id": "new"}, "oidc", fields{"client_id": "new", "identity_token_audience": "aud"}, nil},
+		"audience of oidc":           {oidc, fields{"identity_token_audience": "new"}, "oidc", fields{"client_id": "id", "identity_token_audience": "new"}, nil},
+		"ttl of oidc":                {oidc, fields{"identity_token_ttl": "5m"}, "oidc", fields{"identity_token_ttl": int64(300)}, nil},
+		"secret of azure":            {azure, fields{"azure_client_secret": "entra2"}, "azure-client-secret", fields{"azure_tenant_id": "tenant"}, nil},
+		"resource of azure":          {azure, fields{"azure_workspace_resource_id": testResourceID}, "azure-client-secret", fields{"azure_workspace_resource_id": testResourceID}, nil},
+		"client_id of a file":        {fields{"auth_type": "oidc"}, fields{"client_id": "new"}, "oidc", fields{"client_id": "new"}, nil},
+		"a file, and something else": {fields{"auth_type": "oidc"}, fields{"ttl": "1m"}, "oidc", nil, nil},
+		"m2m over a file":            {fields{"auth_type": "oidc", "client_id": "id"}, fields{"client_secret": "dose1"}, "oauth-m2m", fields{"client_id": "id"}, nil},
+		"something else":             {oidc, fields{"ttl": "1m"}, "oidc", fields{"identity_token_audience": "aud"}, nil},
+		"client_id over pat":         {pat, fields{"client_id": "id"}, "", nil, []string{"client_secret: is missing"}},
+		"azure secret over pat":      {pat, fields{"azure_client_secret": "s"}, "", nil, []string{"azure_tenant_id: is missing"}},
+		"pat by name over azure":     {azure, fields{"auth_type": "pat"}, "", nil, []string{"token: is missing"}},
+		"the secret taken from m2m":  {m2m, fields{"client_secret": ""}, "", nil, []string{"client_secret: is missing"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMount(t)
@@ -381,9 +400,7 @@ func TestAuthTypeInference(t *testing.T) {
 
 // TestHostChangeNeedsTheSecret shows for each auth type that what is stored can't be sent to another host.
 func TestHostChangeNeedsTheSecret(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "token")
-	require.NoError(t, os.WriteFile(file, []byte("a.b.c"), 0o600))
-	t.Setenv("DATABRICKS_OIDC_TOKEN_FILEPATH", file)
+	t.Setenv("DATABRICKS_OIDC_TOKEN_FILEPATH", "")
 	elsewhere := simulator.New()
 	t.Cleanup(elsewhere.Close)
 	for secret, config := range map[string]map[string]any{
@@ -393,6 +410,11 @@ func TestHostChangeNeedsTheSecret(t *testing.T) {
 		"identity_token_audience": {"client_id": "id", "identity_token_audience": "aud"},
 	} {
 		m := newMount(t)
+		conf := m.config()
+		conf.System = &enterprise{StaticSystemView: m.system, sign: func(map[string]any) string { return "a.b.c" }}
+		b, err := Factory(t.Context(), conf)
+		require.NoError(t, err)
+		m.backend = b
 		config["host"], config["verify_connection"] = m.workspace.URL(), false
 		m.write("config", config)
 		resp, err := m.do(logical.UpdateOperation, "config", map[string]any{"host": elsewhere.URL(), "verify_connection": true})

@@ -70,6 +70,15 @@ func vaultSaid(err error) string { return overGRPC.ReplaceAllString(err.Error(),
 
 var overGRPC = regexp.MustCompile(`rpc error: code = \w+ desc = `)
 
+// answerLease is answer for the renewal or revocation of a lease. There Vault shows an error response as Go prints the struct, so whatever
+// went wrong is an error. Vault answers its own client with a 400 for all of them, and repeats a revocation.
+func answerLease(resp *logical.Response, err error) (*logical.Response, error) {
+	if resp, err = answer(resp, err); err == nil && resp.IsError() {
+		return nil, logical.CodedError(http.StatusBadRequest, resp.Error().Error())
+	}
+	return resp, err
+}
+
 // hasCode reports whether Databricks answered with this error_code.
 func hasCode(err error, code string) bool {
 	var remote *client.Error

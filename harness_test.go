@@ -283,9 +283,13 @@ func (m *mount) requireOK(resp *logical.Response, err error) {
 	}
 }
 
-// refused requires a 400 that contains all the words.
+// refused requires a 400 that contains all the words: an error response, or an error for the renewal or revocation of a lease.
 func (m *mount) refused(resp *logical.Response, err error, words ...string) {
 	m.t.Helper()
+	if coded := (logical.HTTPCodedError)(nil); errors.As(err, &coded) && coded.Code() == http.StatusBadRequest {
+		require.Nil(m.t, resp)
+		resp, err = logical.ErrorResponse(err.Error()), nil
+	}
 	require.NoError(m.t, err)
 	require.NotNil(m.t, resp)
 	require.True(m.t, resp.IsError(), "%#v", resp)
@@ -345,9 +349,11 @@ func (m *mount) leaseRequest(op logical.Operation, secret *logical.Secret) (*log
 	if kept.IssueTime.IsZero() {
 		kept.IssueTime = time.Now()
 	}
-	return m.backend.HandleRequest(context.Background(), &logical.Request{
+	resp, err := m.backend.HandleRequest(context.Background(), &logical.Request{
 		Operation: op, Path: "creds/etl", Storage: m.storage, Secret: &kept, MountPoint: "databricks/",
 	})
+	require.False(m.t, resp.IsError(), "Vault prints an error response to a renewal or revocation as Go does: %#v", resp)
+	return resp, err
 }
 
 func (m *mount) revoke(secret *logical.Secret) (*logical.Response, error) {

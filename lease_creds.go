@@ -136,13 +136,18 @@ func (b *backend) planMint(ctx context.Context, req *logical.Request, data *fram
 	if err := b.decideMint(req, data, name, role, p); err != nil {
 		return nil, err
 	}
+	deliver, err := deliveryOf(req, data)
+	if err == nil && deliver != nil {
+		err = conn.delivers()
+	}
+	if err != nil {
+		return nil, err
+	}
 	if p.intent, err = b.newIntent(ctx, conn); err != nil {
 		return nil, err
 	}
 	p.intent.Credential = &credentialIntent{Type: role.CredentialType, Role: name}
-	if p.intent.Secret, err = deliveryOf(req, data); err != nil {
-		return nil, err
-	}
+	p.intent.Secret = deliver
 	p.lease = &lease{origin: p.intent.origin, CredentialType: role.CredentialType, Role: name}
 	return p, nil
 }

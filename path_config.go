@@ -163,7 +163,7 @@ func configFields() map[string]*framework.FieldSchema {
 		},
 	}
 	pluginidentityutil.AddPluginIdentityTokenFieldsWithGroup(fields, "Workload identity federation")
-	fields[keyIdentityTokenAudience].Description = "Audience of the token that is exchanged, for auth_type oidc, as in the federation policy."
+	fields[keyIdentityTokenAudience].Description = "Audience of the token that is exchanged, for auth_type oidc, as in the federation policy. Required where Vault makes the token. A token file of the operator has its audience in it."
 	fields[keyIdentityTokenTTL].Description = "Life of the token that is exchanged, where Vault makes it. 0 means an hour."
 	fields[keyIdentityTokenTTL].Default = nil // what is stored is 0, which means an hour
 	maps.Copy(fields, rotationFields())
@@ -218,7 +218,8 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 	}
 	if subject := b.subjectToken(config); subject != nil {
 		if _, err := subject(ctx); err != nil {
-			return nil, badField(keyAuthType, "%s", err)
+			conn.client.Close()
+			return nil, err
 		}
 	}
 	if config.VerifyConnection {
@@ -260,6 +261,7 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 		resp.AddWarning(unknownEnd)
 	}
 	addConfigWarnings(resp, old, config)
+	addPlaneWarning(resp, conn)
 	addRootWarnings(resp, req.MountPoint, config, b.now(), false)
 	return resp, nil
 }
@@ -355,7 +357,13 @@ Without any stored secret, by a federation policy:
   vault write databricks/config host=https://… auth_type=oidc \
       client_id=6f5ccf28-… identity_token_audience=…
 
-Nothing else is used to connect: neither DATABRICKS_* variables of the Vault
+On Vault Community, the operator registers the plugin with a file that another
+program keeps such a token in, DATABRICKS_OIDC_TOKEN_FILEPATH, and with the hosts
+that it may be sent to, DATABRICKS_OIDC_TOKEN_HOSTS. It needs no audience:
+
+  vault write databricks/config host=https://… auth_type=oidc client_id=6f5ccf28-…
+
+Nothing else is used to connect: neither other DATABRICKS_* variables of the Vault
 server, nor ~/.databrickscfg, nor the cloud's metadata service.
 
 With rotation_period or rotation_schedule (cron, UTC), Vault replaces a token or

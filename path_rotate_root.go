@@ -109,8 +109,30 @@ func addRootWarnings(resp *logical.Response, mountPoint string, config *configEn
 		}
 		resp.AddWarning(fmt.Sprintf("Credential %s was made by hand and still works, although Vault has replaced it. If nobody else uses it, delete it: %s", id, access))
 	}
-	if soon := r.Credential.Expires.Before(now.Add(expirySoon)); r.Credential.ID != "" && (rotated || soon) && !config.effectiveSchedule().Automatic() {
-		resp.AddWarning(fmt.Sprintf("The engine's credential ends at %s, and nothing replaces it before; set rotation_period or rotation_schedule in config, or rotate again in time.", rfc3339(r.Credential.Expires)))
+	if warning := config.endWarning(now, rotated); warning != "" {
+		resp.AddWarning(warning)
+	}
+}
+
+// endWarning warns of a credential that ends soon, or was created by a rotation just now, if nothing replaces it before; else it returns "".
+func (c *configEntry) endWarning(now time.Time, rotated bool) string {
+	k := &c.Rotation.Credential
+	accessToken, scheduled := !accessTokenEnd(c.Token).IsZero(), c.effectiveSchedule().Automatic()
+	verb, end := "ends", rfc3339(k.Expires)
+	if now.After(k.Expires) {
+		verb = "ended"
+	}
+	switch {
+	case k.Expires.IsZero() || !rotated && !k.Expires.Before(now.Add(expirySoon)):
+		return ""
+	case accessToken:
+		return fmt.Sprintf("token is an access token, which %s at %s and can't be renewed. Write a personal access token instead, or connect with another auth_type.", verb, end)
+	case scheduled:
+		return ""
+	case k.ID == "":
+		return fmt.Sprintf("The credential of this config %s at %s, and nothing replaces it before. Write another one to config in time, or have Vault replace it: set rotation_period or rotation_schedule in config.", verb, end)
+	default:
+		return fmt.Sprintf("The engine's credential %s at %s, and nothing replaces it before; set rotation_period or rotation_schedule in config, or rotate again in time.", verb, end)
 	}
 }
 

@@ -37,6 +37,7 @@ func (b *backend) pathStatus() []*framework.Path {
 					"identity":          {Type: framework.TypeMap, Description: "Who the engine is: id, user_name, display_name, service_principal, admin. Null when it was never asked."},
 					"verified_time":     {Type: framework.TypeString, Description: "When the config was last verified by asking Databricks, RFC 3339; empty for never."},
 					"last_success_time": {Type: framework.TypeString, Description: "When Databricks last accepted a call since the connection was made on this node, RFC 3339; empty for never."},
+					keyExpiryTime:       {Type: framework.TypeString, Description: "When the credential ends at Databricks if it is not replaced, RFC 3339; null for never, and where it isn't known."},
 					keyLastRotation:     {Type: framework.TypeString, Description: "When Vault last replaced the credential, RFC 3339; null for never."},
 					keyNextRotation:     {Type: framework.TypeString, Description: "When Vault will next replace it, RFC 3339; null for never."},
 					keyRotationFailures: {Type: framework.TypeInt, Description: "Attempts to replace it that failed since then, one after the other."},
@@ -118,6 +119,10 @@ func (b *backend) readStatus(ctx context.Context, req *logical.Request, _ *frame
 		b.refreshNextRotation(ctx, config)
 		config.rotationView().addTo(status)
 		status[keyRotatedBy] = config.rotatedBy()
+		status[keyExpiryTime] = nil
+		if end := config.Rotation.Credential.Expires; !end.IsZero() {
+			status[keyExpiryTime] = rfc3339(end)
+		}
 	}
 	return &logical.Response{Data: status}, nil
 }

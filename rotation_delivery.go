@@ -67,6 +67,9 @@ func (e *staticEntry) alive(nonce string, ended func(end time.Time) bool) bool {
 // stored before, so that it is known after a crash.
 func (i *staticItem) deliver(ctx context.Context, e *staticEntry) error {
 	b, conn := i.b, i.conn
+	if err := conn.delivers(); err != nil {
+		return err
+	}
 	ref := *e.delivery()
 	unlock, err := b.lockForWrite(ctx, i.req.Storage, ref)
 	if err != nil {
@@ -147,6 +150,9 @@ func (i *staticItem) removeCopies(ctx context.Context, e *staticEntry, goes func
 // removeCopy removes a copy, unless another value was written there since. Where it isn't certain that it was written, it goes by the
 // time of what is there now.
 func (b *backend) removeCopy(ctx context.Context, conn *connection, c *storedCopy) error {
+	if err := conn.delivers(); err != nil {
+		return err
+	}
 	unlock, err := b.secretLocks.Lock(ctx, c.canonical())
 	if err != nil {
 		return err

@@ -278,8 +278,11 @@ func (b *backend) verifyRoot(ctx context.Context, config *configEntry, identity 
 	}
 	defer conn.client.Close()
 	who, err := conn.client.Me(ctx)
-	if err != nil {
+	switch {
+	case client.IsKind(err, client.Unauthenticated):
 		return fmt.Errorf("the new credential does not work, so it is removed and the old one stays: %w", err)
+	case err != nil:
+		return fmt.Errorf("the new credential could not be verified, so it is removed and the old one stays: %w", err)
 	}
 	if who.ID != identity.ID {
 		return logical.CodedError(http.StatusBadGateway, fmt.Sprintf("the new credential belongs to %s rather than to %s, so it is removed and the old one stays", who.UserName, identity.UserName))

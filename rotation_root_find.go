@@ -4,9 +4,12 @@ package databricks
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -25,13 +28,24 @@ type rootFound struct {
 	unidentified string          // what to tell the operator when id is empty
 }
 
-// findEnd looks up when the credential of a config that is about to replace old ends, so that it is rotated before. It does so only
-// for one that an operator created and that is rotated automatically, over a connection that was verified. The kept that it returns
-// has no ID, and is zero for a credential without an end; the warning says what could not be found out.
+// findEnd looks up when the credential of a config that is about to replace old ends, so that it is rotated before, or the operator is
+// warned. It does so only for one that an operator created: from the token itself, if it is an access token, and else over a connection
+// that was verified. The storedCredential that it returns has no ID, and is zero for a credential without an end and for one whose end is not
+// looked up. The warning says what could not be found out, where a schedule depends on it.
 func (b *backend) findEnd(ctx context.Context, req *logical.Request, conn *connection, old *configEntry) (given storedCredential, warning string) {
 	config := conn.config
-	if !config.effectiveSchedule().Automatic() || !config.VerifyConnection || config.Rotation.Credential.ID != "" && !config.replaces(old) {
+	scheduled, same := config.effectiveSchedule().Automatic(), !config.replaces(old) && old.Host != ""
+	switch end := accessTokenEnd(config.Token); {
+	case same && config.Rotation.Credential.ID != "":
 		return storedCredential{}, ""
+	case !end.IsZero():
+		return b.endsAt(end), ""
+	case !config.VerifyConnection, !rotates(config.AuthType), !scheduled && same && !config.Rotation.Credential.Expires.IsZero():
+		return storedCredential{}, ""
+	case !scheduled:
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, endBudget)
+		defer cancel()
 	}
 	probe := *config
 	probe.Rotation = rootRotation{}
@@ -43,15 +57,46 @@ func (b *backend) findEnd(ctx context.Context, req *logical.Request, conn *conne
 	}
 	switch {
 	case err != nil:
-		return storedCredential{}, fmt.Sprintf("It could not be found out when the credential ends, so see to it that it is replaced before: %s", err)
+		warning = fmt.Sprintf("It could not be found out when the credential ends, so see to it that it is replaced before: %s", err)
 	case found.id == "":
-		return storedCredential{}, "The credential can't be told from others at Databricks, so it isn't known when it ends; see to it that it is replaced before."
-	case found.ends.IsZero():
-		return storedCredential{}, ""
+		warning = "The credential can't be told from others at Databricks, so it isn't known when it ends; see to it that it is replaced before."
+	case !found.ends.IsZero():
+		given = b.endsAt(found.ends)
 	}
-	now := b.now().UTC()
-	return storedCredential{Created: now, Lifetime: max(1, int64(found.ends.Sub(now)/time.Second)), Expires: found.ends}, ""
+	if !scheduled {
+		warning = "" // not everybody may look it up, and nothing depends on it
+	}
+	return given, warning
 }
+
+// endBudget limits how long a config write waits for the end of its credential where no schedule depends on that.
+const endBudget = 10 * time.Second
+
+// endsAt returns what is stored of a credential that an operator created, and that ends at the time.
+func (b *backend) endsAt(end time.Time) storedCredential {
+	now := b.now().UTC()
+	return storedCredential{Created: now, Lifetime: max(1, int64(end.Sub(now)/time.Second)), Expires: end}
+}
+
+// accessTokenEnd returns when an access token, of OAuth or of Entra ID, says that it ends. It is the zero time for other tokens. The signature
+// isn't checked: Databricks does that, and nothing but a warning depends on the time.
+func accessTokenEnd(token client.Secret) time.Time {
+	parts := strings.Split(token.Reveal(), ".")
+	if len(parts) != 3 {
+		return time.Time{}
+	}
+	var claims struct {
+		Exp float64 `json:"exp"`
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil || json.Unmarshal(raw, &claims) != nil || claims.Exp < 1 || claims.Exp > endOfTime {
+		return time.Time{}
+	}
+	return time.Unix(int64(claims.Exp), 0).UTC()
+}
+
+// endOfTime is the year 10000 in seconds since 1970, which RFC 3339 can't write.
+const endOfTime = 253402300800 - 1
 
 // connectionOf returns a connection with the stored config: the mount's own, if that has the same credential. The caller must call
 // done.

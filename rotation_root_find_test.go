@@ -3,13 +3,16 @@
 package databricks
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
 	"time"
 
+	"vault-plugin-secrets-databricks/internal/client"
 	"vault-plugin-secrets-databricks/internal/simulator"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -321,4 +324,145 @@ func TestATokenOfUnknownScopesIsNotReplaced(t *testing.T) {
 	require.Len(t, m.workspace.Tokens(), before)
 	require.Empty(t, m.walEntries())
 	require.Equal(t, scopes, m.scopesOf(m.write("config/rotate-root", nil).Data["credential_id"].(string)), "and when it is found, it is")
+}
+
+// warningsAbout are the warnings that contain the word.
+func warningsAbout(resp *logical.Response, word string) []string {
+	var found []string
+	for _, warning := range resp.Warnings {
+		if strings.Contains(warning, word) {
+			found = append(found, warning)
+		}
+	}
+	return found
+}
+
+// TestEndOfTheConfigsOwnCredentialIsShown: nothing rotates it, so somebody has to know.
+func TestEndOfTheConfigsOwnCredentialIsShown(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		lives time.Duration
+		m2m   bool
+		more  map[string]any
+		warns []string
+	}{
+		"token of an hour":                 {time.Hour, false, nil, []string{"and nothing replaces it before", "rotation_period"}},
+		"token of two months":              {60 * day, false, nil, nil},
+		"token without an end":             {0, false, nil, nil},
+		"token of an hour, rotated":        {time.Hour, false, map[string]any{"rotation_period": "24h"}, nil},
+		"token of an hour, suspended":      {time.Hour, false, map[string]any{"rotation_period": "24h", "disable_automated_rotation": true}, []string{"nothing replaces it"}},
+		"secret of an hour":                {time.Hour, true, nil, []string{"and nothing replaces it before", "rotation_period"}},
+		"secret of two months, by default": {60 * day, true, nil, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, c := newTimedMount(t)
+			config := map[string]any{"host": m.workspace.URL()}
+			if row.m2m {
+				sp := m.workspace.AddServicePrincipal("engine", true)
+				_, secret := m.workspace.AddOAuthSecret(sp, row.lives)
+				config["client_id"], config["client_secret"] = sp.ApplicationID, m.unlogged(secret)
+			} else {
+				token, _ := m.workspace.AddToken(m.admin, "short", row.lives)
+				config["token"] = m.unlogged(token)
+			}
+			maps.Copy(config, row.more)
+			end := c.vault().Add(row.lives)
+			wrote := m.write("config", config)
+			for _, resp := range []*logical.Response{wrote, m.read("config")} {
+				if row.lives == 0 {
+					require.Empty(t, resp.Data["expiry_time"])
+				} else {
+					require.WithinDuration(t, end, m.moment(resp.Data["expiry_time"]), 2*time.Second)
+				}
+				warnings := warningsAbout(resp, "The credential of this config")
+				if row.warns == nil {
+					require.Empty(t, warnings)
+					continue
+				}
+				require.Len(t, warnings, 1)
+				for _, word := range append(row.warns, resp.Data["expiry_time"].(string)) {
+					require.Contains(t, warnings[0], word)
+				}
+			}
+			m.restart()
+			m.backend.(*backend).clock = c.vault
+			m.workspace.ResetCalls()
+			status := m.read("status").Data["expiry_time"]
+			if row.lives == 0 {
+				require.Nil(t, status)
+			} else {
+				require.Equal(t, wrote.Data["expiry_time"], status)
+			}
+			require.Empty(t, m.workspace.Calls())
+		})
+	}
+}
+
+func TestEndOfTheConfigsOwnCredentialCostsNoCallOfAMint(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	token, _ := m.workspace.AddToken(m.admin, "short", time.Hour)
+	m.connect(map[string]any{"token": m.unlogged(token)})
+	m.write("roles/etl", map[string]any{"credential_type": "pat"})
+	m.workspace.ResetCalls()
+	m.mint("etl")
+	require.Equal(t, []string{"POST " + createPath}, m.requests())
+	m.workspace.ResetCalls()
+	require.NotEmpty(t, warningsAbout(m.write("config", map[string]any{"ttl": "5m"}), "The credential of this config"))
+	require.Len(t, m.workspace.Calls(), 1, "it is known by now")
+
+	// Another credential has another end, or none.
+	require.Empty(t, warningsAbout(m.connect(), "The credential of this config"))
+	require.Empty(t, m.read("config").Data["expiry_time"])
+	require.Nil(t, m.read("status").Data["expiry_time"])
+}
+
+// TestEndThatNobodyMayLookUp: an identity without rights on its own credentials connects as before, and hears of it only where a schedule
+// depends on the end.
+func TestEndThatNobodyMayLookUp(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	m.workspace.Inject(simulator.Fault{Path: "/api/2.0/token/list", Status: http.StatusForbidden})
+	require.Empty(t, m.connect().Warnings)
+	require.Empty(t, m.read("config").Data["expiry_time"])
+	require.NotEmpty(t, warningsAbout(m.write("config", map[string]any{"rotation_period": "24h"}), "It could not be found out when the credential ends"))
+}
+
+// TestAccessTokenAsToken: it tells its own end, and nothing can renew it.
+func TestAccessTokenAsToken(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	sp := m.workspace.AddServicePrincipal("engine", true)
+	_, secret := m.workspace.AddOAuthSecret(sp, day)
+	access := m.unlogged(m.login("/oidc/v1/token", sp.ApplicationID, secret))
+	m.workspace.ResetCalls()
+	for _, more := range []map[string]any{{"verify_connection": false}, {"verify_connection": true}, {"rotation_period": "24h"}} {
+		resp := m.connect(map[string]any{"token": access}, more)
+		require.WithinDuration(t, time.Now().Add(time.Hour), m.moment(resp.Data["expiry_time"]), time.Minute)
+		require.Len(t, warningsAbout(resp, "token is an access token, which ends at "+resp.Data["expiry_time"].(string)), 1)
+		require.Equal(t, resp.Data["expiry_time"], m.read("status").Data["expiry_time"])
+		if more["verify_connection"] == false {
+			require.Empty(t, m.workspace.Calls())
+		}
+	}
+	require.Zero(t, m.workspace.Count(http.MethodGet, "/api/2.0/token/list"))
+}
+
+func TestAccessTokenEnd(t *testing.T) {
+	t.Parallel()
+	part := func(text string) string { return base64.RawURLEncoding.EncodeToString([]byte(text)) }
+	for claims, want := range map[string]int64{
+		`{"exp":1900000000}`: 1900000000, `{"exp":1900000000.5}`: 1900000000, `{"exp":1.9e9,"sub":"x"}`: 1900000000,
+		`{"exp":0}`: 0, `{"exp":-1}`: 0, `{"exp":1e300}`: 0, `{"exp":253402300800}`: 0, `{"exp":"1900000000"}`: 0, `{}`: 0, `[]`: 0, `no JSON`: 0, ``: 0,
+	} {
+		end := accessTokenEnd(client.Secret("head." + part(claims) + ".signature"))
+		require.Equal(t, want == 0, end.IsZero(), claims)
+		if want != 0 {
+			require.Equal(t, want, end.Unix(), claims)
+		}
+	}
+	for _, token := range []string{"", "dapi0123456789", "a.b", "a.b.c", "a." + part(`{"exp":1900000000}`), "a." + part(`{"exp":1900000000}`) + ".c.d"} {
+		require.True(t, accessTokenEnd(client.Secret(token)).IsZero(), token)
+	}
 }

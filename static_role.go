@@ -265,6 +265,11 @@ func (i *staticItem) resolve(ctx context.Context, role *staticRole) error {
 		before = &i.e.staticRole
 	}
 	mints := role.mints()
+	if role.delivery() != nil {
+		if err := i.conn.delivers(); err != nil {
+			return err
+		}
+	}
 	var err error
 	if i.known, err = mints.resolve(ctx, i.conn, before.mints()); err != nil {
 		return err

@@ -50,7 +50,7 @@ var azureZones = []struct {
 // azureCloudOf returns the cloud that an origin is in. A loopback host, where a simulated workspace may be, is its own Entra
 // ID. It is false for a host that isn't of Azure Databricks.
 func azureCloudOf(origin string) (azureCloud, bool) {
-	if isLoopback(origin) {
+	if IsLoopback(origin) {
 		return azureCloud{origin, azurePublic.management}, true
 	}
 	u, err := url.Parse(origin)

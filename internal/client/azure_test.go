@@ -218,18 +218,27 @@ func TestEntraErrors(t *testing.T) {
 		ok    bool
 		kind  Kind
 		text  string
+		field string
 	}{
 		{"bad secret", answer(401, aad("invalid_client", "AADSTS7000215: Invalid client secret provided: "+azureSecret+".\r\nTrace ID: t"), "x-ms-request-id", "ms-1"), false, Unauthenticated,
-			"entra/token: Entra ID refused the credential of this connection: invalid_client (HTTP 401): AADSTS7000215: Invalid client secret provided: [redacted]. Trace ID: t; check azure_tenant_id, azure_client_id and azure_client_secret, and that the secret has not expired [request id ms-1]"},
-		{"no such app", answer(400, aad("unauthorized_client", "AADSTS700016: no app")), false, Unauthenticated, "AADSTS700016"},
-		{"no such tenant", answer(400, aad("invalid_request", "AADSTS90002: no tenant")), false, Refused, "entra/token: Entra ID gave no access token: invalid_request (HTTP 400): AADSTS90002: no tenant; check azure_tenant_id"},
-		{"404", answer(404, "<html>"), false, Refused, "Entra ID gave no access token (HTTP 404): Not Found; check azure_tenant_id"},
-		{"redirect", answer(302, "", "Location", "https://elsewhere.example.com/x"), false, Refused, "Entra ID redirected the request (HTTP 302): to https://elsewhere.example.com; check azure_tenant_id, the network between here and Entra ID"},
-		{"web page", answer(200, "<html>"), false, Unavailable, "the answer of Entra ID can't be read (HTTP 200): it is a web page, such as a login form or a proxy's notice; check azure_tenant_id, the network"},
-		{"no token", answer(200, `{"token_type":"Bearer"}`), false, Unavailable, "the answer of Entra ID can't be read"},
-		{"429", answer(429, ""), true, 0, ""},
-		{"503", answer(503, ""), true, 0, ""},
-		{"reset", reset, true, 0, ""},
+			"entra/token: Entra ID gave no access token: invalid_client (HTTP 401): AADSTS7000215: Invalid client secret provided: [redacted]. Trace ID: t; azure_client_secret is not a secret of this app; send the secret's value rather than its id [request id ms-1]", "azure_client_secret"},
+		{"expired secret", answer(401, aad("invalid_client", "AADSTS7000222: The provided client secret keys for app 'x' are expired.")), false, Unauthenticated, "azure_client_secret has expired", "azure_client_secret"},
+		{"no such app", answer(400, aad("unauthorized_client", "AADSTS700016: Application with identifier 'x' was not found in the directory 'y'.")), false, Unauthenticated, "azure_client_secret was not looked at", "azure_client_id"},
+		{"app off or unknown", answer(400, aad("unauthorized_client", "AADSTS70001: Application 'x' is disabled.")), false, Unauthenticated, "disabled, or is not in the tenant", "azure_client_id"},
+		{"app off", answer(401, aad("invalid_client", "AADSTS7000112: Application 'x' is disabled.")), false, Unauthenticated, "is disabled in the tenant", "azure_client_id"},
+		{"no such tenant", answer(400, aad("invalid_request", "AADSTS90002: Tenant 'x' not found.")), false, Unauthenticated, "entra/token: Entra ID gave no access token: invalid_request (HTTP 400): AADSTS90002: Tenant 'x' not found.; Entra ID knows no such tenant; check azure_tenant_id", "azure_tenant_id"},
+		{"tenant of no form", answer(400, aad("invalid_request", "AADSTS900023: Specified tenant identifier 'x' is neither a valid DNS name, nor a valid external domain.")), false, Unauthenticated, "neither the id nor a domain", "azure_tenant_id"},
+		{"tenant of another cloud", answer(400, aad("invalid_request", "AADSTS90038: no")), false, Unauthenticated, "in another cloud", "azure_tenant_id"},
+		{"tenant without Databricks", answer(400, aad("invalid_resource", "AADSTS500011: The resource principal was not found in the tenant.")), false, Unauthenticated, "no Azure Databricks", "azure_tenant_id"},
+		{"kept out", answer(400, aad("invalid_grant", "AADSTS53003: Access has been blocked by Conditional Access policies.")), false, Refused, "says nothing about azure_client_secret", ""},
+		{"unknown number", answer(401, aad("invalid_client", "AADSTS7000299: no")), false, Unauthenticated, "check azure_tenant_id, azure_client_id and azure_client_secret, and that the secret has not expired", ""},
+		{"404", answer(404, "<html>"), false, Refused, "Entra ID gave no access token (HTTP 404): Not Found; check azure_tenant_id", ""},
+		{"redirect", answer(302, "", "Location", "https://elsewhere.example.com/x"), false, Refused, "Entra ID redirected the request (HTTP 302): to https://elsewhere.example.com; check azure_tenant_id, the network between here and Entra ID", ""},
+		{"web page", answer(200, "<html>"), false, Unavailable, "the answer of Entra ID can't be read (HTTP 200): it is a web page, such as a login form or a proxy's notice; check azure_tenant_id, the network", ""},
+		{"no token", answer(200, `{"token_type":"Bearer"}`), false, Unavailable, "the answer of Entra ID can't be read", ""},
+		{"429", answer(429, ""), true, 0, "", ""},
+		{"503", answer(503, ""), true, 0, "", ""},
+		{"reset", reset, true, 0, "", ""},
 	}
 	for _, row := range table {
 		s := newScript(t, row.fault, answer(200, `{"token_type":"Bearer","expires_in":"3599","access_token":"aad"}`), healthy)
@@ -240,7 +249,8 @@ func TestEntraErrors(t *testing.T) {
 		}
 		e := failureOf(t, err)
 		require.Equal(t, row.kind.String(), e.Kind.String(), row.name)
-		require.Equal(t, opEntraToken, e.Op)
+		require.Equal(t, row.field, e.Field, row.name)
+		require.True(t, e.FromEntra())
 		require.True(t, e.Unprocessed, "the create was never sent")
 		require.Contains(t, err.Error(), row.text, row.name)
 		require.NotContains(t, err.Error(), azureSecret)

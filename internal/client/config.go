@@ -71,7 +71,7 @@ type Config struct {
 // Account reports whether the client works on an account rather than on a workspace: it has an account id, no workspace id,
 // and a host that serves accounts, or a loopback one.
 func (cfg Config) Account() bool {
-	return cfg.AccountID != "" && cfg.WorkspaceID == "" && (IsAccountHost(cfg.Host) || isLoopback(cfg.Host))
+	return cfg.AccountID != "" && cfg.WorkspaceID == "" && (IsAccountHost(cfg.Host) || IsLoopback(cfg.Host))
 }
 
 // IsAccountHost reports whether an origin, as [ParseHost] returns it, is one that serves accounts only (Databricks
@@ -92,8 +92,8 @@ func IsAzureHost(origin string) bool {
 	return false
 }
 
-// isLoopback reports whether an origin is on this machine, as a simulated workspace is.
-func isLoopback(origin string) bool {
+// IsLoopback reports whether an origin is on this machine, as a simulated workspace is: a loopback address, or localhost.
+func IsLoopback(origin string) bool {
 	u, err := url.Parse(origin)
 	if err != nil {
 		return false

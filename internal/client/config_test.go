@@ -183,7 +183,7 @@ func TestAccountMode(t *testing.T) {
 	}
 	require.True(t, IsAccountHost("https://accounts.gcp.databricks.com"))
 	require.False(t, IsAccountHost("http://localhost"))
-	require.False(t, isLoopback("://"))
+	require.False(t, IsLoopback("://"))
 }
 
 func TestValidCredential(t *testing.T) {

@@ -26,6 +26,10 @@ const (
 	Unauthenticated
 	// PermissionDenied is something that our own identity may not do.
 	PermissionDenied
+	// NetworkDenied is a workspace that does not admit the address or the network that the call came from, whatever its credential.
+	NetworkDenied
+	// NotInWorkspace is an identity, or a credential of another workspace, that may not enter this one.
+	NotInWorkspace
 	// Throttled means that Databricks still asked to slow down after the call's retries or its budget.
 	Throttled
 	// Unavailable means that Databricks can't be reached, fails, or gives an answer that can't be read.
@@ -49,6 +53,10 @@ func (k Kind) String() string {
 		return "unauthenticated"
 	case PermissionDenied:
 		return "permission denied"
+	case NetworkDenied:
+		return "network denied"
+	case NotInWorkspace:
+		return "not in workspace"
 	case Throttled:
 		return "throttled"
 	case Unavailable:
@@ -71,6 +79,10 @@ func (k Kind) phrase() string {
 		return "Databricks refused the request"
 	case Unauthenticated:
 		return "Databricks refused the credential of this connection"
+	case NetworkDenied:
+		return "Databricks does not admit calls from this network"
+	case NotInWorkspace:
+		return "Databricks does not let this identity into the workspace"
 	case Throttled:
 		return "Databricks is throttling requests"
 	case Unavailable:
@@ -97,6 +109,8 @@ type Error struct {
 	ErrorCode string
 	// Message is Databricks' message or our own, redacted, on one line, of 1 KiB at most.
 	Message string
+	// Field is the config field that is wrong, by its name in Vault, where the answer tells; else "".
+	Field string
 	// RequestID is Databricks' id of the request, "" when unknown.
 	RequestID string
 	// RetryAfter is how long Databricks asks to wait before the next request, 0 when it did not say.
@@ -186,7 +200,15 @@ const (
 	hintUnreachable = "check host, the network between here and Databricks, and ca_cert"
 	hintHost        = "check that host is the URL of the workspace itself"
 	hintEntra       = "check azure_tenant_id, the network between here and Entra ID, and ca_cert"
+
+	hintIPAccessList = "the address is not on the IP access list, which says nothing about the credential; let an admin add it to the list, or let Vault's traffic leave from an address that is on it"
+	hintNetwork      = "an IP access list, a network policy of the account or private link keeps this network out, which says nothing about the credential; let an admin admit the address that Vault's traffic leaves from, or let Vault reach the workspace through its private link"
+	hintNotInside    = "the credential was not found to be wrong; check that host is the workspace that it is for, and that its identity has been added to that workspace (on Azure, azure_workspace_resource_id lets in who has rights on the workspace's resource)"
+	hintAuthDown     = "if that lasts, the workspace does not take credentials of this kind, such as tokens of Entra ID; use another auth_type"
 )
+
+// FromEntra reports whether Entra ID, rather than Databricks, gave the error.
+func (e *Error) FromEntra() bool { return e.Op == opEntraToken }
 
 // notSent makes the error of a request that we do not send because something about it is wrong.
 func notSent(op, format string, args ...any) *Error {

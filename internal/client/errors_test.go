@@ -81,7 +81,19 @@ func TestVerdicts(t *testing.T) {
 		{"bad credential by header", 403, `{"message":"no"}`, "Invalid access token.", Unauthenticated, "", ""},
 		{"bad credential as a page", 403, "<html><pre> Invalid access token. </pre></html>", "", Unauthenticated, "", "Invalid access token"},
 		{"numeric 403", 403, `{"error_code":403,"message":"no"}`, "", Unauthenticated, "", ""},
-		{"network not allowed", 403, `{"error_code":403,"message":"Unauthorized access to Org: 1"}`, "", PermissionDenied, "", "Unauthorized access"},
+		{"feature off says nothing about the host", 404, envelope("FEATURE_DISABLED", "PATs are disabled"), "", Refused, "FEATURE_DISABLED", "PATs are disabled [request id"},
+		{"broken, with the status of a refusal", 400, envelope("INTERNAL_ERROR", "no"), "", Unavailable, "INTERNAL_ERROR", "Databricks is unavailable"},
+		{"authentication down for good", 503, envelope("TEMPORARILY_UNAVAILABLE", "Authentication is temporarily unavailable"), "", Unavailable, "TEMPORARILY_UNAVAILABLE", "use another auth_type"},
+		{"address blocked", 403, `{"error_code":403,"message":"Source IP address: 203.0.113.7 is blocked by Databricks IP ACL for workspace: 1 [ReqId: a]"}`, "", NetworkDenied, "",
+			"Databricks does not admit calls from this network (HTTP 403): Source IP address: 203.0.113.7 is blocked by Databricks IP ACL for workspace: 1 [ReqId: a]; the address is not on the IP access list"},
+		{"address blocked, with a code", 403, envelope("PERMISSION_DENIED", "Source IP address: ::1 is blocked by Databricks IP ACL for workspace: 1"), "", NetworkDenied, "PERMISSION_DENIED", "IP access list"},
+		{"address blocked, in a header", 403, "", "Source IP address: 203.0.113.7 is blocked by Databricks IP ACL for workspace: 1", NetworkDenied, "", "IP access list"},
+		{"network blocked", 403, `{"error_code":"403","message":"Unauthorized network access to workspace: 1"}`, "", NetworkDenied, "", "network policy"},
+		{"network blocked, as a text", 403, "Unauthorized network access to workspace: 1", "", NetworkDenied, "", "network policy"},
+		{"network blocked, as a page", 403, "<html><pre> Unauthorized network access to workspace: 1 </pre></html>", "", NetworkDenied, "", "network policy"},
+		{"network not allowed", 403, `{"error_code":403,"message":"Unauthorized access to Org: 1"}`, "", NetworkDenied, "", "private link"},
+		{"not in the workspace", 403, `{"error_code":403,"message":"Invalid access to Org: 1"}`, "", NotInWorkspace, "", "has been added to that workspace"},
+		{"a name that sounds like it", 400, envelope("INVALID_PARAMETER_VALUE", "no scope 'invalid access to org'"), "", Refused, "INVALID_PARAMETER_VALUE", ""},
 		{"no credential", 401, `{"error_code":401,"message":"Credential was not sent"}`, "", Unauthenticated, "", ""},
 		{"no credential, by code", 400, envelope("UNAUTHENTICATED", "no"), "", Unauthenticated, "UNAUTHENTICATED", ""},
 		{"not allowed", 403, envelope("PERMISSION_DENIED", "User does not have permission to use tokens."), "", PermissionDenied, "PERMISSION_DENIED", "permission to use tokens"},
@@ -153,7 +165,7 @@ func TestMessagesAreScrubbed(t *testing.T) {
 
 func TestErrorTexts(t *testing.T) {
 	t.Parallel()
-	kinds := []Kind{Refused, NotFound, QuotaExceeded, Unauthenticated, PermissionDenied, Throttled, Unavailable, Timeout, Canceled, Kind(99)}
+	kinds := []Kind{Refused, NotFound, QuotaExceeded, Unauthenticated, PermissionDenied, NetworkDenied, NotInWorkspace, Throttled, Unavailable, Timeout, Canceled, Kind(99)}
 	seen := map[string]bool{}
 	for _, kind := range kinds {
 		require.False(t, seen[kind.String()])
@@ -197,6 +209,8 @@ func FuzzErrors(f *testing.F) {
 	f.Add(401, opOIDCToken, `{"error":"invalid_client","error_description":"d"}`, "", "")
 	f.Add(400, opExchange, `{"error":"invalid_grant","error_description":"d"}`, "", "")
 	f.Add(401, opEntraToken, `{"error":"invalid_client","error_description":"AADSTS7000215","error_codes":[7000215]}`, "", "")
+	f.Add(400, opEntraToken, `{"error":"unauthorized_client","error_description":"AADSTS700016: no app"}`, "", "")
+	f.Add(403, opOIDCToken, `{"error_code":403,"message":"Invalid access to Org: 1"}`, "", "")
 	f.Add(404, opSPDelete, `{"message":"Service principal 1 does not exist"}`, "", "")
 	f.Add(429, opOAuthSecretCreate, envelope("RESOURCE_EXHAUSTED", "too many secrets"), "", "")
 	f.Add(409, opSPCreate, `{"detail":"already exists","status":"409"}`, "", "")

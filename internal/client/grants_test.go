@@ -290,7 +290,7 @@ func TestRefusedExchanges(t *testing.T) {
 	}{
 		{"grant", `{"error":"invalid_grant","error_description":"no policy for iss of ` + subjectJWT + `"}`, Unauthenticated,
 			"oidc/exchange: Databricks refused the credential of this connection: invalid_grant (HTTP 400): no policy for iss of [redacted]; check that a federation policy"},
-		{"client", `{"error":"invalid_client"}`, Unauthenticated, "has the issuer, the subject and the audience of the identity token"},
+		{"client", `{"error":"invalid_client"}`, Unauthenticated, "check that client_id is the application id"},
 		{"unauthorized", `{"error":"unauthorized_client"}`, Unauthenticated, "federation policy"},
 		{"denied", `{"error":"access_denied"}`, Unauthenticated, "federation policy"},
 		{"request", `{"error":"invalid_request","error_description":"bad"}`, Refused, "oidc/exchange: Databricks gave no access token: invalid_request (HTTP 400): bad; check that a federation policy"},

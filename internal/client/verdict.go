@@ -113,6 +113,7 @@ func judgeRedirect(req *http.Request, r *reply) *Error {
 	}
 	e.Message = "to " + (&url.URL{Scheme: to.Scheme, Host: to.Host}).String()
 	if strings.Contains(to.RawQuery, "private-link-validation-error") {
+		e.Kind = NetworkDenied
 		e.hint = "the workspace takes calls through its private link only; check that the network between here and there uses it"
 	}
 	return e
@@ -134,6 +135,8 @@ var codeKinds = map[string]Kind{
 	"SERVICE_UNDER_MAINTENANCE":         Unavailable,
 	"WORKSPACE_TEMPORARILY_UNAVAILABLE": Unavailable,
 	"DEADLINE_EXCEEDED":                 Unavailable,
+	"INTERNAL_ERROR":                    Unavailable,
+	"DATA_LOSS":                         Unavailable,
 	"BAD_REQUEST":                       Refused,
 	"INVALID_PARAMETER_VALUE":           Refused,
 	"MALFORMED_REQUEST":                 Refused,
@@ -149,6 +152,9 @@ func judgeAPI(ca *call, req *http.Request, r *reply) *Error {
 	e, numeric, enveloped := parseEnvelope(req, r)
 	text := strings.ToLower(e.Message)
 	kind, known := codeKinds[e.ErrorCode]
+	if e.deniedEntry(r) {
+		return e
+	}
 	switch {
 	// SCIM answers 500 when it throttles, with the code in its text, and the token bucket has none at all.
 	case strings.Contains(e.Message, "REQUEST_LIMIT_EXCEEDED"), strings.Contains(text, "token bucket limit has been exceeded"):
@@ -172,10 +178,42 @@ func judgeAPI(ca *call, req *http.Request, r *reply) *Error {
 	default:
 		e.Kind = kindOfStatus(r, numeric, text)
 	}
-	if r.status == http.StatusNotFound && e.Kind == Refused {
+	switch {
+	case r.status == http.StatusNotFound && e.Kind == Refused && (e.ErrorCode == "" || e.ErrorCode == "ENDPOINT_NOT_FOUND"):
 		e.hint = hintHost
+	case e.Kind == Unavailable && strings.Contains(text, "authentication is temporarily unavailable"):
+		e.hint = hintAuthDown
 	}
 	return e
+}
+
+// denials are the texts by which Databricks refuses whoever calls, whatever the credential. It has no code for them: they come with the
+// number 403, as a refused credential does, and as a plain text (answers that were recorded).
+var denials = []struct {
+	text string // in lower case
+	kind Kind
+	hint string
+}{
+	{"is blocked by databricks ip acl", NetworkDenied, hintIPAccessList},
+	{"unauthorized network access to", NetworkDenied, hintNetwork},
+	{"unauthorized access to org", NetworkDenied, hintNetwork},
+	{"unauthorized access to workspace", NetworkDenied, hintNetwork},
+	{"invalid access to org", NotInWorkspace, hintNotInside},
+}
+
+// deniedEntry recognises the denials, and completes the error of one.
+func (e *Error) deniedEntry(r *reply) bool {
+	if r.status != http.StatusForbidden && r.status != http.StatusUnauthorized {
+		return false
+	}
+	text := strings.ToLower(e.Message + "\n" + r.header.Get("X-Databricks-Reason-Phrase"))
+	for _, denial := range denials {
+		if strings.Contains(text, denial.text) {
+			e.Kind, e.hint = denial.kind, denial.hint
+			return true
+		}
+	}
+	return false
 }
 
 // names reports whether a message, in lower case, speaks of what the operation is about.
@@ -212,7 +250,7 @@ var (
 
 // kindOfStatus judges an answer whose code says nothing. A token that Databricks does not accept is a 403 with a numeric
 // code, seen with an unknown one, or for one of Entra ID a text about its expiring within 30 seconds; another 403 in words
-// is about permission, or about the network we come from.
+// is about permission.
 func kindOfStatus(r *reply, numeric bool, text string) Kind {
 	switch {
 	case r.status == http.StatusUnauthorized:
@@ -220,7 +258,7 @@ func kindOfStatus(r *reply, numeric bool, text string) Kind {
 	case r.status == http.StatusForbidden:
 		reason := strings.ToLower(r.header.Get("X-Databricks-Reason-Phrase"))
 		if strings.Contains(text, "invalid access token") || strings.Contains(reason, "invalid access token") ||
-			strings.Contains(text, "30 seconds") || numeric && !strings.Contains(text, "unauthorized access to") {
+			strings.Contains(text, "30 seconds") || numeric {
 			return Unauthenticated
 		}
 		return PermissionDenied

@@ -5,6 +5,7 @@ package simulator
 import (
 	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -45,8 +46,10 @@ type entraID struct{ tenantID, clientID string }
 
 // entraApp is guarded by the workspace's mutex.
 type entraApp struct {
-	owner   *principal
-	secrets []string // hashes
+	owner    *principal
+	secrets  []string // hashes
+	expired  []string // hashes of secrets that were good once
+	disabled bool
 }
 
 // AddEntraApp gives a service principal a secret in Microsoft Entra ID, whose
@@ -70,6 +73,25 @@ func (w *Workspace) AddEntraApp(p Principal, tenantID string) (clientID, clientS
 	app.secrets = append(app.secrets, hashOf(clientSecret))
 	return p.ApplicationID, clientSecret
 }
+
+// ExpireEntraSecret ends a secret that AddEntraApp gave.
+func (w *Workspace) ExpireEntraSecret(tenantID, clientID, clientSecret string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	app, hash := w.entraApps[entraID{tenantID, clientID}], hashOf(clientSecret)
+	app.secrets = slices.DeleteFunc(app.secrets, func(other string) bool { return other == hash })
+	app.expired = append(app.expired, hash)
+}
+
+// DisableEntraApp disables an app in its tenant.
+func (w *Workspace) DisableEntraApp(tenantID, clientID string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.entraApps[entraID{tenantID, clientID}].disabled = true
+}
+
+// entraTenant matches the ids and domains of tenants.
+var entraTenant = regexp.MustCompile(`^([0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+)$`)
 
 // refuseByEntra has the envelope of Microsoft Entra ID.
 func refuseByEntra(r *request, status int, code string, number int, description string, now time.Time) *refusal {
@@ -100,6 +122,9 @@ func (w *Workspace) grantEntraToken(r *request) (any, *refusal) {
 	resource := strings.TrimSuffix(strings.ToLower(form.Get("resource")), "/")
 	app := w.entraApps[entraID{tenantID, clientID}]
 	switch {
+	case !known && !entraTenant.MatchString(tenantID):
+		return nil, refuseByEntra(r, http.StatusBadRequest, "invalid_request", 900023,
+			fmt.Sprintf("Specified tenant identifier '%s' is neither a valid DNS name, nor a valid external domain.", tenantID), now)
 	case !known:
 		return nil, refuseByEntra(r, http.StatusBadRequest, "invalid_request", 90002, fmt.Sprintf("Tenant '%s' not found.", tenantID), now)
 	case form.Get("grant_type") != "client_credentials":
@@ -108,6 +133,11 @@ func (w *Workspace) grantEntraToken(r *request) (any, *refusal) {
 	case app == nil:
 		return nil, refuseByEntra(r, http.StatusBadRequest, "unauthorized_client", 700016,
 			fmt.Sprintf("Application with identifier '%s' was not found in the directory '%s'.", clientID, tenantID), now)
+	case app.disabled:
+		return nil, refuseByEntra(r, http.StatusUnauthorized, "invalid_client", 7000112, fmt.Sprintf("Application '%s' is disabled.", clientID), now)
+	case slices.Contains(app.expired, hashOf(form.Get("client_secret"))):
+		return nil, refuseByEntra(r, http.StatusUnauthorized, "invalid_client", 7000222,
+			fmt.Sprintf("The provided client secret keys for app '%s' are expired.", clientID), now)
 	case !slices.Contains(app.secrets, hashOf(form.Get("client_secret"))):
 		return nil, refuseByEntra(r, http.StatusUnauthorized, "invalid_client", 7000215,
 			fmt.Sprintf("Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client secret ID, for a secret added to app '%s'.", clientID), now)

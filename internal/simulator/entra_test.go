@@ -142,7 +142,9 @@ func TestEntraRefusals(t *testing.T) {
 		{"client_id", sp.ID, pathEntra, 400, "unauthorized_client", 700016},
 		{"resource", "https://graph.microsoft.com", pathEntra, 400, "invalid_resource", 500011},
 		{"grant_type", "password", pathEntra, 400, "unsupported_grant_type", 70003},
-		{"", "", "/other/oauth2/token", 400, "invalid_request", 90002},
+		{"", "", "/other/oauth2/token", 400, "invalid_request", 900023},
+		{"", "", "/other.example.com/oauth2/token", 400, "invalid_request", 90002},
+		{"", "", "/00000000-0000-0000-0000-000000000001/oauth2/token", 400, "invalid_request", 90002},
 	} {
 		form, _ := url.ParseQuery(good.Encode())
 		form.Set(try.name, try.value)
@@ -229,4 +231,21 @@ func TestIntrospection(t *testing.T) {
 	w.RevokeAccessTokens()
 	require.False(t, w.Introspect(access).Live)
 	require.Equal(t, simulator.KindOAuth, w.Introspect(access).Kind)
+}
+
+func TestEntraSecretsExpireAndAppsAreDisabled(t *testing.T) {
+	t.Parallel()
+	w := start(t, simulator.WithCloud("azure"))
+	sp := w.AddServicePrincipal("engine", false)
+	id, first := w.AddEntraApp(sp, tenantID)
+	_, second := w.AddEntraApp(sp, tenantID)
+	w.ExpireEntraSecret(tenantID, id, first)
+	refused := grantEntra(t, w, id, first, databricksApp)
+	require.Equal(t, 401, refused.status)
+	require.Contains(t, refused.body, "AADSTS7000222")
+	entraToken(t, w, id, second, databricksApp)
+	w.DisableEntraApp(tenantID, id)
+	refused = grantEntra(t, w, id, second, databricksApp)
+	require.Equal(t, 401, refused.status)
+	require.Contains(t, refused.body, "AADSTS7000112")
 }

@@ -118,7 +118,8 @@ func TestAzureResourceLetsInWhoIsNotInTheWorkspace(t *testing.T) {
 		"azure_client_secret": server.secret(secret, "a configured secret of Entra ID"),
 	}
 	_, err := m.tryWrite("config", config)
-	requireRefused(t, err, 400, "azure_client_secret", "Invalid access to Org")
+	requireRefused(t, err, 400, "azure_workspace_resource_id", "Invalid access to Org", "nothing was stored")
+	require.NotContains(t, err.Error(), "does not accept")
 
 	config["azure_workspace_resource_id"] = resource
 	m.write("config", config)
@@ -153,7 +154,7 @@ func TestWrongCredentialOfEveryAuthTypeNamesItsField(t *testing.T) {
 			}[way.authType]
 			for field, value := range wrong {
 				_, err := m.tryWrite("config", wrong)
-				requireRefused(t, err, 400, "Databricks does not accept it", map[bool]string{true: "identity_token_audience", false: field}[way.authType == "oidc"])
+				requireRefused(t, err, 400, field+": ", map[bool]string{true: "Entra ID", false: "Databricks"}[way.authType == "azure-client-secret"]+" does not accept it")
 				if way.authType != "oidc" {
 					require.NotContains(t, err.Error(), value)
 				}

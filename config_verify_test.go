@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/stretchr/testify/require"
+
+	"vault-plugin-secrets-databricks/internal/simulator"
+)
+
+// denial is a refusal of whoever calls, which says nothing about the credential.
+type denial struct {
+	fault func(*simulator.Workspace) simulator.Fault
+	words []string
+}
+
+var denials = map[string]denial{
+	"address": {func(w *simulator.Workspace) simulator.Fault { return w.BlockedAddress("203.0.113.7") }, []string{"does not admit calls from this network", "203.0.113.7 is blocked by Databricks IP ACL", "IP access list"}},
+	"network": {(*simulator.Workspace).BlockedNetwork, []string{"does not admit calls from this network", "Unauthorized network access", "network policy"}},
+	"foreign": {(*simulator.Workspace).ForeignOrg, []string{"does not let this identity into the workspace", "Invalid access to Org", "check that host is the workspace"}},
+}
+
+// aboutTheCredential are words that would send the user to replace a good credential, or to give it rights.
+var aboutTheCredential = []string{"does not accept", "has not expired", "check client_id", "workspace admin", "needs ", "federation policy"}
+
+// denied requires the refusal of one request, in the words of the denial and in none about the credential.
+func (m *mount) denied(d denial, resp *logical.Response, err error) {
+	m.t.Helper()
+	m.refused(resp, err, d.words...)
+	text := m.failure(resp, err).Error()
+	for _, word := range aboutTheCredential {
+		require.NotContains(m.t, text, word)
+	}
+}
+
+// TestDenialsAreNotTakenForABadCredential goes through the auth types that reach Databricks in different ways, and through config writes, mints,
+// secrets, permissions, revocations and a rotation that verifies its new credential.
+func TestDenialsAreNotTakenForABadCredential(t *testing.T) {
+	t.Parallel()
+	for name, d := range denials {
+		for _, authType := range []string{"pat", "oauth-m2m"} {
+			t.Run(name+" "+authType, func(t *testing.T) {
+				t.Parallel()
+				m := withScope(t)
+				config := map[string]any{"token": m.token}
+				paths := []string{"/api/*"}
+				if authType == "oauth-m2m" {
+					sp := m.workspace.AddServicePrincipal("engine", true)
+					_, secret := m.workspace.AddOAuthSecret(sp, day)
+					config = map[string]any{"client_id": sp.ApplicationID, "client_secret": m.unlogged(secret)}
+					paths = append(paths, "/oidc/*")
+				}
+				config["max_retries"] = 0
+				m.write("config", config)
+				lease := m.mint("etl").Secret
+				before := m.read("config").Data
+				for _, path := range paths {
+					fault := d.fault(m.workspace)
+					fault.Path = path
+					injected := m.workspace.Inject(fault)
+					resp, err := m.do(logical.UpdateOperation, "config", map[string]any{"ttl": "1m"})
+					m.denied(d, resp, err)
+					require.ErrorContains(t, m.failure(resp, err), "nothing was stored")
+					require.Equal(t, name != "foreign", strings.Contains(m.failure(resp, err).Error(), "verify_connection=false"), "it helps where only the network has to change")
+					require.Equal(t, before, m.read("config").Data)
+					m.restart()
+					for path, op := range map[string]logical.Operation{
+						"creds/etl": logical.ReadOperation, "tokens": logical.ListOperation, "secrets/etl/key": logical.ReadOperation, "acls/etl": logical.ListOperation,
+					} {
+						resp, err := m.do(op, path, nil)
+						m.denied(d, resp, err)
+					}
+					resp, err = m.do(logical.UpdateOperation, "secrets/etl", map[string]any{"secrets": map[string]any{"a": "value-one", "b": "value-two"}})
+					m.denied(d, resp, err)
+					resp, err = m.do(logical.UpdateOperation, "config/rotate-root", nil)
+					m.denied(d, resp, err)
+					resp, err = m.revoke(lease)
+					m.denied(d, resp, err)
+					injected.Clear()
+				}
+				m.end(lease)
+				require.Empty(t, m.minted())
+				require.Empty(t, m.walEntries())
+
+				// What a rotation made is taken back where it can't be verified, and the error doesn't call it bad.
+				fault := d.fault(m.workspace)
+				fault.Path = "/api/2.0/preview/scim/v2/Me"
+				injected := m.workspace.Inject(fault)
+				resp, err := m.do(logical.UpdateOperation, "config/rotate-root", nil)
+				m.denied(d, resp, err)
+				require.ErrorContains(t, m.failure(resp, err), "the new credential could not be verified, so it is removed")
+				injected.Clear()
+				require.Empty(t, m.minted())
+				require.Equal(t, before, m.read("config").Data)
+			})
+		}
+	}
+}
+
+func TestStatusShowsTheDenialOfARotation(t *testing.T) {
+	t.Parallel()
+	for name, d := range denials {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m, c := newTimedMount(t)
+			m.connect(map[string]any{"rotation_period": "24h"})
+			fault := d.fault(m.workspace)
+			fault.Path = "/api/*"
+			m.workspace.Inject(fault)
+			c.advance(25 * time.Hour)
+			_, _ = m.rollback()
+			status := m.read("status").Data
+			require.EqualValues(t, 1, status["rotation_failures"])
+			for _, word := range d.words {
+				require.Contains(t, status["last_rotation_error"], word)
+			}
+			for _, word := range aboutTheCredential {
+				require.NotContains(t, status["last_rotation_error"], word)
+			}
+		})
+	}
+}
+
+// TestAuthenticationThatIsDownForGood: a 503 that lasts ends the retries, and says what it may mean.
+func TestAuthenticationThatIsDownForGood(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	fault := m.workspace.Inject(simulator.Fault{Path: "/api/*", Status: http.StatusServiceUnavailable, Message: "Authentication is temporarily unavailable"})
+	resp, err := m.do(logical.UpdateOperation, "config", map[string]any{"host": m.workspace.URL(), "token": m.token, "max_retries": 2})
+	m.coded(http.StatusBadGateway, resp, err, "TEMPORARILY_UNAVAILABLE", "use another auth_type")
+	require.Equal(t, 3, fault.Hits())
+}
+
+// TestWhichOfTwoIsWrongIsLeftOpen: Databricks refuses a wrong client_id as it refuses a wrong client_secret.
+func TestWhichOfTwoIsWrongIsLeftOpen(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	sp := m.workspace.AddServicePrincipal("engine", true)
+	_, secret := m.workspace.AddOAuthSecret(sp, day)
+	for _, wrong := range []map[string]any{
+		{"client_id": unknownUUID, "client_secret": m.unlogged(secret)}, {"client_id": sp.ApplicationID, "client_secret": "dose0000000000000000"},
+	} {
+		wrong["host"] = m.workspace.URL()
+		resp, err := m.do(logical.UpdateOperation, "config", wrong)
+		m.refused(resp, err, "client_secret: ", "together with client_id", "which of the two is wrong", "invalid_client")
+	}
+}
