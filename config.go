@@ -129,6 +129,9 @@ func newConfig() *configEntry {
 	}
 }
 
+// errUnreadableConfig says that the stored config makes no sense.
+var errUnreadableConfig = errors.New("the stored config cannot be read")
+
 // readConfig returns nil when the mount has no config.
 func readConfig(ctx context.Context, s logical.Storage) (*configEntry, error) {
 	entry, err := s.Get(ctx, configStorageKey)
@@ -141,7 +144,7 @@ func readConfig(ctx context.Context, s logical.Storage) (*configEntry, error) {
 func decodeConfig(entry *logical.StorageEntry) (*configEntry, error) {
 	sealed := newConfig().seal()
 	if err := entry.DecodeJSON(sealed); err != nil {
-		return nil, fmt.Errorf("the stored config cannot be read: %w", err)
+		return nil, fmt.Errorf("%w: %w", errUnreadableConfig, err)
 	}
 	config := sealed.open()
 	// What v0.1.0 let through.

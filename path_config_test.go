@@ -160,7 +160,7 @@ func TestConfigChangeThatIsRefusedChangesNothing(t *testing.T) {
 func TestConfigHostChange(t *testing.T) {
 	t.Parallel()
 	m := ready(t)
-	elsewhere := simulator.New()
+	elsewhere := simulator.New(simulator.WithWorkspaceID("4242"))
 	t.Cleanup(elsewhere.Close)
 	token, _ := elsewhere.AddToken(elsewhere.AddUser("engine@example.com", false), "", 0)
 

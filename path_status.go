@@ -48,6 +48,8 @@ func (b *backend) pathStatus() []*framework.Path {
 					"clock_offset":      {Type: framework.TypeFloat, Description: "By how many seconds Databricks' clock is ahead of Vault's; null until an answer has told it."},
 					"clock_stable":      {Type: framework.TypeBool, Description: "Whether the latest answers agree about clock_offset."},
 					"split_brain":       {Type: framework.TypeString, Description: "Why rotation, tidy and rollback have stopped: another Vault uses the mount as well. Empty when none was found."},
+					keyRetainedHost:     {Type: framework.TypeString, Description: "Where a config that was deleted connects to, which is retained for nothing but revocations and rollback. Absent where none is."},
+					keyRetainedUntil:    {Type: framework.TypeString, Description: "Until when it is retained, RFC 3339."},
 					"calls":             {Type: framework.TypeMap, Required: true, Description: "By operation, since the plugin started on this node: calls, errors, retries, throttled, mean_ms and max_ms."},
 				}}}},
 			},
@@ -77,7 +79,7 @@ func (b *backend) readStatus(ctx context.Context, req *logical.Request, _ *frame
 	}
 	conn, err := b.connection(ctx, req.Storage)
 	if errors.Is(err, errNotConfigured) {
-		return &logical.Response{Data: status}, nil
+		return &logical.Response{Data: status}, b.addRetained(ctx, req.Storage, status)
 	}
 	if err != nil {
 		return nil, err
