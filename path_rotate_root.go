@@ -53,6 +53,7 @@ func (b *backend) handleRotateRoot(ctx context.Context, req *logical.Request, _ 
 	if err != nil {
 		return nil, err
 	}
+	root.byHand = true
 	unidentified, err := root.replace(ctx)
 	if err != nil {
 		return nil, err

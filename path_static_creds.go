@@ -30,7 +30,7 @@ func (b *backend) pathRotateRole() *framework.Path {
 	return &framework.Path{
 		Pattern:      "rotate-role/" + framework.GenericNameRegex(keyName),
 		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: "databricks", OperationVerb: "rotate", OperationSuffix: "static-role"},
-		Fields:       map[string]*framework.FieldSchema{keyName: {Type: framework.TypeString, Description: "Name of the static role.", Required: true}},
+		Fields:       map[string]*framework.FieldSchema{keyName: {Type: framework.TypeString, Description: "Name of the static role.", Required: true}, keyEndOldest: endOldestField},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.UpdateOperation: b.writeOperation(b.handleRotateRole, "Replace the credential of a static role now.",
 				[]framework.Response{{Description: "Replaced.", Fields: staticResponseFields}}, framework.RequestExample{Description: "Replace it now.", Data: map[string]any{}}),
@@ -87,7 +87,7 @@ func (b *backend) handleRotateRole(ctx context.Context, req *logical.Request, da
 	if err != nil {
 		return nil, err
 	}
-	it := &staticItem{b: b, req: req, name: name, conn: conn, e: e}
+	it := &staticItem{b: b, req: req, name: name, conn: conn, e: e, byHand: true, endOldest: data.Get(keyEndOldest).(bool)}
 	if err := it.rotate(ctx); err != nil {
 		return nil, err
 	}

@@ -21,6 +21,7 @@ const (
 	keyPendingError   = "pending_error"
 	keyPendingAttempt = "next_pending_attempt"
 	keyDelivered      = "delivered"
+	keyEndOldest      = "end_oldest_grace"
 )
 
 func (b *backend) pathStatic() []*framework.Path {
@@ -75,9 +76,16 @@ var staticFields = withSchedule(map[string]*framework.FieldSchema{
 		Description: "On a delete: forget the role even if what it made can't be removed at Databricks.",
 		Query:       true,
 	},
+	keyEndOldest: endOldestField,
 })
 
-var staticStoredFields = storedFields(staticFields, keyName, keyForce)
+// endOldestField is the field of requests that rotate a static role.
+var endOldestField = &framework.FieldSchema{
+	Type:        framework.TypeBool,
+	Description: "Where the rotation is refused because too many replaced credentials are in their grace: remove the oldest ones of the role at once.",
+}
+
+var staticStoredFields = storedFields(staticFields, keyName, keyForce, keyEndOldest)
 
 var staticResponseFields = withRotation(staticStoredFields, map[string]*framework.FieldSchema{
 	keyCredentialID:   {Type: framework.TypeString, Required: true, Description: "Id of the current credential."},
@@ -173,13 +181,18 @@ func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *f
 		}
 		defer unlock()
 	}
-	it := &staticItem{b: b, req: req, name: name, conn: conn, e: old}
+	it := &staticItem{b: b, req: req, name: name, conn: conn, e: old, byHand: true, endOldest: data.Get(keyEndOldest).(bool)}
 	if err := it.resolve(ctx, role); err != nil {
 		return nil, err
 	}
-	if old == nil || !role.sameCredentials(&old.staticRole) {
+	switch {
+	case old == nil:
 		err = it.create(ctx, role)
-	} else {
+	case !role.sameCredentials(&old.staticRole):
+		if err = it.makeRoom(ctx, role); err == nil {
+			err = it.create(ctx, role)
+		}
+	default:
 		e := old.clone()
 		e.staticRole = *role
 		if role.Schedule != old.Schedule {

@@ -77,6 +77,7 @@ type rootItem struct {
 	b      *backend
 	req    *logical.Request
 	config *configEntry
+	byHand bool // somebody asks for the rotation
 }
 
 // lockRoot takes the lock of the engine's own credential and loads it. The caller must call unlock, even after an error.
@@ -185,6 +186,9 @@ func (r *rootItem) replace(ctx context.Context) (unidentified string, err error)
 		return "", err
 	}
 	defer done()
+	if err := r.makeRoom(ctx, conn); err != nil {
+		return "", err
+	}
 	prepared, cancel := context.WithTimeout(ctx, prepareBudget)
 	defer cancel()
 	identity, err := conn.whoami(prepared)

@@ -28,9 +28,6 @@ const defaultStaticComment = "Vault static role {{.RoleName}}"
 // defaultGrace is how long a replaced credential lives on where the role doesn't say, if its period is not shorter.
 const defaultGrace = time.Hour
 
-// maxInGrace is how many replaced credentials of a role may be alive at once: an identity has few places for tokens.
-const maxInGrace = 50
-
 // staticRole is what the user says of a static role. Durations are whole seconds.
 type staticRole struct {
 	CredentialType     string   `json:"credential_type"`
@@ -231,7 +228,7 @@ func mergeStatic(data *framework.FieldData, old *staticEntry, now time.Time) (*s
 	if old != nil {
 		before = &old.staticRole
 	}
-	if err := mergeFields(data, before, role, keyName, keyForce); err != nil {
+	if err := mergeFields(data, before, role, keyName, keyForce, keyEndOldest); err != nil {
 		return nil, err
 	}
 	ids := &roleEntry{ServicePrincipalID: role.ServicePrincipalID, ApplicationID: role.ApplicationID}
