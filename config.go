@@ -198,6 +198,7 @@ func mergeConfig(old *configEntry, data *framework.FieldData) (*configEntry, err
 	}
 	config := sealed.open()
 	config.Identity, config.Verified = nil, time.Time{}
+	forgetWindow(&config.Schedule, data)
 
 	if config.Host == "" {
 		return nil, badField(keyHost, "is missing; send the workspace's URL, for example https://dbc-a1b2c3d4-e5f6.cloud.databricks.com")

@@ -169,10 +169,24 @@ func configFields() map[string]*framework.FieldSchema {
 	return fields
 }
 
-var configStoredFields = storedFields(configFields(), keyForce)
+// configStoredFields are in answers for a config; those of an auth type only where it is the config's.
+var configStoredFields = func() map[string]*framework.FieldSchema {
+	fields := storedFields(configFields(), keyForce)
+	for field := range new(configEntry).authValues() {
+		if fields[field] != nil {
+			fields[field].Required = false
+		}
+	}
+	return fields
+}()
 
 func (c *configEntry) response() *logical.Response {
 	data := storedData(c, configStoredFields)
+	for field := range c.authValues() {
+		if !c.uses(field) {
+			delete(data, field)
+		}
+	}
 	c.addRotation(data)
 	return &logical.Response{Data: data}
 }

@@ -47,6 +47,7 @@ var staticCredsFields = func() map[string]*framework.FieldSchema {
 	fields[keyRotationPeriod] = &framework.FieldSchema{Type: framework.TypeInt64, Required: true, Description: "Seconds from one rotation to the next; 0 for none."}
 	fields[keyRotationSchedule] = &framework.FieldSchema{Type: framework.TypeString, Description: "Cron schedule in UTC, where set."}
 	fields[keyLastRotation] = &framework.FieldSchema{Type: framework.TypeString, Required: true, Description: "When the credential was last replaced, RFC 3339."}
+	fields[keyLastRotation+timeSuffix] = rotationTimeFields[keyLastRotation+timeSuffix]
 	return fields
 }()
 
@@ -64,7 +65,7 @@ func (b *backend) readStaticCreds(ctx context.Context, req *logical.Request, dat
 	answer[e.State.Field] = e.State.Secret.Reveal()
 	answer[keyTTL] = e.ttl(b.now())
 	answer[keyRotationPeriod] = e.Period
-	answer[keyLastRotation] = rfc3339(e.State.Last)
+	answer[keyLastRotation], answer[keyLastRotation+timeSuffix] = timeOrNull(e.State.Last), timeOrNull(e.State.Last)
 	if e.Cron != "" {
 		answer[keyRotationSchedule] = e.Cron
 	}

@@ -99,7 +99,7 @@ var staticResponseFields = withRotation(staticStoredFields, map[string]*framewor
 func (b *backend) staticResponse(e *staticEntry) *logical.Response {
 	data := storedData(e.staticRole, staticStoredFields)
 	data[keyCredentialID] = e.State.Current.ID
-	data[keyExpiryTime] = rfc3339(e.State.Current.Expires)
+	data[keyExpiryTime] = timeOrNull(e.State.Current.Expires)
 	data[keyDelivered] = e.delivery() != nil && !e.undelivered()
 	ids := []string{}
 	for _, old := range e.State.Retired {
