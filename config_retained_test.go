@@ -46,11 +46,14 @@ func TestDeletedConfigEndsLeases(t *testing.T) {
 	}
 
 	require.Nil(t, m.absent("config"))
-	for path, op := range map[string]logical.Operation{
-		"creds/etl": logical.ReadOperation, "scopes/": logical.ListOperation, "config/rotate-root": logical.UpdateOperation, "tokens/": logical.ListOperation,
-		"secrets/etl/k": logical.UpdateOperation, "static-roles/x": logical.UpdateOperation, "tidy": logical.UpdateOperation,
+	for path, body := range map[string]map[string]any{
+		"config/rotate-root": nil, "secrets/etl/k": {"string_value": "x"}, "static-roles/x": {"credential_type": "pat"}, "tidy": nil, "scopes/new": nil,
 	} {
-		resp, err := m.do(op, path, map[string]any{"string_value": "x", "credential_type": "pat"})
+		resp, err := m.do(logical.UpdateOperation, path, body)
+		require.Contains(t, m.failure(resp, err).Error(), "no connection yet", path)
+	}
+	for path, op := range map[string]logical.Operation{"creds/etl": logical.ReadOperation, "scopes/": logical.ListOperation, "tokens/": logical.ListOperation} {
+		resp, err := m.do(op, path, nil)
 		require.Contains(t, m.failure(resp, err).Error(), "no connection yet", path)
 	}
 	resp, err := m.leaseRequest(logical.RenewOperation, leases[0])

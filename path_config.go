@@ -317,4 +317,11 @@ server, nor ~/.databrickscfg, nor the cloud's metadata service.
 
 With rotation_period or rotation_schedule (cron, UTC), Vault replaces a token or
 client_secret automatically; config/rotate-root does it at once.
+
+A deleted config is retained, to revoke the leases of the mount and for nothing else,
+until none can live any more; see retained_until_time in status. It is not deleted
+without force while there are static roles, leased secrets, leased permissions or
+delivered copies. To drop what is retained at once:
+
+  vault delete databricks/config force=true
 `

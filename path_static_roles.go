@@ -148,6 +148,11 @@ deliver_scope and deliver_key, the current one is kept in a secret scope, too.
 
 Reading makes no call and no lease. ttl tells when to read again. Deleting the role
 removes its credentials at Databricks. A restart of Vault rotates nothing.
+
+A rotation is refused while too many replaced credentials are in their grace: 50 tokens,
+3 OAuth secrets. end_oldest_grace=true removes the oldest ones to make room:
+
+  vault write databricks/rotate-role/bi end_oldest_grace=true
 `
 
 // writeStatic creates a static role with its first credential, or changes one. Where the change needs another credential, it is
