@@ -4,6 +4,7 @@ package databricks
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"reflect"
@@ -129,6 +130,9 @@ func newConfig() *configEntry {
 	}
 }
 
+// errUnreadableConfig says that the stored config makes no sense.
+var errUnreadableConfig = errors.New("the stored config cannot be read")
+
 // readConfig returns nil when the mount has no config.
 func readConfig(ctx context.Context, s logical.Storage) (*configEntry, error) {
 	entry, err := s.Get(ctx, configStorageKey)
@@ -141,7 +145,7 @@ func readConfig(ctx context.Context, s logical.Storage) (*configEntry, error) {
 func decodeConfig(entry *logical.StorageEntry) (*configEntry, error) {
 	sealed := newConfig().seal()
 	if err := entry.DecodeJSON(sealed); err != nil {
-		return nil, fmt.Errorf("the stored config cannot be read: %w", err)
+		return nil, fmt.Errorf("%w: %w", errUnreadableConfig, err)
 	}
 	config := sealed.open()
 	// What v0.1.0 let through.
@@ -195,6 +199,7 @@ func mergeConfig(old *configEntry, data *framework.FieldData) (*configEntry, err
 	}
 	config := sealed.open()
 	config.Identity, config.Verified = nil, time.Time{}
+	forgetWindow(&config.Schedule, data)
 
 	if config.Host == "" {
 		return nil, badField(keyHost, "is missing; send the workspace's URL, for example https://dbc-a1b2c3d4-e5f6.cloud.databricks.com")

@@ -155,6 +155,11 @@ func (c *configEntry) dropOtherAuth(auth authType) {
 	}
 }
 
+// uses reports whether the field belongs to the config's auth type.
+func (c *configEntry) uses(field string) bool {
+	return slices.ContainsFunc(authTypes, func(a authType) bool { return a.name == c.AuthType && a.has(field) })
+}
+
 // secretField returns the field that must be sent again when the host changes, so that a stored credential is never sent to a
 // new host; "" for none, where the operator's list of hosts decides about the new one.
 func (c *configEntry) secretField() string {

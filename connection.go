@@ -189,7 +189,12 @@ func (b *backend) connect(ctx context.Context, config *configEntry) (*connection
 	if err != nil {
 		return nil, err
 	}
-	return &connection{config: config, client: c, account: settings.Account(), identity: config.Identity}, nil
+	return &connection{config: config, client: c, account: config.account(), identity: config.Identity}, nil
+}
+
+// account reports whether the config connects to an account rather than to a workspace.
+func (c *configEntry) account() bool {
+	return client.Config{Host: c.Host, AccountID: c.AccountID, WorkspaceID: c.WorkspaceID}.Account()
 }
 
 // dropConnection makes the next request read the config again. Calls in flight on the old connection continue.

@@ -344,7 +344,7 @@ func (b *backend) renew(ctx context.Context, req *logical.Request, _ *framework.
 	resp := &logical.Response{Secret: req.Secret, Warnings: t.warnings}
 	resp.Secret.TTL, resp.Secret.MaxTTL = t.ttl, t.maxTTL
 	if l.Delivered != nil {
-		if l.Record, err = b.renewRecord(ctx, req.Storage, conn, l.Record, t.ttl, intent{origin: l.origin, Written: l.Delivered}); err != nil {
+		if l.Record, err = b.renewRecord(ctx, req.Storage, conn, l.Record, t.ttl, intent{origin: l.origin, Written: l.Delivered, Delivered: true}); err != nil {
 			return nil, err
 		}
 		resp.Secret.InternalData["record"] = l.Record
@@ -369,7 +369,7 @@ func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework
 	if ended && l.Delivered == nil {
 		return &logical.Response{}, nil
 	}
-	conn, err := b.connection(ctx, req.Storage)
+	conn, err := b.endingConnection(ctx, req.Storage)
 	if err != nil {
 		return nil, err
 	}

@@ -312,7 +312,7 @@ func (b *backend) leaseConnection(ctx context.Context, req *logical.Request) (*w
 	if l.Grant == nil && (l.Scope == "" || l.Key == "" || l.Updated.IsZero()) {
 		return nil, nil, errors.New("the lease's internal data lacks scope, key or updated")
 	}
-	conn, err := b.connection(ctx, req.Storage)
+	conn, err := b.endingConnection(ctx, req.Storage)
 	if err != nil {
 		return nil, nil, err
 	}

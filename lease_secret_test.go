@@ -136,7 +136,7 @@ func TestLeasedSecretRenew(t *testing.T) {
 	kept.InternalData = map[string]any{"secret_type": secretTypeSecret, "lease_ttl": "x"}
 	_, err = m.leaseRequest(logical.RenewOperation, &kept)
 	require.ErrorContains(t, err, "internal data cannot be read")
-	m.gone("config")
+	m.deleteConfig(true)
 	resp, err = m.leaseRequest(logical.RenewOperation, lease)
 	m.refused(resp, err, "no connection yet")
 }

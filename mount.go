@@ -42,7 +42,7 @@ type backend struct {
 	// counters outlive the client, so that status keeps counting when the connection is replaced.
 	counters client.Counters
 
-	// connections holds at most one connection, under configStorageKey.
+	// connections holds the connection under configStorageKey, and under retainedStorageKey that of a config which was deleted.
 	connections cache[*connection]
 	roles       cache[*roleEntry]
 	statics     cache[*staticEntry]
@@ -175,6 +175,9 @@ func (b *backend) invalidate(_ context.Context, key string) {
 	case key == configStorageKey:
 		b.dropConnection()
 		b.nextRun.touch()
+	case key == retainedStorageKey:
+		b.dropRetainedConnection()
+		b.nextRun.touch()
 	case strings.HasPrefix(key, roleStoragePrefix):
 		b.roles.drop(key)
 	case strings.HasPrefix(key, staticStoragePrefix):
@@ -191,6 +194,7 @@ func (b *backend) invalidate(_ context.Context, key string) {
 func (b *backend) clean(context.Context) {
 	b.stopTidy()
 	b.dropConnection()
+	b.dropRetainedConnection()
 }
 
 // now returns the time to use in storage entries, leases and marks. Time-outs use the real clock.

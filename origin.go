@@ -5,6 +5,8 @@ package databricks
 import (
 	"cmp"
 	"context"
+
+	"vault-plugin-secrets-databricks/internal/client"
 	"vault-plugin-secrets-databricks/internal/credential"
 )
 
@@ -14,12 +16,8 @@ func (c *connection) accessTo(ctx context.Context, made origin) (credential.Acce
 	if err != nil {
 		return credential.AccessNone, err
 	}
-	sameWorkspace := made.Host == now.Host && made.AccountID == now.AccountID
-	if made.WorkspaceID != "" && now.WorkspaceID != "" {
-		sameWorkspace = made.WorkspaceID == now.WorkspaceID
-	}
 	switch {
-	case !sameWorkspace:
+	case !made.sameWorkspace(now):
 		return credential.AccessNone, nil
 	case made.OwnerID != now.OwnerID:
 		return credential.AccessAdmin, nil
@@ -35,6 +33,14 @@ type origin struct {
 	WorkspaceID string `json:"workspace_id"`
 	AccountID   string `json:"account_id,omitempty"` // on an account mount
 	OwnerID     string `json:"owner_id"`
+}
+
+// sameWorkspace reports whether both lead to the same workspace or account.
+func (o origin) sameWorkspace(other origin) bool {
+	if o.WorkspaceID != "" && other.WorkspaceID != "" {
+		return o.WorkspaceID == other.WorkspaceID
+	}
+	return o.Host == other.Host && o.AccountID == other.AccountID
 }
 
 // describe returns the origin as messages show it: one host may serve several accounts or workspaces.
@@ -56,9 +62,23 @@ func (c *connection) origin(ctx context.Context) (origin, error) {
 	if err != nil {
 		return origin{}, err
 	}
-	made := origin{Host: c.config.Host, WorkspaceID: cmp.Or(identity.WorkspaceID, c.config.WorkspaceID), OwnerID: identity.ID}
-	if c.account {
-		made.AccountID = c.config.AccountID
+	return c.config.originOf(identity), nil
+}
+
+// originOf returns the origin of what the identity makes over a connection with the config.
+func (c *configEntry) originOf(identity *client.Identity) origin {
+	made := origin{Host: c.Host, WorkspaceID: cmp.Or(identity.WorkspaceID, c.WorkspaceID), OwnerID: identity.ID}
+	if c.account() {
+		made.AccountID = c.AccountID
 	}
-	return made, nil
+	return made
+}
+
+// knownOrigin is originOf the identity that is stored with the config. Of one that was never verified, only the config's own fields are
+// known.
+func (c *configEntry) knownOrigin() origin {
+	if c.Identity == nil {
+		return c.originOf(new(client.Identity))
+	}
+	return c.originOf(c.Identity)
 }

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -58,7 +57,7 @@ func (b *backend) pathConfig() []*framework.Path {
 				}),
 			logical.UpdateOperation: b.writeOperation(b.writeConfig, "Change the connection; fields that are not named keep their values.", write),
 			logical.PatchOperation:  b.writeOperation(b.writeConfig, "Change the connection; null resets a field.", write),
-			logical.DeleteOperation: b.deleteOperation(b.deleteConfig, "Remove the connection. Leases can't be revoked until there is one again.", keyForce),
+			logical.DeleteOperation: b.deleteOperation(b.deleteConfig, "Remove the connection. It is retained for the revocation of leases, unless force is sent.", keyForce),
 			logical.ReadOperation:   readOperation(b.handleReadConfig, "Read the connection, without its secrets.", configResponseFields),
 		},
 		ExistenceCheck: func(ctx context.Context, req *logical.Request, _ *framework.FieldData) (bool, error) {
@@ -158,7 +157,7 @@ func configFields() map[string]*framework.FieldSchema {
 		},
 		keyForce: {
 			Type:        framework.TypeBool,
-			Description: "On a delete: even if there are static roles, which need the connection.",
+			Description: "On a delete: even if there are static roles, which need the connection, or leases of what never ends by itself, and without retaining the connection for revocations.",
 			Query:       true,
 		},
 	}
@@ -170,10 +169,24 @@ func configFields() map[string]*framework.FieldSchema {
 	return fields
 }
 
-var configStoredFields = storedFields(configFields(), keyForce)
+// configStoredFields are in answers for a config; those of an auth type only where it is the config's.
+var configStoredFields = func() map[string]*framework.FieldSchema {
+	fields := storedFields(configFields(), keyForce)
+	for field := range new(configEntry).authValues() {
+		if fields[field] != nil {
+			fields[field].Required = false
+		}
+	}
+	return fields
+}()
 
 func (c *configEntry) response() *logical.Response {
 	data := storedData(c, configStoredFields)
+	for field := range c.authValues() {
+		if !c.uses(field) {
+			delete(data, field)
+		}
+	}
 	c.addRotation(data)
 	return &logical.Response{Data: data}
 }
@@ -251,6 +264,10 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 		}
 		return nil, err
 	}
+	previous := old
+	if kept, err := readRetained(ctx, req.Storage); before == nil && err == nil && kept != nil {
+		previous = kept.Config
+	}
 	b.event(ctx, "config-write", req.Path, "host", config.Host, "auth_type", config.AuthType)
 
 	resp := config.response()
@@ -260,73 +277,13 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 	if unknownEnd != "" {
 		resp.AddWarning(unknownEnd)
 	}
-	addConfigWarnings(resp, old, config)
-	addPlaneWarning(resp, conn)
-	addRootWarnings(resp, req.MountPoint, config, b.now(), false)
-	return resp, nil
-}
-
-func addConfigWarnings(resp *logical.Response, old, config *configEntry) {
 	if !config.VerifyConnection {
 		resp.AddWarning("The connection was stored without being proved, because verify_connection is false.")
 	}
-	switch {
-	case old.Host == "":
-	case old.Host != config.Host:
-		resp.AddWarning(fmt.Sprintf("Leases minted at %s can't be revoked over the new host, unless it is another name of the same workspace; they end by their own expiry.", old.Host))
-	case old.Identity != nil && config.Identity != nil && old.Identity.ID != config.Identity.ID:
-		resp.AddWarning(fmt.Sprintf("The identity changed from %s to %s. Leases of the old one can be revoked only while the new one is a workspace admin; otherwise they end by their own expiry.", old.Identity.UserName, config.Identity.UserName))
-	}
-}
-
-// deleteConfig forgets the connection, and then removes at Databricks what only Vault knew: the credentials that rotations made.
-func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
-	unlock, err := b.rotationLocks.Lock(ctx, configStorageKey)
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
-	names, err := req.Storage.List(ctx, staticStoragePrefix)
-	if err != nil {
-		return nil, err
-	}
-	if len(names) > 0 && !data.Get(keyForce).(bool) {
-		return nil, badField(keyForce, "is missing; there are static roles, which could be neither rotated nor removed without the connection: %s. Delete them first, or send force=true", joinIDs(names))
-	}
-	config, readErr := readConfig(ctx, req.Storage)
-	if readErr != nil {
-		b.Logger().Warn("the config that is deleted can't be read", "error", readErr)
-	}
-	unlockJob, err := b.jobLocks.Lock(ctx, configStorageKey)
-	if err != nil {
-		return nil, err
-	}
-	unlockJob = sync.OnceFunc(unlockJob)
-	defer unlockJob()
-	b.configWrite.Lock()
-	err = req.Storage.Delete(ctx, configStorageKey)
-	b.dropConnection() // even after an error it may be gone
-	b.nextRun.touch()
-	b.configWrite.Unlock()
-	if err != nil {
-		if entry, againErr := req.Storage.Get(ctx, configStorageKey); againErr != nil || entry != nil {
-			return nil, err
-		}
-		b.Logger().Warn("the config is gone, although its deletion failed", "error", err)
-	}
-	b.event(ctx, "config-delete", req.Path)
-	resp := &logical.Response{}
-	b.deregisterRotationJob(ctx, resp, req.MountPoint) // there may be a job of a config that could not be saved
-	unlockJob()                                        // before the calls to Databricks
-	if readErr != nil {
-		resp.AddWarning(fmt.Sprintf("The config could not be read, so a credential that a rotation made for it may be left at Databricks, until it ends or a tidy finds it: %s", readErr))
-	}
-	if readErr != nil || config == nil {
-		return resp, nil
-	}
-	if len(config.Rotation.all()) > 0 {
-		b.removeRoot(context.WithoutCancel(ctx), resp, config)
-	}
+	b.warnOfMove(ctx, req, resp, previous, config)
+	b.replaceRetained(ctx, req, resp)
+	addPlaneWarning(resp, conn)
+	addRootWarnings(resp, req.MountPoint, config, b.now(), false)
 	return resp, nil
 }
 
@@ -368,4 +325,11 @@ server, nor ~/.databrickscfg, nor the cloud's metadata service.
 
 With rotation_period or rotation_schedule (cron, UTC), Vault replaces a token or
 client_secret automatically; config/rotate-root does it at once.
+
+A deleted config is retained, to revoke the leases of the mount and for nothing else,
+until none can live any more; see retained_until_time in status. It is not deleted
+without force while there are static roles, leased secrets, leased permissions or
+delivered copies. To drop what is retained at once:
+
+  vault delete databricks/config force=true
 `

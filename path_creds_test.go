@@ -737,7 +737,7 @@ func TestRevoke(t *testing.T) {
 		creds := m.mint("etl")
 		resp, err := m.do(logical.DeleteOperation, "roles/etl", nil)
 		m.requireOK(resp, err)
-		resp, err = m.do(logical.DeleteOperation, "config", nil)
+		resp, err = m.do(logical.DeleteOperation, "config", map[string]any{"force": true})
 		m.requireOK(resp, err)
 		resp, err = m.revoke(creds.Secret)
 		m.refused(resp, err, "config", "vault write databricks/config")

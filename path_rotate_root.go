@@ -41,7 +41,7 @@ func (b *backend) pathRotateRoot() []*framework.Path {
 // rootResponseFields are those of the config's answer that a rotation changes.
 var rootResponseFields = func() map[string]*framework.FieldSchema {
 	fields := make(map[string]*framework.FieldSchema)
-	for _, field := range []string{keyAuthType, keyCredentialID, keyExpiryTime, keyLastRotation, keyNextRotation, keyRetiredIDs, keyOperatorCreated} {
+	for _, field := range []string{keyAuthType, keyCredentialID, keyExpiryTime, keyLastRotation, keyLastRotation + timeSuffix, keyNextRotation, keyNextRotation + timeSuffix, keyRetiredIDs, keyOperatorCreated} {
 		fields[field] = configResponseFields[field]
 	}
 	return fields
@@ -53,6 +53,7 @@ func (b *backend) handleRotateRoot(ctx context.Context, req *logical.Request, _ 
 	if err != nil {
 		return nil, err
 	}
+	root.byHand = true
 	unidentified, err := root.replace(ctx)
 	if err != nil {
 		return nil, err
@@ -70,7 +71,7 @@ var configResponseFields = withRotation(configStoredFields, map[string]*framewor
 	keyPendingError:    {Type: framework.TypeString, Required: true, Description: "Why a credential that was replaced could not be removed yet; empty for nothing."},
 	keyPendingAttempt:  {Type: framework.TypeString, Required: true, Description: "When that is tried again, RFC 3339; null for never."},
 	keyCredentialID:    {Type: framework.TypeString, Required: true, Description: "Id of the credential, if a rotation created it; else empty."},
-	keyExpiryTime:      {Type: framework.TypeString, Required: true, Description: "When that ends at Databricks if it is not replaced, RFC 3339; empty where it isn't known."},
+	keyExpiryTime:      {Type: framework.TypeString, Required: true, Description: "When that ends at Databricks if it is not replaced, RFC 3339; null where it isn't known."},
 	keyRetiredIDs:      {Type: framework.TypeStringSlice, Required: true, Description: "Ids of credentials that were replaced and are about to be removed."},
 	keyOperatorCreated: {Type: framework.TypeStringSlice, Required: true, Description: "Ids of credentials that an operator created and that have been replaced, to be deleted by an operator."},
 })
@@ -79,7 +80,7 @@ var configResponseFields = withRotation(configStoredFields, map[string]*framewor
 func (c *configEntry) addRotation(data map[string]any) {
 	c.rotationView().addTo(data)
 	data[keyCredentialID] = c.Rotation.Credential.ID
-	data[keyExpiryTime] = rfc3339(c.Rotation.Credential.Expires)
+	data[keyExpiryTime] = timeOrNull(c.Rotation.Credential.Expires)
 	data[keyRetiredIDs] = retiredIDs(c.Rotation.Retired)
 	data[keyOperatorCreated] = append([]string{}, c.Rotation.OperatorCreated...)
 }

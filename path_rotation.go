@@ -54,6 +54,13 @@ func withSchedule(fields map[string]*framework.FieldSchema) map[string]*framewor
 	return fields
 }
 
+// forgetWindow drops the stored window of a schedule that the request has ended: nobody has sent it.
+func forgetWindow(s *schedule.Schedule, data *framework.FieldData) {
+	if s.Cron == "" && !given(data, keyRotationWindow) {
+		s.Window = 0
+	}
+}
+
 // checkSchedule is schedule.Check, with the error that names the field to the user.
 func checkSchedule(s schedule.Schedule, now time.Time) error {
 	err := s.Check(now)
@@ -68,6 +75,7 @@ func checkSchedule(s schedule.Schedule, now time.Time) error {
 func withRotation(stored, more map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
 	fields := maps.Clone(stored)
 	maps.Copy(fields, more)
+	maps.Copy(fields, rotationTimeFields)
 	maps.Copy(fields, map[string]*framework.FieldSchema{
 		keyLastRotation:     {Type: framework.TypeString, Required: true, Description: "When Vault last replaced the credential, RFC 3339; null for never."},
 		keyNextRotation:     {Type: framework.TypeString, Required: true, Description: "When Vault will next replace it, RFC 3339; null for never."},
@@ -78,13 +86,36 @@ func withRotation(stored, more map[string]*framework.FieldSchema) map[string]*fr
 	return fields
 }
 
+// timeSuffix is what the names of times in answers end in. The names of v0.1.0 stay beside them.
+const timeSuffix = "_time"
+
+// rotationTimeFields are the times of rotationView.addTo.
+var rotationTimeFields = func() map[string]*framework.FieldSchema {
+	fields := make(map[string]*framework.FieldSchema)
+	for _, field := range []string{keyLastRotation, keyNextRotation, keyRotationRetry, keyPendingAttempt} {
+		fields[field+timeSuffix] = rotationTimeField(field)
+		fields[field+timeSuffix].Required = true
+	}
+	return fields
+}()
+
+// rotationTimeField is the field of an answer that shows the same time as another one.
+func rotationTimeField(field string) *framework.FieldSchema {
+	return &framework.FieldSchema{Type: framework.TypeString, Description: "The same as " + field + "."}
+}
+
+// timeOrNull returns the time for an answer: RFC 3339 in UTC, null for the zero time.
+func timeOrNull(t time.Time) any {
+	if t.IsZero() {
+		return nil
+	}
+	return rfc3339(t)
+}
+
 // addTo shows in an answer how the rotations go.
 func (v rotationView) addTo(data map[string]any) {
 	for field, at := range map[string]time.Time{keyLastRotation: v.Last, keyNextRotation: v.due(), keyRotationRetry: v.NextRetry, keyPendingAttempt: v.PendingRetry} {
-		data[field] = nil
-		if !at.IsZero() {
-			data[field] = rfc3339(at)
-		}
+		data[field], data[field+timeSuffix] = timeOrNull(at), timeOrNull(at)
 	}
 	data[keyRotationFailures] = v.Failures
 	data[keyRotationError] = v.LastError

@@ -30,7 +30,7 @@ func (b *backend) pathRotateRole() *framework.Path {
 	return &framework.Path{
 		Pattern:      "rotate-role/" + framework.GenericNameRegex(keyName),
 		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: "databricks", OperationVerb: "rotate", OperationSuffix: "static-role"},
-		Fields:       map[string]*framework.FieldSchema{keyName: {Type: framework.TypeString, Description: "Name of the static role.", Required: true}},
+		Fields:       map[string]*framework.FieldSchema{keyName: {Type: framework.TypeString, Description: "Name of the static role.", Required: true}, keyEndOldest: endOldestField},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.UpdateOperation: b.writeOperation(b.handleRotateRole, "Replace the credential of a static role now.",
 				[]framework.Response{{Description: "Replaced.", Fields: staticResponseFields}}, framework.RequestExample{Description: "Replace it now.", Data: map[string]any{}}),
@@ -47,6 +47,7 @@ var staticCredsFields = func() map[string]*framework.FieldSchema {
 	fields[keyRotationPeriod] = &framework.FieldSchema{Type: framework.TypeInt64, Required: true, Description: "Seconds from one rotation to the next; 0 for none."}
 	fields[keyRotationSchedule] = &framework.FieldSchema{Type: framework.TypeString, Description: "Cron schedule in UTC, where set."}
 	fields[keyLastRotation] = &framework.FieldSchema{Type: framework.TypeString, Required: true, Description: "When the credential was last replaced, RFC 3339."}
+	fields[keyLastRotation+timeSuffix] = rotationTimeFields[keyLastRotation+timeSuffix]
 	return fields
 }()
 
@@ -64,7 +65,7 @@ func (b *backend) readStaticCreds(ctx context.Context, req *logical.Request, dat
 	answer[e.State.Field] = e.State.Secret.Reveal()
 	answer[keyTTL] = e.ttl(b.now())
 	answer[keyRotationPeriod] = e.Period
-	answer[keyLastRotation] = rfc3339(e.State.Last)
+	answer[keyLastRotation], answer[keyLastRotation+timeSuffix] = timeOrNull(e.State.Last), timeOrNull(e.State.Last)
 	if e.Cron != "" {
 		answer[keyRotationSchedule] = e.Cron
 	}
@@ -87,7 +88,7 @@ func (b *backend) handleRotateRole(ctx context.Context, req *logical.Request, da
 	if err != nil {
 		return nil, err
 	}
-	it := &staticItem{b: b, req: req, name: name, conn: conn, e: e}
+	it := &staticItem{b: b, req: req, name: name, conn: conn, e: e, byHand: true, endOldest: data.Get(keyEndOldest).(bool)}
 	if err := it.rotate(ctx); err != nil {
 		return nil, err
 	}

@@ -21,6 +21,7 @@ const (
 	keyPendingError   = "pending_error"
 	keyPendingAttempt = "next_pending_attempt"
 	keyDelivered      = "delivered"
+	keyEndOldest      = "end_oldest_grace"
 )
 
 func (b *backend) pathStatic() []*framework.Path {
@@ -78,9 +79,16 @@ var staticFields = withSchedule(map[string]*framework.FieldSchema{
 		Description: "On a delete: forget the role even if what it made can't be removed at Databricks.",
 		Query:       true,
 	},
+	keyEndOldest: endOldestField,
 })
 
-var staticStoredFields = storedFields(staticFields, keyName, keyForce)
+// endOldestField is the field of requests that rotate a static role.
+var endOldestField = &framework.FieldSchema{
+	Type:        framework.TypeBool,
+	Description: "Where the rotation is refused because too many replaced credentials are in their grace: remove the oldest ones of the role at once.",
+}
+
+var staticStoredFields = storedFields(staticFields, keyName, keyForce, keyEndOldest)
 
 var staticResponseFields = withRotation(staticStoredFields, map[string]*framework.FieldSchema{
 	keyCredentialID:   {Type: framework.TypeString, Required: true, Description: "Id of the current credential."},
@@ -94,7 +102,7 @@ var staticResponseFields = withRotation(staticStoredFields, map[string]*framewor
 func (b *backend) staticResponse(e *staticEntry) *logical.Response {
 	data := storedData(e.staticRole, staticStoredFields)
 	data[keyCredentialID] = e.State.Current.ID
-	data[keyExpiryTime] = rfc3339(e.State.Current.Expires)
+	data[keyExpiryTime] = timeOrNull(e.State.Current.Expires)
 	data[keyDelivered] = e.delivery() != nil && !e.undelivered()
 	ids := []string{}
 	for _, old := range e.State.Retired {
@@ -161,6 +169,11 @@ deliver_scope and deliver_key, the current one is kept in a secret scope, too.
 
 Reading makes no call and no lease. ttl tells when to read again. Deleting the role
 removes its credentials at Databricks. A restart of Vault rotates nothing.
+
+A rotation is refused while too many replaced credentials are in their grace: 50 tokens,
+3 OAuth secrets. end_oldest_grace=true removes the oldest ones to make room:
+
+  vault write databricks/rotate-role/bi end_oldest_grace=true
 `
 
 // writeStatic creates a static role with its first credential, or changes one. Where the change needs another credential, it is
@@ -194,13 +207,18 @@ func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *f
 		}
 		defer unlock()
 	}
-	it := &staticItem{b: b, req: req, name: name, conn: conn, e: old}
+	it := &staticItem{b: b, req: req, name: name, conn: conn, e: old, byHand: true, endOldest: data.Get(keyEndOldest).(bool)}
 	if err := it.resolve(ctx, role); err != nil {
 		return nil, err
 	}
-	if old == nil || !role.sameCredentials(&old.staticRole) {
+	switch {
+	case old == nil:
 		err = it.create(ctx, role)
-	} else {
+	case !role.sameCredentials(&old.staticRole):
+		if err = it.makeRoom(ctx, role); err == nil {
+			err = it.create(ctx, role)
+		}
+	default:
 		e := old.clone()
 		e.staticRole = *role
 		if role.Schedule != old.Schedule {

@@ -38,7 +38,8 @@ func TestStaticRole(t *testing.T) {
 		"deliver_scope": "etl", "deliver_key": "bi", "delivered": true,
 		"credential_id": secret.ID, "expiry_time": rfc3339(secret.Expires), "retired_ids": []string{},
 		"last_vault_rotation": rfc3339(made), "next_vault_rotation": rfc3339(next), "rotation_failures": 0, "last_rotation_error": "", "next_rotation_attempt": nil,
-		"pending_error": "", "next_pending_attempt": nil,
+		"pending_error": "", "next_pending_attempt": nil, "last_vault_rotation_time": rfc3339(made), "next_vault_rotation_time": rfc3339(next),
+		"next_rotation_attempt_time": nil, "next_pending_attempt_time": nil,
 	}, resp.Data)
 	require.Empty(t, resp.Warnings)
 	require.True(t, secret.Expires.After(next.Add(24*time.Hour)), "it lives to see its successor out of its grace")
@@ -93,7 +94,7 @@ func TestStaticCreds(t *testing.T) {
 			w.storage.onEach(nil)
 			require.Empty(t, w.workspace.Calls())
 			require.Nil(t, resp.Secret, "it is no lease")
-			all := append(fields, "expiry_time", "host", "last_vault_rotation", "rotation_period", "scopes", "ttl")
+			all := append(fields, "expiry_time", "host", "last_vault_rotation", "last_vault_rotation_time", "rotation_period", "scopes", "ttl")
 			slices.Sort(all)
 			require.Equal(t, all, slices.Sorted(maps.Keys(resp.Data)))
 			require.EqualValues(t, 3600, resp.Data["rotation_period"])
@@ -321,4 +322,30 @@ func TestStaticRolesOverTheWire(t *testing.T) {
 	require.Empty(t, m.minted())
 	_, there := m.has("bi")
 	require.False(t, there)
+}
+
+// TestStaticRoleDropsWhatBelongsTogether shows that a default grace, and half a place of delivery, never stand in the way of a write that
+// doesn't name them.
+func TestStaticRoleDropsWhatBelongsTogether(t *testing.T) {
+	t.Parallel()
+	m, _ := newTimedMount(t)
+	m.connect()
+	m.workspace.AddScope("etl", m.admin)
+	role := m.write("static-roles/x", map[string]any{"credential_type": "pat"}).Data
+	require.EqualValues(t, 3600, role["rotation_grace_period"])
+	require.EqualValues(t, 60, m.write("static-roles/x", map[string]any{"rotation_period": "60s"}).Data["rotation_grace_period"])
+	require.EqualValues(t, 60, m.write("static-roles/x", map[string]any{"rotation_period": "24h"}).Data["rotation_grace_period"], "it is not made longer")
+	m.write("static-roles/x", map[string]any{"rotation_grace_period": "2h"})
+	resp, err := m.do(logical.UpdateOperation, "static-roles/x", map[string]any{"rotation_period": "60s"})
+	m.refused(resp, err, "rotation_grace_period: 7200s is too long")
+
+	for _, ended := range []map[string]any{{"deliver_scope": ""}, {"deliver_key": ""}, {"deliver_scope": nil}, {"deliver_key": nil}} {
+		m.write("static-roles/x", map[string]any{"deliver_scope": "etl", "deliver_key": "k"})
+		require.Len(t, m.scope("etl").Secrets, 1)
+		role := m.patch("static-roles/x", ended).Data
+		require.Equal(t, []any{"", "", false}, []any{role["deliver_scope"], role["deliver_key"], role["delivered"]})
+		require.Empty(t, m.scope("etl").Secrets)
+	}
+	resp, err = m.do(logical.UpdateOperation, "static-roles/x", map[string]any{"deliver_scope": "etl"})
+	m.refused(resp, err, "deliver_scope: and deliver_key belong together")
 }

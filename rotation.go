@@ -333,8 +333,14 @@ func (b *backend) reconcile(ctx context.Context, it rotationItem) (next time.Tim
 func (b *backend) recordFailure(ctx context.Context, it rotationItem, why error, retry bool) (recorded bool, err error) {
 	ctx, l := context.WithoutCancel(ctx), it.labels()
 	var state rotationState
+	var full *graceFullError
+	reported := false
 	recorded, err = it.change(ctx, func(v rotationView) {
+		reported = errors.As(why, &full) && reasonOf(errors.New(v.LastError)) == reasonOf(why)
 		v.failed(b.now(), why)
+		if full != nil {
+			v.NextRetry = full.retryAt(b.now())
+		}
 		if !retry {
 			v.NextRetry = time.Time{}
 		}
@@ -346,6 +352,10 @@ func (b *backend) recordFailure(ctx context.Context, it rotationItem, why error,
 		return false, nil
 	}
 	failures, next := fmt.Sprint(state.Failures), rfc3339(state.NextRetry)
+	if reported {
+		b.Logger().Debug("a rotation still has to wait", "what", l.what, "next_attempt", next)
+		return recorded, err
+	}
 	b.Logger().Error("a rotation failed; it is tried again", "what", l.what, "failures", failures, "next_attempt", next, "error", why)
 	b.event(ctx, l.event+"-fail", l.path, "failures", failures, "next_attempt", next)
 	return recorded, err

@@ -110,14 +110,25 @@ func (b *backend) revokeStored(ctx context.Context, conn *connection, k *storedC
 	return nil
 }
 
-// storedUnder answers the credentials that the storage entry under key answers for.
+// storedUnder answers the credentials that the storage entry under key answers for. A retained config is part of the config here.
 func storedUnder(ctx context.Context, s logical.Storage, key string) ([]storedCredential, error) {
 	if key == configStorageKey {
 		config, err := readConfig(ctx, s)
-		if err != nil || config == nil {
+		if err != nil {
 			return nil, err
 		}
-		return config.Rotation.all(), nil
+		kept, err := readRetained(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		var all []storedCredential
+		if config != nil {
+			all = config.Rotation.all()
+		}
+		if kept != nil {
+			all = append(all, kept.Config.Rotation.all()...)
+		}
+		return all, nil
 	}
 	e, err := readStatic(ctx, s, key)
 	if err != nil || e == nil {

@@ -206,6 +206,8 @@ func TestRotationManagerKeepsTheSchedule(t *testing.T) {
 	resp, err = r.do(logical.DeleteOperation, "config", nil)
 	r.requireOK(resp, err)
 	require.Nil(t, host.job())
+	resp, err = r.do(logical.DeleteOperation, "config", map[string]any{"force": true})
+	r.requireOK(resp, err)
 	require.Empty(t, r.made())
 }
 

@@ -93,6 +93,10 @@ func (b *backend) rotateDue(ctx context.Context, req *logical.Request) error {
 		consider(&rootItem{b: b, req: req}, config.rotationView())
 	}
 	errs = append(errs, err)
+	if err == nil {
+		next, err := b.reconcileRetained(ctx, req.Storage, config != nil)
+		times, errs = append(times, next), append(errs, err)
+	}
 	own := len(works) // the engine's own credential comes before all others
 	for _, name := range names {
 		e, err := b.static(ctx, req.Storage, name)

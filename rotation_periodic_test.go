@@ -458,3 +458,44 @@ func TestScheduleWorksDuringAConfigWrite(t *testing.T) {
 	require.EqualValues(t, 660, r.stored().TTL)
 	r.sound()
 }
+
+// TestAScheduleThatEndsTakesItsWindowAlong shows that no stored field which nobody sent stands in the way of another schedule.
+func TestAScheduleThatEndsTakesItsWindowAlong(t *testing.T) {
+	t.Parallel()
+	cron := map[string]any{"rotation_schedule": "0 3 * * SAT", "rotation_window": "4h"}
+	for path, base := range map[string]map[string]any{"config": {}, "static-roles/x": {"credential_type": "pat"}} {
+		for name, row := range map[string]struct {
+			op   logical.Operation
+			data map[string]any
+			want []any // period, schedule, window
+		}{
+			"a period instead":        {logical.UpdateOperation, map[string]any{"rotation_schedule": "", "rotation_period": "168h"}, []any{int64(604800), "", int64(0)}},
+			"a period instead, patch": {logical.PatchOperation, map[string]any{"rotation_schedule": nil, "rotation_period": 604800}, []any{int64(604800), "", int64(0)}},
+			"none":                    {logical.UpdateOperation, map[string]any{"rotation_schedule": ""}, []any{int64(0), "", int64(0)}},
+			"none, patch":             {logical.PatchOperation, map[string]any{"rotation_schedule": nil}, []any{int64(0), "", int64(0)}},
+			"none, all named":         {logical.UpdateOperation, map[string]any{"rotation_schedule": "", "rotation_window": 0, "rotation_period": 0}, []any{int64(0), "", int64(0)}},
+			"another schedule":        {logical.UpdateOperation, map[string]any{"rotation_schedule": "0 4 * * *"}, []any{int64(0), "0 4 * * *", int64(14400)}},
+			"the window only":         {logical.PatchOperation, map[string]any{"rotation_window": nil}, []any{int64(0), "0 3 * * SAT", int64(0)}},
+		} {
+			t.Run(path+", "+name, func(t *testing.T) {
+				t.Parallel()
+				m, _ := newTimedMount(t)
+				m.connect()
+				if path != "config" {
+					m.write(path, base)
+				}
+				m.write(path, cron)
+				resp, err := m.do(row.op, path, row.data)
+				m.requireOK(resp, err)
+				require.Equal(t, row.want, []any{resp.Data["rotation_period"], resp.Data["rotation_schedule"], resp.Data["rotation_window"]})
+
+				// What was sent is still refused where it doesn't fit.
+				m.write(path, map[string]any{"rotation_period": 0, "rotation_schedule": "0 3 * * SAT", "rotation_window": "4h"})
+				resp, err = m.do(logical.UpdateOperation, path, map[string]any{"rotation_schedule": "", "rotation_window": "4h"})
+				m.refused(resp, err, "rotation_window: belongs to rotation_schedule")
+				resp, err = m.do(logical.UpdateOperation, path, map[string]any{"rotation_period": "168h"})
+				m.refused(resp, err, "rotation_schedule: can't be used together with rotation_period; send the other one as 0 or empty")
+			})
+		}
+	}
+}

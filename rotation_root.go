@@ -78,6 +78,7 @@ type rootItem struct {
 	b      *backend
 	req    *logical.Request
 	config *configEntry
+	byHand bool // somebody asks for the rotation
 }
 
 // lockRoot takes the lock of the engine's own credential and loads it. The caller must call unlock, even after an error.
@@ -186,6 +187,9 @@ func (r *rootItem) replace(ctx context.Context) (unidentified string, err error)
 		return "", err
 	}
 	defer done()
+	if err := r.makeRoom(ctx, conn); err != nil {
+		return "", err
+	}
 	prepared, cancel := context.WithTimeout(ctx, prepareBudget)
 	defer cancel()
 	identity, err := conn.whoami(prepared)
@@ -196,12 +200,7 @@ func (r *rootItem) replace(ctx context.Context) (unidentified string, err error)
 	if err != nil {
 		return "", err
 	}
-	want := storedRequest{key: configStorageKey, text: "Vault's own, for the mount " + r.req.MountPoint}
-	if config.AuthType == client.AuthPAT {
-		want.credentialType, want.spec = credential.PAT, credential.Spec{Scopes: old.scopes, Stored: true}
-	} else {
-		want.credentialType, want.spec = credential.OAuthSecret, credential.Spec{ServicePrincipalID: identity.ID, ApplicationID: config.ClientID, Stored: true}
-	}
+	want := rootRequest(r.req, config, identity, old.scopes)
 	// A long life is asked for, and where the workspace refuses that, one that it is known to give, or that suffices.
 	for i, lifetime := range rootLifetimes(config, old.lifetime, b.now()) {
 		if i > 0 {
@@ -226,6 +225,17 @@ func (r *rootItem) replace(ctx context.Context) (unidentified string, err error)
 		}
 	}
 	return "", fmt.Errorf("make a new credential: %w", err)
+}
+
+// rootRequest returns the request for another credential of the config's identity. Only a token has scopes.
+func rootRequest(req *logical.Request, config *configEntry, identity *client.Identity, scopes []string) storedRequest {
+	want := storedRequest{key: configStorageKey, text: "Vault's own, for the mount " + req.MountPoint}
+	if config.AuthType == client.AuthPAT {
+		want.credentialType, want.spec = credential.PAT, credential.Spec{Scopes: scopes, Stored: true}
+	} else {
+		want.credentialType, want.spec = credential.OAuthSecret, credential.Spec{ServicePrincipalID: identity.ID, ApplicationID: config.ClientID, Stored: true}
+	}
+	return want
 }
 
 // adopt verifies the new credential by use, and makes it the stored config's and the mount's, unless the config has got another
@@ -325,10 +335,13 @@ func (b *backend) changeRotation(ctx context.Context, s logical.Storage, change 
 	return putConfig(ctx, s, config)
 }
 
-// removeRoot removes the credentials that rotations made for a config that was deleted, the one that it connects with last. What can't
-// be removed is a warning.
-func (b *backend) removeRoot(ctx context.Context, resp *logical.Response, config *configEntry) {
-	all := config.Rotation.all()
+// removeCredentials removes credentials that rotations made for a config that is no longer needed, the one that it connects with last. It
+// returns what to tell the operator about those that can't be removed.
+func (b *backend) removeCredentials(ctx context.Context, config *configEntry, all []storedCredential) (warnings []string) {
+	if len(all) == 0 {
+		return nil
+	}
+	all = slices.Clone(all)
 	slices.Reverse(all)
 	conn, connErr := b.connect(ctx, config)
 	if connErr == nil {
@@ -340,10 +353,14 @@ func (b *backend) removeRoot(ctx context.Context, resp *logical.Response, config
 		if err == nil {
 			err = b.revokeStored(ctx, conn, &k)
 		}
+		if k.ID == config.Rotation.Credential.ID && client.IsKind(err, client.Unauthenticated) {
+			err = nil // it is the one to connect with, so it is gone
+		}
 		if err != nil {
-			resp.AddWarning(fmt.Sprintf("The engine's own %s %s may be left at %s; it ends by itself at %s (%s)", k.Type, k.ID, k.Host, rfc3339(k.Expires), err))
+			warnings = append(warnings, fmt.Sprintf("The engine's own %s %s may be left at %s; it ends by itself at %s (%s)", k.Type, k.ID, k.Host, rfc3339(k.Expires), err))
 		}
 	}
+	return warnings
 }
 
 // rotates reports whether the auth type has a credential that the engine can replace.

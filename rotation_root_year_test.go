@@ -215,7 +215,7 @@ func TestRootRotationWalk(t *testing.T) {
 							require.NotEmpty(t, r.made(), "what failed was tried again")
 							require.Zero(t, r.stored().Rotation.Failures)
 						}
-						resp, err := r.do(logical.DeleteOperation, "config", nil)
+						resp, err := r.do(logical.DeleteOperation, "config", map[string]any{"force": true})
 						r.requireOK(resp, err)
 						require.Empty(t, r.made())
 						require.Subset(t, r.live(), r.byHand)

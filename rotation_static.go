@@ -23,7 +23,9 @@ type staticItem struct {
 	conn *connection
 	e    *staticEntry // as it is stored, nil for none; shared, so it must not be changed
 
-	known credential.Known // of the identities of a role that is written
+	known     credential.Known // of the identities of a role that is written
+	byHand    bool             // somebody asks for the rotation
+	endOldest bool             // and lets it end the grace of the oldest replaced credentials, if there are too many
 }
 
 func (i *staticItem) labels() rotationLabels {
@@ -80,7 +82,10 @@ func (i *staticItem) rotate(ctx context.Context) error {
 		return err
 	}
 	i.e = e
-	return i.create(ctx, &e.staticRole)
+	if err := i.makeRoom(ctx, &e.staticRole); err != nil {
+		return err
+	}
+	return i.create(ctx, &i.e.staticRole)
 }
 
 // create creates a credential for the role as it is to be, and saves both. The credential that it had lives on for the grace period.

@@ -29,9 +29,6 @@ const defaultStaticComment = "Vault static role {{.RoleName}}"
 // defaultGrace is how long a replaced credential lives on where the role doesn't say, if its period is not shorter.
 const defaultGrace = time.Hour
 
-// maxInGrace is how many replaced credentials of a role may be alive at once: an identity has few places for tokens.
-const maxInGrace = 50
-
 // staticRole is what the user says of a static role. Durations are whole seconds.
 type staticRole struct {
 	CredentialType     string   `json:"credential_type"`
@@ -232,21 +229,24 @@ func mergeStatic(data *framework.FieldData, old *staticEntry, now time.Time) (*s
 	if old != nil {
 		before = &old.staticRole
 	}
-	if err := mergeFields(data, before, role, keyName, keyForce); err != nil {
+	if err := mergeFields(data, before, role, keyName, keyForce, keyEndOldest); err != nil {
 		return nil, err
 	}
 	ids := &roleEntry{ServicePrincipalID: role.ServicePrincipalID, ApplicationID: role.ApplicationID}
 	ids.forgetOtherID(data)
 	role.ServicePrincipalID, role.ApplicationID = ids.ServicePrincipalID, ids.ApplicationID
+	role.forgetOtherPlace(data)
+	forgetWindow(&role.Schedule, data)
 	if err := checkSchedule(role.Schedule, now); err != nil {
 		return nil, err
 	}
-	if sent, ok := data.Raw[keyGrace]; (!ok || sent == nil) && (old == nil || ok) {
-		role.Grace = int64(defaultGrace / time.Second)
-		if role.Automatic() {
-			shortest, _ := role.Spans(1, now)
-			role.Grace = min(role.Grace, int64(shortest/time.Second))
-		}
+	usual := graceOf(role.Schedule, now)
+	switch sent, named := data.Raw[keyGrace]; {
+	case named && sent != nil:
+	case named || old == nil:
+		role.Grace = usual
+	case role.Schedule != old.Schedule && role.Grace == graceOf(old.Schedule, now):
+		role.Grace = min(role.Grace, usual) // nobody has sent it, so that it must not stand in the way of another schedule
 	}
 	if err := role.check(now); err != nil {
 		return nil, err
@@ -255,6 +255,27 @@ func mergeStatic(data *framework.FieldData, old *staticEntry, now time.Time) (*s
 	err := mints.check()
 	role.Scopes = mints.Scopes
 	return role, err
+}
+
+// graceOf returns the grace, in seconds, of a role with the schedule that doesn't set one.
+func graceOf(s schedule.Schedule, now time.Time) int64 {
+	if !s.Automatic() {
+		return int64(defaultGrace / time.Second)
+	}
+	shortest, _ := s.Spans(1, now)
+	return int64(min(defaultGrace, shortest) / time.Second)
+}
+
+// forgetOtherPlace drops the stored half of a delivery whose other half the request ends.
+func (r *staticRole) forgetOtherPlace(data *framework.FieldData) {
+	_, scope := data.Raw[keyDeliverScope]
+	_, key := data.Raw[keyDeliverKey]
+	switch {
+	case scope && r.DeliverScope == "" && !key:
+		r.DeliverKey = ""
+	case key && r.DeliverKey == "" && !scope:
+		r.DeliverScope = ""
+	}
 }
 
 // resolve looks up what the role names at Databricks, and checks that it can deliver. I.e is the role as it is stored, nil for none.

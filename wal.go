@@ -70,6 +70,9 @@ type intent struct {
 	Until       time.Time      `json:"until,omitzero"`
 	UntilRemote time.Time      `json:"until_remote,omitzero"`
 	Written     *writtenSecret `json:"written,omitempty"`
+
+	// Delivered is set in a record whose Written is the copy of a credential.
+	Delivered bool `json:"delivered,omitempty"`
 }
 
 // credentialIntent is a credential to be created, which will carry the intent's nonce.
@@ -267,7 +270,7 @@ func (op *pendingOperation) keepRecord(conn *connection, ttl time.Duration, writ
 		op.recordID = op.b.newNonce()
 	}
 	op.ttl, op.conn = ttl, conn
-	op.record = &intent{origin: op.intent.origin, Nonce: op.intent.Nonce, Started: op.intent.Started, Written: written, Grant: grant}
+	op.record = &intent{origin: op.intent.origin, Nonce: op.intent.Nonce, Started: op.intent.Started, Written: written, Grant: grant, Delivered: op.intent.Credential != nil}
 	return op.recordID
 }
 

@@ -294,3 +294,16 @@ func (x *intentIndex) reservations() []reservation {
 	}
 	return all
 }
+
+// records returns the ids of the records of leases.
+func (x *intentIndex) records() []string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var ids []string
+	for id, e := range x.entries {
+		if e.due.record {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}

@@ -122,7 +122,7 @@ func (b *backend) endEntry(ctx context.Context, s logical.Storage, id string, in
 // rollbackIntent undoes what is left of the intent. What can't be undone of one part keeps no other from being undone. It can be
 // repeated after a failure at any point. over says that a credential has ended by itself.
 func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, p *pass, id string, in *intent, over bool) error {
-	conn, err := b.connection(ctx, req.Storage)
+	conn, err := b.endingConnection(ctx, req.Storage)
 	if err != nil {
 		return err
 	}

@@ -443,7 +443,7 @@ func TestRollbackFailsAndIsRepeated(t *testing.T) {
 	m.workspace.Inject(simulator.Fault{Path: deletePath, Status: 403, ErrorCode: "PERMISSION_DENIED"})
 	tryAndFail("PERMISSION_DENIED")
 	m.workspace.ClearFaults()
-	resp, err := m.do(logical.DeleteOperation, "config", nil)
+	resp, err := m.do(logical.DeleteOperation, "config", map[string]any{"force": true})
 	m.requireOK(resp, err)
 	tryAndFail("no connection yet")
 	m.connect(map[string]any{"verify_connection": false, "max_retries": 0})

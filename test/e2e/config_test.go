@@ -219,6 +219,7 @@ func TestDeletedConfigIsGone(t *testing.T) {
 	requireRefused(t, err, 400, "config")
 
 	// Without a connection a lease can't be revoked, and it must not be said that it was.
+	m.deleteConfigByForce()
 	err = m.client.Sys().RevokeWithOptions(revokeNow(secret))
 	require.Error(t, err)
 	require.True(t, m.works(tokenOf(secret)))

@@ -6,6 +6,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -254,8 +255,19 @@ func TestPolicyOfAnAdministrator(t *testing.T) {
 	require.NotContains(t, fmt.Sprint(admin.may("read", "static-roles/bi", nil).Data), m.creds("bi").secret)
 	admin.may("list", "static-roles", nil)
 	admin.mayDoNothingWith("static-creds/bi", "rotate-role/bi", "config/rotate-root")
+	for _, body := range []data{{"deliver_scope": "etl", "deliver_key": "k"}, {"deliver_scope": "etl"}, {"deliver_key": "k"}, {"Deliver_Scope": "etl", "deliver_key": "k"}} {
+		body["credential_type"] = "pat"
+		for _, role := range []string{"bi", "new"} {
+			admin.mayNot("write", "static-roles/"+role, body)
+			_, err := admin.client.Logical().JSONMergePatch(context.Background(), m.path+"/static-roles/"+role, body)
+			requireRefused(t, err, 403)
+		}
+	}
+	require.Equal(t, []string{"bi"}, m.keys("static-roles"))
+	require.Equal(t, map[string]any{"there": "kept-from-etl-policies"}, m.stored("etl"))
 	admin.may("delete", "static-roles/bi", nil)
-	admin.may("write", "scopes/new", data{"initial_manage_principal": "users"})
+	admin.mayNot("write", "scopes/open", data{"initial_manage_principal": "users"})
+	admin.may("write", "scopes/new", data{})
 	admin.may("read", "scopes/new", nil)
 	admin.may("list", "scopes", nil)
 	admin.may("delete", "scopes/new", nil)

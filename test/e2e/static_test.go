@@ -68,7 +68,7 @@ func TestStaticRoleOfEveryType(t *testing.T) {
 			for field := range first.answer {
 				got = append(got, field)
 			}
-			require.ElementsMatch(t, append(fields, "ttl", "rotation_period", "last_vault_rotation"), got)
+			require.ElementsMatch(t, append(fields, "ttl", "rotation_period", "last_vault_rotation", "last_vault_rotation_time"), got)
 			require.InDelta(t, 24*time.Hour, seconds(t, first.answer["ttl"]), float64(patience))
 			require.Equal(t, 24*time.Hour, seconds(t, first.answer["rotation_period"]))
 			require.WithinDuration(t, time.Now(), timeOf(t, first.answer["last_vault_rotation"]), patience)
