@@ -200,8 +200,9 @@ func (b *backend) deleteScope(ctx context.Context, req *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
-	if err := conn.client.DeleteScope(ctx, name); err != nil && !client.IsGone(err) {
-		return nil, explainSecrets(err, name, permissionManage)
+	gone := conn.client.DeleteScope(ctx, name)
+	if gone != nil && !client.IsGone(gone) {
+		return nil, explainSecrets(gone, name, permissionManage)
 	}
 	made, err := conn.origin(ctx)
 	if err != nil {
@@ -211,7 +212,11 @@ func (b *backend) deleteScope(ctx context.Context, req *logical.Request, data *f
 		return nil, fmt.Errorf("scope %q was deleted, but the records of its leased permissions could not be deleted; delete it again: %w", name, err)
 	}
 	b.event(ctx, "scope-delete", req.Path, "scope", name)
-	return &logical.Response{}, nil
+	resp := &logical.Response{}
+	if gone != nil {
+		resp.AddWarning(fmt.Sprintf("Databricks answered that there is no scope %q. If there should have been one, check the name.", name))
+	}
+	return resp, nil
 }
 
 const scopesHelp = `

@@ -5,6 +5,7 @@ package databricks
 import (
 	"context"
 	"encoding/base64"
+	"fmt"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -192,11 +193,16 @@ func (b *backend) deleteSecret(ctx context.Context, req *logical.Request, data *
 	if err != nil {
 		return nil, err
 	}
-	if err := conn.client.DeleteSecret(ctx, ref.Scope, ref.Key); err != nil && !client.IsGone(err) {
-		return nil, explainSecrets(err, ref.Scope, permissionWrite)
+	gone := conn.client.DeleteSecret(ctx, ref.Scope, ref.Key)
+	if gone != nil && !client.IsGone(gone) {
+		return nil, explainSecrets(gone, ref.Scope, permissionWrite)
 	}
 	b.event(ctx, "secret-delete", req.Path, "scope", ref.Scope, "key", ref.Key)
-	return &logical.Response{}, nil
+	resp := &logical.Response{}
+	if gone != nil {
+		resp.AddWarning(fmt.Sprintf("Databricks answered that there is no secret %s. If there should have been one, check scope and key.", ref))
+	}
+	return resp, nil
 }
 
 const secretsHelp = `
