@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
@@ -63,6 +64,25 @@ func answer(resp *logical.Response, err error) (*logical.Response, error) {
 	default:
 		return logical.ErrorResponse(err.Error()), nil
 	}
+}
+
+// isCallersMistake reports whether the caller of a path is to blame for the error, and neither the mount's state nor Databricks. A request
+// that another node is to carry out counts, too.
+func isCallersMistake(req *logical.Request, err error) bool {
+	var mistake *fieldError
+	var remote *client.Error
+	var coded logical.HTTPCodedError
+	switch {
+	case errors.As(err, &remote):
+		return false
+	case errors.As(err, &mistake):
+		_, sent := req.Data[mistake.field]
+		return sent || mistake.field == keyRole || mistake.field == keyName // these two are in the path
+	case errors.As(err, &coded):
+		return coded.Code() < http.StatusInternalServerError
+	}
+	return slices.ContainsFunc([]error{logical.ErrReadOnly, logical.ErrUnsupportedPath, logical.ErrUnsupportedOperation, logical.ErrInvalidRequest},
+		func(known error) bool { return errors.Is(err, known) })
 }
 
 // hasCode reports whether Databricks answered with this error_code.

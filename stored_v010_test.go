@@ -212,6 +212,9 @@ func (w *storedWalk) readsAsWas(path string) {
 			require.InDelta(w.t, want, have[field], 5, path)
 			continue
 		}
+		if value, there := have[field]; strings.HasSuffix(path, "status") && want == "" && there && value == nil {
+			continue // there was no time, for which v0.1.0 had two ways to say it
+		}
 		require.Equal(w.t, want, have[field], "%s of %s", field, path)
 	}
 }

@@ -230,6 +230,8 @@ func (u *upgraded) answersAsBefore() {
 				continue // it has gone down; next_vault_rotation of the role is compared
 			case field == "next_automatic" && want == "":
 				continue // a tick may have decided it meanwhile
+			case strings.HasSuffix(path, "status") && want == "" && have[field] == nil:
+				continue // there was no time, for which the release had two ways to say it
 			}
 			require.Equal(u.t, want, have[field], "%s of %s", field, path)
 		}
