@@ -66,6 +66,9 @@ func answer(resp *logical.Response, err error) (*logical.Response, error) {
 	}
 }
 
+// callersFields are the caller's even where the body of the request lacks them: they are in the path, or missing.
+var callersFields = []string{keyRole, keyName, keyDeliverScope, keyDeliverKey}
+
 // isCallersMistake reports whether the caller of a path is to blame for the error, and neither the mount's state nor Databricks. A request
 // that another node is to carry out counts, too.
 func isCallersMistake(req *logical.Request, err error) bool {
@@ -77,7 +80,7 @@ func isCallersMistake(req *logical.Request, err error) bool {
 		return false
 	case errors.As(err, &mistake):
 		_, sent := req.Data[mistake.field]
-		return sent || mistake.field == keyRole || mistake.field == keyName // these two are in the path
+		return sent || slices.Contains(callersFields, mistake.field)
 	case errors.As(err, &coded):
 		return coded.Code() < http.StatusInternalServerError
 	}
