@@ -26,7 +26,8 @@ import (
 var goSyntax = regexp.MustCompile(`%!|&logical|&\{|map\[|<nil>|rpc error|0xc0[0-9a-f]{6}|runtime error|goroutine |interface \{\}|\*client\.|logical\.Response`)
 
 // TestNoRequestIsAnInternalError sends random requests to every operation of every path, mostly with values of the right types, while
-// Databricks now and then answers with an error or with nonsense. None may panic, be a 500, or be answered in Go's syntax; what it is answered must be what the path declares.
+// Databricks now and then answers with an error or with nonsense. None may panic, be a 500, change what is stored although it is refused, or
+// be answered in Go's syntax; what it is answered must be what the path declares.
 func TestNoRequestIsAnInternalError(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(6) {
@@ -107,14 +108,18 @@ func (r *randomRequests) send(op logical.Operation, path *framework.Path) {
 	if op == logical.DeleteOperation && r.IntN(2) == 0 {
 		data = nil // else most are refused for what they send
 	}
-	fault := simulator.Fault{}
-	if r.IntN(4) == 0 {
+	fault, faulty := simulator.Fault{}, r.IntN(4) == 0
+	if faulty {
 		fault = r.fault()
 		fault.Offset, fault.Times = r.IntN(2), 1+r.IntN(2)
 		r.workspace.Inject(fault)
 	}
+	before := r.entries()
 	resp, err := r.do(op, name, data)
 	r.workspace.ClearFaults()
+	if writes := op == logical.UpdateOperation || op == logical.PatchOperation; writes && resp.IsError() && !faulty && !strings.Contains(name, "rotate-") {
+		require.Equal(r.t, before, r.entries(), "%s %q %v was refused, and changed something", op, name, data)
+	}
 	r.requireDecent(op, resp, err, "%s %q %v, %+v", op, name, data, fault)
 	if resp != nil && resp.Secret != nil {
 		r.leases = append(r.leases, resp.Secret)
@@ -133,6 +138,22 @@ func (r *randomRequests) fault() simulator.Fault {
 		{Status: 200, Body: `{"token_value": 1}`}, {Status: 200, Body: "[]"}, {Status: 200, Body: "null"}, {Status: 204, Body: ""},
 		{Status: 500}, {Status: 503, ErrorCode: "TEMPORARILY_UNAVAILABLE"}, {Reset: true}, {Close: true}, {HTML: true}, {Truncate: true},
 	}[r.IntN(16)]
+}
+
+// entries are what is stored of the config, roles and static roles.
+func (r *randomRequests) entries() map[string]string {
+	r.t.Helper()
+	entries := make(map[string]string)
+	for _, prefix := range []string{configStoragePrefix, roleStoragePrefix, staticStoragePrefix} {
+		names, err := r.storage.List(r.t.Context(), prefix)
+		require.NoError(r.t, err)
+		for _, name := range names {
+			entry, err := r.storage.Get(r.t.Context(), prefix+name)
+			require.NoError(r.t, err)
+			entries[prefix+name] = string(entry.Value)
+		}
+	}
+	return entries
 }
 
 // endLease renews and revokes a lease.
