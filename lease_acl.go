@@ -296,35 +296,34 @@ func (b *backend) leaseACL(ctx context.Context, req *logical.Request, conn *conn
 	return resp, nil
 }
 
-// setUnleased sets a permission, "" for none, without a lease, and returns which one Databricks showed before. Existing leases of the
-// permission lose their effect.
-func (b *backend) setUnleased(ctx context.Context, s logical.Storage, conn *connection, ref aclRef, permission string) (had string, err error) {
+// setUnleased sets a permission, "" for none, without a lease. Existing leases of the permission lose their effect.
+func (b *backend) setUnleased(ctx context.Context, s logical.Storage, conn *connection, ref aclRef, permission string) error {
 	made, err := conn.origin(ctx)
 	if err != nil {
-		return "", err
+		return err
 	}
 	key := aclRecordKey(made, ref)
 	unlock, err := b.aclLocks.Lock(ctx, key)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer unlock()
-	had, err = permissionOf(ctx, conn, ref)
+	has, err := permissionOf(ctx, conn, ref)
 	if err != nil {
-		return "", err
+		return err
 	}
 	old, err := readACLRecord(ctx, s, key)
 	if err != nil {
-		return "", err
+		return err
 	}
 	if err := setPermission(ctx, conn, ref, permission); err != nil {
-		return "", err
+		return err
 	}
-	g := old.prepare(ref, had, b.now())
+	g := old.prepare(ref, has, b.now())
 	g.recordPut(permission, b.now())
 	g.Base, g.Leases, g.Pending = permission, nil, nil
 	b.aclRecordsSwept.Store(false)
-	return had, g.save(context.WithoutCancel(ctx), s, key)
+	return g.save(context.WithoutCancel(ctx), s, key)
 }
 
 func (b *backend) revokeACL(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {

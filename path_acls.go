@@ -183,7 +183,7 @@ func (b *backend) writeACL(ctx context.Context, req *logical.Request, data *fram
 	if requested > 0 {
 		resp, err = b.leaseACL(ctx, req, conn, ref, permission, requested, data.Get(keyWait).(bool))
 	} else {
-		_, err = b.setUnleased(ctx, req.Storage, conn, ref, permission)
+		err = b.setUnleased(ctx, req.Storage, conn, ref, permission)
 	}
 	if err != nil {
 		return nil, err
@@ -213,15 +213,11 @@ func (b *backend) deleteACL(ctx context.Context, req *logical.Request, data *fra
 	if err := b.guardManage(ctx, req.Storage, conn, ref, "", data.Get(keyForce).(bool)); err != nil {
 		return nil, err
 	}
-	had, err := b.setUnleased(ctx, req.Storage, conn, ref, "")
-	if err != nil {
+	if err := b.setUnleased(ctx, req.Storage, conn, ref, ""); err != nil {
 		return nil, err
 	}
 	b.event(ctx, "acl-delete", req.Path, "scope", ref.Scope, "principal", ref.Principal)
 	resp := &logical.Response{}
-	if had == "" {
-		resp.AddWarning(fmt.Sprintf("Databricks showed no permission of %q on scope %q before. If there should have been one, check both names.", ref.Principal, ref.Scope))
-	}
 	if data.Get(keyWait).(bool) {
 		awaitPermission(ctx, conn, ref, "", resp)
 	}

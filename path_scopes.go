@@ -200,9 +200,8 @@ func (b *backend) deleteScope(ctx context.Context, req *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
-	gone := conn.client.DeleteScope(ctx, name)
-	if gone != nil && !client.IsGone(gone) {
-		return nil, explainSecrets(gone, name, permissionManage)
+	if err := conn.client.DeleteScope(ctx, name); err != nil && !client.IsGone(err) {
+		return nil, explainSecrets(err, name, permissionManage)
 	}
 	made, err := conn.origin(ctx)
 	if err != nil {
@@ -212,11 +211,7 @@ func (b *backend) deleteScope(ctx context.Context, req *logical.Request, data *f
 		return nil, fmt.Errorf("scope %q was deleted, but the records of its leased permissions could not be deleted; delete it again: %w", name, err)
 	}
 	b.event(ctx, "scope-delete", req.Path, "scope", name)
-	resp := &logical.Response{}
-	if gone != nil {
-		resp.AddWarning(fmt.Sprintf("Databricks answered that there is no scope %q. If there should have been one, check the name.", name))
-	}
-	return resp, nil
+	return &logical.Response{}, nil
 }
 
 const scopesHelp = `

@@ -5,7 +5,6 @@ package databricks
 import (
 	"context"
 	"encoding/base64"
-	"fmt"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -193,16 +192,11 @@ func (b *backend) deleteSecret(ctx context.Context, req *logical.Request, data *
 	if err != nil {
 		return nil, err
 	}
-	gone := conn.client.DeleteSecret(ctx, ref.Scope, ref.Key)
-	if gone != nil && !client.IsGone(gone) {
-		return nil, explainSecrets(gone, ref.Scope, permissionWrite)
+	if err := conn.client.DeleteSecret(ctx, ref.Scope, ref.Key); err != nil && !client.IsGone(err) {
+		return nil, explainSecrets(err, ref.Scope, permissionWrite)
 	}
 	b.event(ctx, "secret-delete", req.Path, "scope", ref.Scope, "key", ref.Key)
-	resp := &logical.Response{}
-	if gone != nil {
-		resp.AddWarning(fmt.Sprintf("Databricks answered that there is no secret %s. If there should have been one, check scope and key.", ref))
-	}
-	return resp, nil
+	return &logical.Response{}, nil
 }
 
 const secretsHelp = `

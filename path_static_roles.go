@@ -228,9 +228,7 @@ func (b *backend) deleteStatic(ctx context.Context, req *logical.Request, data *
 		return nil, err
 	}
 	if e == nil {
-		resp := &logical.Response{}
-		resp.AddWarning(fmt.Sprintf("There is no static role %q. If there should have been one, check the name.", name))
-		return resp, nil
+		return &logical.Response{}, nil
 	}
 	conn, err := b.connection(ctx, req.Storage)
 	if err != nil && !force {
