@@ -91,6 +91,7 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (resp
 		return answer(nil, err)
 	}
 	resp, err = b.Backend.HandleRequest(ctx, req)
+	b.logFailure(req, err)
 	if req.Operation == logical.RollbackOperation {
 		// The framework's own rollback reads every entry of the write-ahead log each time.
 		if failed := b.rollback(ctx, req); failed != nil {

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/vault/sdk/logical"
 	"golang.org/x/sync/singleflight"
 
@@ -24,6 +25,7 @@ type connection struct {
 	config  *configEntry
 	client  *client.Client
 	account bool // connected to an account rather than to a workspace
+	logger  hclog.Logger
 
 	mu       sync.Mutex
 	identity *client.Identity
@@ -32,7 +34,9 @@ type connection struct {
 	since    time.Time
 }
 
-// Client returns the Databricks client. With Host, AuthType, GroupIDs and ForgetGroups it implements credential.Conn.
+var _ credential.Conn = (*connection)(nil)
+
+// Client returns the Databricks client.
 func (c *connection) Client() *client.Client { return c.client }
 
 // Host returns the origin of the workspace, or of the account console.
@@ -40,6 +44,12 @@ func (c *connection) Host() string { return c.config.Host }
 
 // AuthType returns how the engine authenticates, one of client.Auth….
 func (c *connection) AuthType() string { return c.config.AuthType }
+
+// Account reports whether the connection is to an account.
+func (c *connection) Account() bool { return c.account }
+
+// Warn logs what an operator should know.
+func (c *connection) Warn(message string, args ...any) { c.logger.Warn(message, args...) }
 
 // groupMemory is how long the id of a group is cached by its name. Groups can be renamed.
 const groupMemory = 5 * time.Minute
@@ -189,7 +199,7 @@ func (b *backend) connect(ctx context.Context, config *configEntry) (*connection
 	if err != nil {
 		return nil, err
 	}
-	return &connection{config: config, client: c, account: config.account(), identity: config.Identity}, nil
+	return &connection{config: config, client: c, account: config.account(), logger: b.Logger(), identity: config.Identity}, nil
 }
 
 // account reports whether the config connects to an account rather than to a workspace.

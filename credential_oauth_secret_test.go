@@ -428,3 +428,19 @@ func TestOAuthSecretOfADeadProcess(t *testing.T) {
 		})
 	}
 }
+
+// TestASecretWhoseServicePrincipalLeftTheWorkspaceIsNoted shows that a lease ends whose service principal the workspace no longer knows, and
+// that the log says what may be left: the account knows it, and its secret works there.
+func TestASecretWhoseServicePrincipalLeftTheWorkspaceIsNoted(t *testing.T) {
+	t.Parallel()
+	m, sp := secretReady(t, simulator.WithAccount("6c8d4a52-0000-4000-8000-0123456789ab"))
+	creds, gone := m.mint("job"), m.mint("job")
+	m.end(gone.Secret)
+	m.end(gone.Secret)
+	require.Empty(t, m.logged("[WARN]"), "the secret is gone, and nothing is left")
+
+	m.workspace.SetWorkspaceMember(sp, false)
+	m.end(creds.Secret)
+	require.Len(t, m.workspace.OAuthSecrets(sp), 1)
+	require.Len(t, m.logged("[WARN]", "no longer in the workspace", "service_principal_id="+sp.ID, "secret_id="+creds.Data["secret_id"].(string)), 1)
+}

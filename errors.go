@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
+	"slices"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
@@ -77,6 +78,28 @@ func answerLease(resp *logical.Response, err error) (*logical.Response, error) {
 		return nil, logical.CodedError(http.StatusBadRequest, resp.Error().Error())
 	}
 	return resp, err
+}
+
+// callersFields are the caller's even where the body of the request lacks them: they are in the path, or missing.
+var callersFields = []string{keyRole, keyName, keyDeliverScope, keyDeliverKey}
+
+// isCallersMistake reports whether the caller of a path is to blame for the error, and neither the mount's state nor Databricks. A request
+// that another node is to carry out counts, too.
+func isCallersMistake(req *logical.Request, err error) bool {
+	var mistake *fieldError
+	var remote *client.Error
+	var coded logical.HTTPCodedError
+	switch {
+	case errors.As(err, &remote):
+		return false
+	case errors.As(err, &mistake):
+		_, sent := req.Data[mistake.field]
+		return sent || slices.Contains(callersFields, mistake.field)
+	case errors.As(err, &coded):
+		return coded.Code() < http.StatusInternalServerError
+	}
+	return slices.ContainsFunc([]error{logical.ErrReadOnly, logical.ErrUnsupportedPath, logical.ErrUnsupportedOperation, logical.ErrInvalidRequest},
+		func(known error) bool { return errors.Is(err, known) })
 }
 
 // hasCode reports whether Databricks answered with this error_code.

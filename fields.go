@@ -198,6 +198,14 @@ func rfc3339(t time.Time) string {
 	return t.UTC().Format(time.RFC3339)
 }
 
+// timeOrNull returns a time for a field of a response that is null where there is no time.
+func timeOrNull(t time.Time) any {
+	if t.IsZero() {
+		return nil
+	}
+	return rfc3339(t)
+}
+
 // applicationIDForm matches an application id, which is a UUID.
 var applicationIDForm = regexp.MustCompile(`^(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 

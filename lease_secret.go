@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 	"vault-plugin-secrets-databricks/internal/client"
 	"vault-plugin-secrets-databricks/internal/credential"
@@ -52,7 +53,7 @@ func confirmWrite(ctx context.Context, conn *connection, in *secretIntent) (*wri
 			return &writtenSecret{secretRef: ref, Updated: updated}, nil
 		}
 		if time.Now().Add(wait).After(deadline) {
-			return nil, fmt.Errorf("secret %s was stored, but Databricks does not list it, so it could not be told apart from what others write there; it will be removed again", ref)
+			return nil, logical.CodedError(http.StatusBadGateway, fmt.Sprintf("secret %s was stored, but Databricks does not list it, so it could not be told apart from what others write there; it will be removed again", ref))
 		}
 		if err := client.Sleep(ctx, wait); err != nil {
 			return nil, err
@@ -187,7 +188,7 @@ func (b *backend) removeListed(ctx context.Context, conn *connection, secret *wr
 
 // errNoTimestamp returns the error for a secret whose writer can't be told.
 func errNoTimestamp(ref secretRef) error {
-	return fmt.Errorf("secret %s is listed without the time of its last write, so it isn't known whose it is", ref)
+	return logical.CodedError(http.StatusBadGateway, fmt.Sprintf("secret %s is listed without the time of its last write, so it isn't known whose it is", ref))
 }
 
 // leasedSecretType returns the lease type of secrets.

@@ -104,14 +104,6 @@ func rotationTimeField(field string) *framework.FieldSchema {
 	return &framework.FieldSchema{Type: framework.TypeString, Description: "The same as " + field + "."}
 }
 
-// timeOrNull returns the time for an answer: RFC 3339 in UTC, null for the zero time.
-func timeOrNull(t time.Time) any {
-	if t.IsZero() {
-		return nil
-	}
-	return rfc3339(t)
-}
-
 // addTo shows in an answer how the rotations go.
 func (v rotationView) addTo(data map[string]any) {
 	for field, at := range map[string]time.Time{keyLastRotation: v.Last, keyNextRotation: v.due(), keyRotationRetry: v.NextRetry, keyPendingAttempt: v.PendingRetry} {

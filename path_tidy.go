@@ -28,6 +28,10 @@ const (
 	keyServicePrincipals = "service_principals"
 	keyTruncated         = "truncated"
 	keyNextAutomatic     = "next_automatic"
+
+	keyStartTime         = "start_time"
+	keyFinishTime        = "finish_time"
+	keyNextAutomaticTime = "next_automatic_time"
 )
 
 func (b *backend) pathTidy() []*framework.Path {
@@ -87,8 +91,10 @@ func (b *backend) pathTidy() []*framework.Path {
 
 var tidyResponseFields = map[string]*framework.FieldSchema{
 	keyState:             {Type: framework.TypeString, Required: true, Description: "idle before the first run, then running, finished, failed or cancelled."},
-	keyStarted:           {Type: framework.TypeString, Required: true, Description: "When the run started, RFC 3339; empty before the first one."},
-	keyFinished:          {Type: framework.TypeString, Required: true, Description: "When it ended, RFC 3339; empty if it has not."},
+	keyStarted:           {Type: framework.TypeString, Required: true, Description: "When the run started, RFC 3339; null before the first one."},
+	keyStartTime:         {Type: framework.TypeString, Required: true, Description: "The same as started."},
+	keyFinished:          {Type: framework.TypeString, Required: true, Description: "When it ended, RFC 3339; null if it has not."},
+	keyFinishTime:        {Type: framework.TypeString, Required: true, Description: "The same as finished."},
 	keyDryRun:            {Type: framework.TypeBool, Required: true, Description: "Whether it only reports."},
 	keyAutomatic:         {Type: framework.TypeBool, Required: true, Description: "Whether the engine began it automatically."},
 	keyFound:             {Type: framework.TypeInt, Required: true, Description: "How many things it found that should be removed."},
@@ -98,15 +104,18 @@ var tidyResponseFields = map[string]*framework.FieldSchema{
 	keyTokens:            {Type: framework.TypeStringSlice, Required: true, Description: fmt.Sprintf("Ids of the personal access tokens that it found, %d at most.", tidyMaxIDs)},
 	keyServicePrincipals: {Type: framework.TypeStringSlice, Required: true, Description: fmt.Sprintf("Ids of the service principals that it found, %d at most.", tidyMaxIDs)},
 	keyTruncated:         {Type: framework.TypeBool, Required: true, Description: "Whether it found more than are shown."},
-	keyNextAutomatic:     {Type: framework.TypeString, Required: true, Description: "When the engine will next look for service principals automatically, RFC 3339; empty when that is not decided yet."},
+	keyNextAutomatic:     {Type: framework.TypeString, Required: true, Description: "When the engine will next look for service principals automatically, RFC 3339; null when that is not decided yet."},
+	keyNextAutomaticTime: {Type: framework.TypeString, Required: true, Description: "The same as next_automatic."},
 }
 
 // data returns the status as a response.
 func (s *tidyStatus) data() map[string]any {
 	return map[string]any{
 		keyState:             s.State,
-		keyStarted:           rfc3339(s.Started),
-		keyFinished:          rfc3339(s.Finished),
+		keyStarted:           timeOrNull(s.Started),
+		keyStartTime:         timeOrNull(s.Started),
+		keyFinished:          timeOrNull(s.Finished),
+		keyFinishTime:        timeOrNull(s.Finished),
 		keyDryRun:            s.DryRun,
 		keyAutomatic:         s.Automatic,
 		keyFound:             s.Found,
@@ -116,7 +125,8 @@ func (s *tidyStatus) data() map[string]any {
 		keyTokens:            append([]string{}, s.Tokens...),
 		keyServicePrincipals: append([]string{}, s.ServicePrincipals...),
 		keyTruncated:         s.Truncated,
-		keyNextAutomatic:     rfc3339(s.NextAutomatic),
+		keyNextAutomatic:     timeOrNull(s.NextAutomatic),
+		keyNextAutomaticTime: timeOrNull(s.NextAutomatic),
 	}
 }
 

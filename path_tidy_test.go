@@ -120,8 +120,8 @@ func TestTidy(t *testing.T) {
 	m, clock := tidyMount(t)
 	status := m.tidyStatus()
 	require.Equal(t, map[string]any{
-		"state": "idle", "started": "", "finished": "", "dry_run": false, "automatic": false, "found": 0, "deleted": 0, "failed": 0, "last_error": "",
-		"tokens": []string{}, "service_principals": []string{}, "truncated": false, "next_automatic": "",
+		"state": "idle", "started": nil, "start_time": nil, "finished": nil, "finish_time": nil, "dry_run": false, "automatic": false, "found": 0, "deleted": 0, "failed": 0, "last_error": "",
+		"tokens": []string{}, "service_principals": []string{}, "truncated": false, "next_automatic": nil, "next_automatic_time": nil,
 	}, status)
 
 	foreign := strings.Replace(mark(1, -time.Hour, false), testMountID, foreignID, 1)

@@ -4,6 +4,7 @@ package databricks
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -22,11 +23,12 @@ const (
 	keyOwnerID           = "owner_id"
 	keyCreatedByUsername = "created_by_username"
 	keyLastUsedDay       = "last_used_day"
+	keyLastUsedTime      = "last_used_time"
 )
 
 var allField = &framework.FieldSchema{
 	Type:        framework.TypeBool,
-	Description: "The tokens of all users of the workspace, not only of the engine's identity. Needs a workspace admin.",
+	Description: "The tokens of all users of the workspace, not only of the engine's identity. Needs a workspace admin. A single token is looked for among those of all users in any case, where the engine's identity may do so.",
 	Query:       true,
 }
 
@@ -79,24 +81,27 @@ func (b *backend) pathTokens() []*framework.Path {
 var tokenResponseFields = map[string]*framework.FieldSchema{
 	keyTokenID:      {Type: framework.TypeString, Required: true, Description: "Id of the token."},
 	keyComment:      {Type: framework.TypeString, Required: true, Description: "Its comment."},
-	keyCreationTime: {Type: framework.TypeString, Required: true, Description: "When it was created, RFC 3339."},
-	keyExpiryTime:   {Type: framework.TypeString, Required: true, Description: "When it expires, RFC 3339; empty for never."},
+	keyCreationTime: {Type: framework.TypeString, Required: true, Description: "When it was created, RFC 3339; null where Databricks does not tell."},
+	keyExpiryTime:   {Type: framework.TypeString, Required: true, Description: "When it expires, RFC 3339; null for never."},
 	keyScopes:       {Type: framework.TypeStringSlice, Required: true, Description: "Its API scopes."},
 	keyOurs:         {Type: framework.TypeBool, Required: true, Description: "Whether this mount created it, according to the mark in its comment."},
 
-	keyOwnerID:           {Type: framework.TypeInt64, Description: "Id of the user or service principal that it acts for. With all=true."},
-	keyCreatedByUsername: {Type: framework.TypeString, Description: "Who created it. With all=true."},
-	keyLastUsedDay:       {Type: framework.TypeString, Description: "The day it was last used, RFC 3339; empty for never. With all=true."},
+	keyOwnerID:           {Type: framework.TypeInt64, Description: "Id of the user or service principal that it acts for. With all=true, and of a token that isn't the engine's own."},
+	keyCreatedByUsername: {Type: framework.TypeString, Description: "Who created it. Where owner_id is."},
+	keyLastUsedDay:       {Type: framework.TypeString, Description: "The day it was last used, RFC 3339; null for never. Where owner_id is."},
+	keyLastUsedTime:      {Type: framework.TypeString, Description: "The same as last_used_day."},
 }
 
 func (b *backend) tokenInfo(token *client.TokenInfo, all bool) map[string]any {
 	info := credential.TokenData(token)
+	info[keyCreationTime], info[keyExpiryTime] = timeOrNull(token.CreationTime), timeOrNull(token.ExpiryTime)
 	m, ok := marker.Parse(token.Comment)
 	info[keyOurs] = ok && m.MountID == b.mountID
 	if all {
 		info[keyOwnerID] = token.OwnerID
 		info[keyCreatedByUsername] = token.CreatedByUsername
-		info[keyLastUsedDay] = rfc3339(token.LastUsedDay)
+		info[keyLastUsedDay] = timeOrNull(token.LastUsedDay)
+		info[keyLastUsedTime] = timeOrNull(token.LastUsedDay)
 	}
 	return info
 }
@@ -125,53 +130,50 @@ func (b *backend) listTokens(ctx context.Context, req *logical.Request, data *fr
 	return logical.ListResponseWithInfo(ids, infos), nil
 }
 
+// tokenIDOf returns the id in a request. An invalid one is a fieldError.
+func tokenIDOf(data *framework.FieldData) (string, error) {
+	id := data.Get(keyTokenID).(string)
+	if !client.IsTokenID(id) {
+		return "", badField(keyTokenID, "%q can't be one; it has letters, digits, dashes and underscores, 128 at most, as tokens/ lists them", id)
+	}
+	return id, nil
+}
+
 func (b *backend) readToken(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	id, err := tokenIDOf(data)
+	if err != nil {
+		return nil, err
+	}
 	conn, err := b.connection(ctx, req.Storage)
 	if err != nil {
 		return nil, err
 	}
-	id := data.Get(keyTokenID).(string)
-	if data.Get(keyAll).(bool) {
-		token, err := conn.client.GetManagedToken(ctx, id)
-		if client.IsGone(err) {
-			return nil, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		return &logical.Response{Data: b.tokenInfo(token, true)}, nil
-	}
-	// The Token API can't get a single token.
-	tokens, err := conn.client.ListTokens(ctx)
-	if err != nil {
+	token, managed, err := findToken(ctx, conn, id, data.Get(keyAll).(bool))
+	if err != nil || token == nil {
 		return nil, err
 	}
-	for i := range tokens {
-		if tokens[i].TokenID == id {
-			return &logical.Response{Data: b.tokenInfo(&tokens[i], false)}, nil
-		}
-	}
-	return nil, nil
+	return &logical.Response{Data: b.tokenInfo(token, managed)}, nil
 }
 
 // deleteToken deletes a token, unless the config or a static role uses it. If it has a lease, revoking that still succeeds.
 func (b *backend) deleteToken(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
+	id, err := tokenIDOf(data)
+	if err != nil {
+		return nil, err
+	}
 	conn, err := b.connection(ctx, req.Storage)
 	if err != nil {
 		return nil, err
 	}
-	access := credential.AccessOwn
-	if data.Get(keyAll).(bool) {
-		access = credential.AccessAdmin
-	}
-	id := data.Get(keyTokenID).(string)
 	if err := checkNotInUse(ctx, req.Storage, id); err != nil {
 		return nil, err
 	}
-	if err := credential.DeleteToken(ctx, conn, access, id); err != nil {
+	replaced := slices.Contains(conn.config.Rotation.OperatorCreated, id)
+	removed, err := removeToken(ctx, conn, id, data.Get(keyAll).(bool), replaced)
+	if err != nil {
 		return nil, err
 	}
-	if slices.Contains(conn.config.Rotation.OperatorCreated, id) {
+	if replaced {
 		err := b.changeRotation(ctx, req.Storage, func(c *configEntry) {
 			c.Rotation.OperatorCreated = slices.DeleteFunc(c.Rotation.OperatorCreated, func(left string) bool { return left == id })
 		})
@@ -180,19 +182,24 @@ func (b *backend) deleteToken(ctx context.Context, req *logical.Request, data *f
 		}
 	}
 	b.event(ctx, "token-delete", req.Path, "token_id", id)
-	return &logical.Response{}, nil
+	resp := &logical.Response{}
+	if !removed {
+		resp.AddWarning(fmt.Sprintf("Nobody at %s has a token with the id %s. If there should have been one, check the id.", conn.config.Host, id))
+	}
+	return resp, nil
 }
 
-// checkNotInUse returns a fieldError if the config or a static role uses the token.
+// checkNotInUse returns a fieldError if the config or a static role uses the token. Ids are compared without case, since Databricks might
+// as well.
 func checkNotInUse(ctx context.Context, s logical.Storage, id string) error {
 	config, err := readConfig(ctx, s)
 	if err != nil {
 		return err
 	}
-	if config != nil && config.Token != "" && credential.TokenID(config.Token) == id {
+	if config != nil && config.Token != "" && strings.EqualFold(credential.TokenID(config.Token), id) {
 		return badField(keyTokenID, "%s is the token that the engine itself connects with; replace it by config/rotate-root, or write another one to config", id)
 	}
-	if config != nil && config.Rotation.Credential.ID == id {
+	if config != nil && strings.EqualFold(config.Rotation.Credential.ID, id) {
 		return badField(keyTokenID, "%s is the token that the engine itself connects with; replace it by config/rotate-root", id)
 	}
 	names, err := s.List(ctx, staticStoragePrefix)
@@ -204,7 +211,7 @@ func checkNotInUse(ctx context.Context, s logical.Storage, id string) error {
 		if err != nil && !isUnreadable(err) {
 			return err
 		}
-		if e != nil && e.State.Current.ID == id {
+		if e != nil && strings.EqualFold(e.State.Current.ID, id) {
 			return badField(keyTokenID, "%s is the current token of static role %q; replace it by rotate-role/%s, or delete the role", id, name, name)
 		}
 	}
@@ -220,9 +227,15 @@ which it did.
   vault read databricks/tokens/5684c955…
   vault delete databricks/tokens/5684c955…
 
-With all=true they apply to the tokens of all users of the workspace, which needs a
-workspace admin.
+With all=true the list has the tokens of all users of the workspace, which needs a
+workspace admin. A single token is looked for among those of all users in any case,
+if the engine's identity is a workspace admin.
 
-A delete takes effect at Databricks at once. The lease of such a token, if it has
-one, can still be revoked: that the token is gone is not an error.
+A delete takes effect at Databricks at once, and never succeeds while the token may
+live: if the engine's identity does not have it, and is no admin who could look for
+it, the answer is a 404 that says what to do. If certainly nobody has it, the delete
+succeeds with a warning.
+
+The lease of such a token, if it has one, can still be revoked: that the token is
+gone is not an error. Tokens that the config or a static role uses are not deleted.
 `

@@ -36,7 +36,7 @@ func TestTokens(t *testing.T) {
 		if key != id {
 			own := resp.Data["key_info"].(map[string]any)[key].(map[string]any)
 			require.Equal(t, false, own["issued_by_this_mount"])
-			require.Equal(t, "", own["expiry_time"], "for ever")
+			require.Nil(t, own["expiry_time"], "for ever")
 		}
 	}
 
@@ -44,7 +44,8 @@ func TestTokens(t *testing.T) {
 	require.Equal(t, id, read["token_id"])
 	require.Equal(t, true, read["issued_by_this_mount"])
 	require.NotContains(t, read, "token_value")
-	resp, err = m.do(logical.ReadOperation, "tokens/"+foreign, nil)
+	require.Equal(t, "not the engine's", m.read("tokens/" + foreign).Data["comment"], "the engine is an admin")
+	resp, err = m.do(logical.ReadOperation, "tokens/x", nil)
 	require.NoError(t, err)
 	require.Nil(t, resp, "a 404")
 
@@ -53,6 +54,8 @@ func TestTokens(t *testing.T) {
 		m.requireOK(resp, err)
 		require.Empty(t, m.whoamiLive(creds))
 	}
+	require.Len(t, resp.Warnings, 1)
+	require.Contains(t, resp.Warnings[0], "Nobody at "+m.workspace.URL()+" has a token with the id "+id)
 	resp, err = m.revoke(creds.Secret)
 	m.requireOK(resp, err)
 }
@@ -114,6 +117,147 @@ func TestTokensFaults(t *testing.T) {
 	}
 	_, err = m.do(logical.ReadOperation, "tokens/"+strings.Repeat("x/", 2), nil)
 	require.ErrorIs(t, err, logical.ErrUnsupportedPath)
+}
+
+// obo makes a token that acts for a service principal, and returns its id and value.
+func (m *mount) obo() (id, value string) {
+	m.t.Helper()
+	sp := m.workspace.AddServicePrincipal("bi", false)
+	m.workspace.SetTokenPermission(sp, true)
+	m.write("roles/obo", map[string]any{"credential_type": "obo_token", "application_id": sp.ApplicationID})
+	data := m.mint("obo").Data
+	return data["token_id"].(string), data["token_value"].(string)
+}
+
+// TestADeletedTokenIsDeadWhoeverHasIt shows that a delete which succeeds without a word has deleted.
+func TestADeletedTokenIsDeadWhoeverHasIt(t *testing.T) {
+	t.Parallel()
+	for _, data := range []map[string]any{nil, {"all": true}} {
+		m := ready(t)
+		id, value := m.obo()
+		foreign, foreignID := m.workspace.AddToken(m.workspace.AddUser("somebody@example.com", false), "not the engine's", 0)
+		own := m.mint("etl").Data
+		for id, value := range map[string]string{id: value, foreignID: foreign, own["token_id"].(string): own["token_value"].(string)} {
+			require.Equal(t, http.StatusOK, m.whoami(value))
+			resp, err := m.do(logical.DeleteOperation, "tokens/"+id, data)
+			m.requireOK(resp, err)
+			require.Empty(t, resp.Warnings)
+			require.Equal(t, http.StatusForbidden, m.whoami(value))
+		}
+	}
+}
+
+// TestADeleteIsNoSuccessWhereTheTokenMayLive shows what a mount says that can't look for other people's tokens.
+func TestADeleteIsNoSuccessWhereTheTokenMayLive(t *testing.T) {
+	t.Parallel()
+	m := ready(t)
+	id, value := m.obo()
+	modest, _ := m.workspace.AddToken(m.workspace.AddUser("modest@example.com", false), "the engine's own", 0)
+	m.write("config", map[string]any{"token": modest, "max_retries": 0})
+	wayOut := []string{"token_id: ", "may have this id and still work", "all=true", "workspace admin", "databricks token-management delete "}
+	for _, other := range []string{id, "x", strings.Repeat("0", 64)} {
+		for _, op := range []logical.Operation{logical.DeleteOperation, logical.ReadOperation} {
+			resp, err := m.do(op, "tokens/"+other, nil)
+			m.coded(http.StatusNotFound, resp, err, append(wayOut, other, "PERMISSION_DENIED")...)
+		}
+	}
+	require.Equal(t, http.StatusOK, m.whoami(value))
+	for _, event := range m.events.Events {
+		require.NotEqual(t, "databricks/token-delete", string(event.Type))
+	}
+
+	own := m.mint("etl").Data
+	resp, err := m.do(logical.DeleteOperation, "tokens/"+own["token_id"].(string), nil)
+	m.requireOK(resp, err)
+	require.Empty(t, resp.Warnings)
+	require.Equal(t, http.StatusForbidden, m.whoami(own["token_value"].(string)))
+	resp, err = m.do(logical.DeleteOperation, "tokens/"+own["token_id"].(string), nil)
+	m.coded(http.StatusNotFound, resp, err, wayOut...)
+}
+
+// TestOnlyTheListOfAllTokensIsProofThatNobodyHasOne shows what a "not found" of a delete alone is not taken for.
+func TestOnlyTheListOfAllTokensIsProofThatNobodyHasOne(t *testing.T) {
+	t.Parallel()
+	const managed = "/api/2.0/token-management/tokens"
+	gone := simulator.Fault{Status: http.StatusNotFound, ErrorCode: "RESOURCE_DOES_NOT_EXIST", Message: "Token does not exist."}
+	at := func(fault simulator.Fault, method, path string) simulator.Fault {
+		fault.Method, fault.Path = method, path
+		return fault
+	}
+	for name, test := range map[string]struct {
+		faults []simulator.Fault
+		check  func(m *mount, resp *logical.Response, err error)
+	}{
+		"listed all the same": {nil, func(m *mount, resp *logical.Response, err error) {
+			m.coded(http.StatusNotFound, resp, err, "but lists")
+		}},
+		"a list without the engine's own": {[]simulator.Fault{{Method: "GET", Path: managed, Status: 200, Body: `{}`}}, func(m *mount, resp *logical.Response, err error) {
+			m.coded(http.StatusBadGateway, resp, err, "lacks even the engine's own")
+		}},
+		"no list": {[]simulator.Fault{{Method: "GET", Path: managed, Status: 503, ErrorCode: "TEMPORARILY_UNAVAILABLE"}}, func(m *mount, resp *logical.Response, err error) {
+			m.coded(http.StatusBadGateway, resp, err, "token-management/list", "TEMPORARILY_UNAVAILABLE")
+		}},
+		"a list for others": {[]simulator.Fault{{Method: "GET", Path: managed, Status: 403, ErrorCode: "PERMISSION_DENIED", Message: "no"}}, func(m *mount, resp *logical.Response, err error) {
+			m.coded(http.StatusNotFound, resp, err, "may have this id and still work")
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := ready(t)
+			m.write("config", map[string]any{"max_retries": 0})
+			id, value := m.obo()
+			m.workspace.Inject(at(gone, "DELETE", managed+"/"+id))
+			for _, fault := range test.faults {
+				m.workspace.Inject(fault)
+			}
+			resp, err := m.do(logical.DeleteOperation, "tokens/"+id, nil)
+			test.check(m, resp, err)
+			require.Equal(t, http.StatusOK, m.whoami(value))
+		})
+	}
+	for name, fault := range map[string]simulator.Fault{
+		"a proxy's page":       {Status: 404, Body: "<html>no such token</html>"},
+		"no such API":          {Status: 404, ErrorCode: "ENDPOINT_NOT_FOUND", Message: "No API found for 'DELETE /token'"},
+		"another workspace's":  {Status: 404, ErrorCode: "NOT_FOUND", Message: "Workspace 123 does not exist."},
+		"another account's":    {Status: 404, ErrorCode: "RESOURCE_DOES_NOT_EXIST", Message: "Account 123 is not served by this host."},
+		"a feature turned off": {Status: 404, ErrorCode: "FEATURE_DISABLED", Message: "Token management is not enabled."},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := ready(t)
+			id, _ := m.obo()
+			m.workspace.Inject(at(fault, "DELETE", managed+"/"+id))
+			resp, err := m.do(logical.DeleteOperation, "tokens/"+id, nil)
+			m.coded(http.StatusNotFound, resp, err, "may have this id and still work")
+			m.workspace.Inject(at(fault, "POST", deletePath))
+			resp, err = m.do(logical.DeleteOperation, "tokens/"+id, nil)
+			m.refused(resp, err, "token/delete")
+		})
+	}
+}
+
+// TestTokenIDsAreTakenAsTheyAre shows that ids which can't be one are refused without a call, and that one in another case neither ends
+// what is in use nor passes for a success.
+func TestTokenIDsAreTakenAsTheyAre(t *testing.T) {
+	t.Parallel()
+	m := ready(t)
+	id, value := m.obo()
+	m.workspace.ResetCalls()
+	for _, bad := range []string{" " + id, id + " ", id + "\n", "..", "a.b", "é", strings.Repeat("a", 129), "%2e"} {
+		for _, op := range []logical.Operation{logical.DeleteOperation, logical.ReadOperation} {
+			resp, err := m.do(op, "tokens/"+bad, nil)
+			m.refused(resp, err, "token_id: ", "letters, digits")
+		}
+	}
+	require.Empty(t, m.workspace.Calls())
+	for _, data := range []map[string]any{nil, {"all": true}} {
+		resp, err := m.do(logical.DeleteOperation, "tokens/"+strings.ToUpper(id), data)
+		m.coded(http.StatusNotFound, resp, err, "lists "+id, "case")
+		resp, err = m.do(logical.DeleteOperation, "tokens/"+strings.ToUpper(credential.TokenID(storedToken(m))), data)
+		m.refused(resp, err, "the engine itself connects with")
+	}
+	require.Equal(t, http.StatusOK, m.whoami(value))
+	m.requireRoot()
 }
 
 // TestTokensInUseAreNotDeleted shows which tokens can't be deleted as if nobody needed them.

@@ -71,7 +71,7 @@ func pushOf(data *framework.FieldData) (*push, error) {
 			}
 			text, ok := raw.(string)
 			if !ok {
-				return nil, badField(field, "the value of %q is a %T; send a string", key, raw)
+				return nil, badField(field, "the value of %q is %s; send a string", key, jsonType(raw))
 			}
 			if _, twice := p.puts[key]; twice {
 				return nil, badField(field, "%q is in both %s and %s; send it in one of them", key, keySecrets, keyBytes)

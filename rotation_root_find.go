@@ -49,7 +49,7 @@ func (b *backend) findEnd(ctx context.Context, req *logical.Request, conn *conne
 	}
 	probe := *config
 	probe.Rotation = rootRotation{}
-	conn = &connection{config: &probe, client: conn.client, account: conn.account, identity: config.Identity}
+	conn = &connection{config: &probe, client: conn.client, account: conn.account, logger: conn.logger, identity: config.Identity}
 	var found *rootFound
 	identity, err := conn.whoami(ctx)
 	if err == nil {
@@ -102,7 +102,7 @@ const endOfTime = 253402300800 - 1
 // done.
 func (b *backend) connectionOf(ctx context.Context, s logical.Storage, config *configEntry) (conn *connection, done func(), err error) {
 	if shared, err := b.connection(ctx, s); err == nil && shared.config.sameCredential(config) {
-		return &connection{config: config, client: shared.client, account: shared.account, identity: shared.cachedIdentity()}, func() {}, nil
+		return &connection{config: config, client: shared.client, account: shared.account, logger: shared.logger, identity: shared.cachedIdentity()}, func() {}, nil
 	}
 	if conn, err = b.connect(ctx, config); err != nil {
 		return nil, nil, err

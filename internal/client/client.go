@@ -159,7 +159,7 @@ func (c *Client) do(ctx context.Context, what call, fn func(context.Context) err
 	ca := &what
 	start := time.Now()
 	failure := c.run(ctx, ca, fn)
-	c.counters.record(ca, time.Since(start), failure != nil)
+	c.counters.record(ca, time.Since(start), failure)
 	if failure != nil {
 		return nil, failure
 	}

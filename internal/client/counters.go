@@ -10,14 +10,21 @@ import (
 // Counters counts calls and their latencies by operation. The zero value is ready to use, it may be shared by any number
 // of clients, and it must not be copied.
 type Counters struct {
-	mu  sync.Mutex
-	ops map[string]*opTotals
+	mu          sync.Mutex
+	ops         map[string]*opTotals
+	lastFailure Failure
+}
+
+// Failure is a call that failed.
+type Failure struct {
+	Text string    // the text of its [Error]; "" for no failure yet
+	Time time.Time // when it had failed
 }
 
 // OpCounts is what was counted for one operation since its [Counters] was created.
 type OpCounts struct {
 	Calls     int64         // calls asked for, failed ones included
-	Errors    int64         // calls that failed in the end
+	Errors    int64         // calls that failed in the end. That what was asked for does not exist is an answer, not a failure
 	Retries   int64         // attempts beyond the first of each call
 	Throttled int64         // answers that asked to slow down
 	Mean      time.Duration // mean latency of a call, retries and waits included
@@ -29,7 +36,8 @@ type opTotals struct {
 	total, max                        time.Duration
 }
 
-func (c *Counters) record(ca *call, took time.Duration, failed bool) {
+func (c *Counters) record(ca *call, took time.Duration, failure *Error) {
+	failed := failure != nil && !(failure.Kind == NotFound && ca.mayBeAbsent())
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ops == nil {
@@ -43,6 +51,9 @@ func (c *Counters) record(ca *call, took time.Duration, failed bool) {
 	t.calls++
 	if failed {
 		t.errors++
+		if failure.Kind != Canceled {
+			c.lastFailure = Failure{Text: failure.Error(), Time: time.Now()}
+		}
 	}
 	t.retries += int64(max(ca.attempts-1, 0))
 	t.throttled += int64(ca.throttled)
@@ -67,4 +78,11 @@ func (c *Counters) Snapshot() map[string]OpCounts {
 		}
 	}
 	return counts
+}
+
+// LastFailure returns the latest call that failed, calls whose caller gave up excepted.
+func (c *Counters) LastFailure() Failure {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lastFailure
 }

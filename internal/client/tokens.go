@@ -209,6 +209,9 @@ func (c *Client) DeleteManagedToken(ctx context.Context, tokenID string) error {
 // the SDK puts them as they are.
 var tokenIDText = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
 
+// IsTokenID reports whether the text can be the id of a token.
+func IsTokenID(text string) bool { return tokenIDText.MatchString(text) }
+
 func checkTokenID(op, tokenID string) error { return checkID(op, "token", tokenID) }
 
 func publicInfo(t *settings.PublicTokenInfo) TokenInfo {

@@ -45,6 +45,9 @@ type call struct {
 	failure   *Error      // why there is no successful answer
 }
 
+// mayBeAbsent reports whether an answer that there is no such thing answers the call, instead of failing it.
+func (ca *call) mayBeAbsent() bool { return ca.deletes || ca.signed && ca.result && !ca.creates }
+
 type callKey struct{}
 
 // errSettled stands for the failure kept in the call. Its text is a constant because the SDK repeats requests whose error

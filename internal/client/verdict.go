@@ -178,6 +178,10 @@ func judgeAPI(ca *call, req *http.Request, r *reply) *Error {
 	default:
 		e.Kind = kindOfStatus(r, numeric, text)
 	}
+	if e.Kind == NotFound && elsewhere.MatchString(text) && !names(ca.op, text) {
+		// The whole workspace, or account, is not there: nothing is known of what the request was about.
+		e.Kind = Refused
+	}
 	switch {
 	case r.status == http.StatusNotFound && e.Kind == Refused && (e.ErrorCode == "" || e.ErrorCode == "ENDPOINT_NOT_FOUND"):
 		e.hint = hintHost
@@ -230,6 +234,9 @@ func names(op, text string) bool {
 	}
 	return slices.ContainsFunc(nouns, func(noun string) bool { return strings.Contains(text, noun) })
 }
+
+// elsewhere matches a message, in lower case, which says that there is no such workspace or account.
+var elsewhere = regexp.MustCompile(`^(the |this |no |your )?(workspace|account|org|organization)\b|\b(find|load|locate|resolve) (the )?(workspace|account|org|organization)\b`)
 
 // tooManySecrets reports whether a message, in lower case, is about the limit of five OAuth secrets for a service principal.
 // Which code that comes with is not documented, and one that is likely, RESOURCE_EXHAUSTED, means throttling otherwise.

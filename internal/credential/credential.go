@@ -86,6 +86,11 @@ type Conn interface {
 	// GroupIDs returns the ids of the groups with the display names. It may cache them until ForgetGroups.
 	GroupIDs(ctx context.Context, names []string) ([]string, error)
 	ForgetGroups()
+
+	// Account reports whether the connection is to an account rather than to a workspace.
+	Account() bool
+	// Warn logs what an operator should know of something that succeeded.
+	Warn(message string, args ...any)
 }
 
 // Access is what the connection may do with something that was made over an earlier one.

@@ -79,12 +79,28 @@ func mintedSecret(secret *client.OAuthSecret, principalID, applicationID string,
 	return m
 }
 
-// deleteOAuthSecret succeeds when the secret, or its service principal, is gone already.
+// deleteOAuthSecret succeeds when the secret, or its service principal, is gone already. A workspace knows only its own service principals:
+// the account may have one that was removed from the workspace, with its secrets, of which a warning is logged.
 func deleteOAuthSecret(ctx context.Context, conn Conn, principalID, id string) error {
-	if err := conn.Client().DeleteOAuthSecret(ctx, principalID, id); err != nil && !client.IsGone(err) {
+	err := conn.Client().DeleteOAuthSecret(ctx, principalID, id)
+	if !client.IsGone(err) {
 		return err
 	}
+	if !conn.Account() && principalGone(err) {
+		conn.Warn("an OAuth secret could not be deleted, since its service principal is no longer in the workspace; if the account still has it, the secret works outside the workspace until it expires, and an account admin can delete it",
+			"service_principal_id", principalID, "secret_id", id)
+	}
 	return nil
+}
+
+// principalGone reports whether the error of a secret that is gone says that its whole service principal is. There is no code for that.
+func principalGone(err error) bool {
+	var remote *client.Error
+	if !errors.As(err, &remote) {
+		return false
+	}
+	text := strings.ReplaceAll(strings.ToLower(remote.Message), " ", "")
+	return strings.Contains(text, "serviceprincipal") && !strings.Contains(text, "secret")
 }
 
 // ErrAmbiguous means that what was left behind can't be told from what a lease holds. A retry doesn't change that.

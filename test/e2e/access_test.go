@@ -6,11 +6,15 @@ package e2e
 
 import (
 	"fmt"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/vault/api"
 	"github.com/stretchr/testify/require"
+
+	"vault-plugin-secrets-databricks/internal/simulator"
 )
 
 func TestConsumerOfOneRoleMayDoNothingElse(t *testing.T) {
@@ -83,6 +87,59 @@ func TestTokensAreListedReadAndDeletedOutOfBand(t *testing.T) {
 	_, err = m.client.Logical().Delete(m.path + "/tokens/" + id)
 	require.NoError(t, err, "deleting what is absent succeeds")
 	m.revoke(secret)
+}
+
+// TestDeletingATokenByTheCLIIsNoFalseSuccess is what an operator types in an incident.
+func TestDeletingATokenByTheCLIIsNoFalseSuccess(t *testing.T) {
+	t.Parallel()
+	m := newConfiguredMount(t)
+	sp := m.workspace.AddServicePrincipal("bi", false)
+	m.workspace.SetTokenPermission(sp, true)
+	m.write("roles/obo", data{"credential_type": "obo_token", "application_id": sp.ApplicationID})
+	secret, other := m.mint("obo"), m.mint("obo")
+	out, err := m.vault("delete " + m.path + "/tokens/" + tokenIDOf(secret))
+	require.NoError(t, err, out)
+	require.False(t, m.works(tokenOf(secret)))
+	out, err = m.vault("delete " + m.path + "/tokens/" + tokenIDOf(secret))
+	require.NoError(t, err, out)
+	require.Contains(t, strings.Join(strings.Fields(out), " "), "Nobody at "+m.workspace.URL()+" has a token with the id "+tokenIDOf(secret))
+
+	modest, _ := m.workspace.AddToken(m.workspace.AddUser("modest@example.com", false), "of no admin", 0)
+	m.write("config", data{"token": server.secret(modest, "the token of no admin")})
+	out, err = m.vault("delete " + m.path + "/tokens/" + tokenIDOf(other))
+	require.Error(t, err, "the exit status tells it")
+	require.Contains(t, out, "Code: 404")
+	require.Contains(t, out, "may have this id and still work")
+	require.Contains(t, out, "databricks token-management delete "+tokenIDOf(other))
+	require.True(t, m.works(tokenOf(other)))
+	m.write("config", data{"token": m.token}) // revokes what is left
+}
+
+// TestTheCLIPrintsTheStatus shows that the status is a table, and that it and the log say why mints fail.
+func TestTheCLIPrintsTheStatus(t *testing.T) {
+	t.Parallel()
+	m := newConfiguredMount(t)
+	m.workspace.Inject(simulator.Fault{Path: "/api/2.0/token/create", Status: 400, ErrorCode: "QUOTA_EXCEEDED", Message: "The quota has been reached by " + m.path})
+	_, err := m.client.Logical().Read(m.path + "/creds/etl")
+	requireRefused(t, err, 400, "QUOTA_EXCEEDED")
+	out, err := m.vault("read " + m.path + "/status summary=true")
+	require.NoError(t, err, out)
+	require.NotContains(t, out, "map[")
+	require.Regexp(t, `(?m)^user_name +`+m.admin.UserName, out)
+	require.Regexp(t, `(?m)^last_error +token/create: .*QUOTA_EXCEEDED`, out)
+	require.Regexp(t, `(?m)^last_error_time +20`, out)
+	require.Regexp(t, `(?m)^last_vault_rotation_time +<nil>`, out)
+
+	log, err := os.ReadFile(m.server.logPath)
+	require.NoError(t, err)
+	lines := 0
+	for line := range strings.Lines(string(log)) {
+		if strings.Contains(line, "a mint failed") && strings.Contains(line, "reached by "+m.path) {
+			require.Contains(t, line, "[WARN]")
+			lines++
+		}
+	}
+	require.Equal(t, 1, lines)
 }
 
 func TestStatusSaysWhoWeAreAndWhatWasCalled(t *testing.T) {

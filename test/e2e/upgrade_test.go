@@ -224,6 +224,8 @@ func (u *upgraded) answersAsBefore() {
 				continue // what has no value is null or left out by now
 			case field == "next_automatic" && want == "":
 				continue // a tick may have decided it meanwhile
+			case strings.HasSuffix(path, "status") && want == "" && have[field] == nil:
+				continue // there was no time, for which the release had two ways to say it
 			}
 			require.Equal(u.t, want, have[field], "%s of %s", field, path)
 		}
@@ -266,6 +268,11 @@ func (u *upgraded) renews() {
 // listsTokens requires that the mount knows the tokens that it made before from the others of its identity.
 func (u *upgraded) listsTokens() {
 	u.t.Helper()
+	for _, token := range u.tokens {
+		if info := token.(data); info["expiry_time"] == "" {
+			info["expiry_time"] = nil // never, which is null by now
+		}
+	}
 	require.Equal(u.t, u.tokens, u.details("tokens"))
 	for _, lease := range u.leases {
 		if lease.name == "pat" {
