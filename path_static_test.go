@@ -337,7 +337,7 @@ func TestStaticRoleDropsWhatBelongsTogether(t *testing.T) {
 	require.EqualValues(t, 60, m.write("static-roles/x", map[string]any{"rotation_period": "24h"}).Data["rotation_grace_period"], "it is not made longer")
 	m.write("static-roles/x", map[string]any{"rotation_grace_period": "2h"})
 	resp, err := m.do(logical.UpdateOperation, "static-roles/x", map[string]any{"rotation_period": "60s"})
-	m.refused(resp, err, "rotation_grace_period: 7200s is too long")
+	m.refused(resp, err, "rotation_grace_period: 2h is too long")
 
 	for _, ended := range []map[string]any{{"deliver_scope": ""}, {"deliver_key": ""}, {"deliver_scope": nil}, {"deliver_key": nil}} {
 		m.write("static-roles/x", map[string]any{"deliver_scope": "etl", "deliver_key": "k"})

@@ -186,5 +186,4 @@ func TestStatusSummary(t *testing.T) {
 		require.Equal(t, flat[field], flat[field+timeSuffix], field)
 	}
 	require.NotNil(t, flat["next_vault_rotation_time"])
-
 }

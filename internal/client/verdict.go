@@ -178,12 +178,13 @@ func judgeAPI(ca *call, req *http.Request, r *reply) *Error {
 	default:
 		e.Kind = kindOfStatus(r, numeric, text)
 	}
-	if e.Kind == NotFound && elsewhere.MatchString(text) && !names(ca.op, text) {
-		// The whole workspace, or account, is not there: nothing is known of what the request was about.
+	// The whole workspace, or account, is not there: nothing is known of what the request was about.
+	absent := e.Kind == NotFound && elsewhere.MatchString(text) && !names(ca.op, text)
+	if absent {
 		e.Kind = Refused
 	}
 	switch {
-	case r.status == http.StatusNotFound && e.Kind == Refused && (e.ErrorCode == "" || e.ErrorCode == "ENDPOINT_NOT_FOUND"):
+	case absent, r.status == http.StatusNotFound && e.Kind == Refused && (e.ErrorCode == "" || e.ErrorCode == "ENDPOINT_NOT_FOUND"):
 		e.hint = hintHost
 	case e.Kind == Unavailable && strings.Contains(text, "authentication is temporarily unavailable"):
 		e.hint = hintAuthDown
