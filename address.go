@@ -51,6 +51,9 @@ func checkAddress(req *logical.Request) error {
 	if strings.Count(rest, "/") <= most {
 		return nil
 	}
+	if most == 0 && req.Operation == logical.ListOperation {
+		return badField(keyScope, "%q has a slash, and a scope with a slash in its name can't be addressed through Vault; what is in scope %q is listed as a whole", rest, strings.SplitN(rest, "/", 2)[0])
+	}
 	if most == 0 {
 		return badField(keyScope, "%q has a slash, and a scope with a slash in its name can't be addressed through Vault", rest)
 	}

@@ -182,9 +182,10 @@ func TestAStoredDeliveryToADotGoesOn(t *testing.T) {
 	m.write("rotate-role/bi", nil)
 	require.Equal(t, true, m.read("static-roles/bi").Data["delivered"])
 	require.Equal(t, 200, m.whoami(string(m.scope("etl").Secrets["."].Value)))
-	resp, err := m.do(logical.UpdateOperation, "static-roles/bi", map[string]any{"rotation_period": "48h"})
+	m.write("static-roles/bi", map[string]any{"rotation_period": "48h"})
+	resp, err := m.do(logical.UpdateOperation, "static-roles/bi", map[string]any{"deliver_key": ".."})
 	m.refused(resp, err, "deliver_key: ", "no valid name")
-	m.write("static-roles/bi", map[string]any{"rotation_period": "48h", "deliver_key": "k"})
+	m.write("static-roles/bi", map[string]any{"deliver_key": "k"})
 	m.gone("static-roles/bi")
 	require.Empty(t, m.scope("etl").Secrets)
 }

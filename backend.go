@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
-	"github.com/hashicorp/vault/sdk/helper/errutil"
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
@@ -119,11 +118,8 @@ func nothingToSay(req *logical.Request, resp *logical.Response) *logical.Respons
 // HandleExistenceCheck recovers from panics as HandleRequest does.
 func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request) (found, exists bool, err error) {
 	defer b.recoverPanic("existence check", nil, &err)
-	if checkAddress(req) != nil {
+	if checkAddress(req) != nil || b.checkTypes(req) != nil {
 		return true, true, nil // the request itself will say it, to those whom a policy allows it
-	}
-	if err := b.checkTypes(req); err != nil {
-		return false, false, errutil.UserError{Err: err.Error()}
 	}
 	return b.Backend.HandleExistenceCheck(ctx, req)
 }

@@ -9,45 +9,50 @@ import (
 	"strings"
 )
 
-// checkCertificates returns an error, for a fieldError, unless the PEM blocks of the text are certificates, one at least. The config
-// shows the text to its readers, so nothing else may be in it, least of all a private key.
+// checkCertificates returns an error, for a fieldError, unless the text consists of certificates, one at least. The config shows the text to
+// its readers, so nothing else may be in it, least of all a private key in whatever form.
 func checkCertificates(text string) error {
-	const advice = "send only PEM blocks that begin with -----BEGIN CERTIFICATE-----"
-	found := 0
-	for rest := []byte(text); ; found++ {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			break
-		}
-		if block.Type != "CERTIFICATE" {
-			return fmt.Errorf("holds a block that is not a certificate; %s", advice)
-		}
-		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
-			return fmt.Errorf("holds a certificate that can't be read; %s", advice)
-		}
-	}
-	switch {
-	case found == 0:
+	const advice = "send only PEM blocks that begin with -----BEGIN CERTIFICATE-----, and comments in lines that begin with #"
+	switch certificates, only := certificatesIn(text); {
+	case certificates == "":
 		return fmt.Errorf("holds no certificate; %s", advice)
-	case strings.Count(text, "-----BEGIN ") != found:
-		return fmt.Errorf("holds a block that can't be read; %s", advice)
+	case !only:
+		return fmt.Errorf("holds something that is not a certificate; %s", advice)
 	}
 	return nil
 }
 
-// certificatesIn returns the text, or only its certificates where checkCertificates would refuse it.
-func certificatesIn(text string) string {
-	if text == "" || checkCertificates(text) == nil {
-		return text
-	}
-	var certificates strings.Builder
-	for rest := []byte(text); ; {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			return certificates.String()
+// certificatesIn returns the certificates of the text in PEM, and whether there is nothing else in it but empty lines and comments.
+func certificatesIn(text string) (certificates string, only bool) {
+	only = true
+	var found, block strings.Builder
+	inside := false
+	for line := range strings.Lines(text) {
+		line = strings.TrimRight(line, " \t\r\n")
+		switch {
+		case inside:
+			block.WriteString(line + "\n")
+			if line != "-----END CERTIFICATE-----" {
+				continue
+			}
+			inside = false
+			decoded, _ := pem.Decode([]byte(block.String()))
+			if decoded == nil || len(decoded.Headers) > 0 {
+				only = false
+				continue
+			}
+			if _, err := x509.ParseCertificate(decoded.Bytes); err != nil {
+				only = false
+				continue
+			}
+			found.Write(pem.EncodeToMemory(decoded))
+		case line == "-----BEGIN CERTIFICATE-----":
+			inside = true
+			block.Reset()
+			block.WriteString(line + "\n")
+		case line != "" && !strings.HasPrefix(line, "#"):
+			only = false
 		}
-		if block.Type == "CERTIFICATE" {
-			certificates.Write(pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: block.Bytes}))
-		}
 	}
+	return found.String(), only && !inside
 }

@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"strings"
 	"testing"
 
 	"github.com/hashicorp/vault/sdk/logical"
@@ -38,6 +39,11 @@ func TestOnlyCertificatesAreStored(t *testing.T) {
 		"half a key":                certificate + key[:60],
 		"a certificate that's none": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
 		"no certificate":            "hello",
+		"text between":              certificate + "Private-Lines: 8\nAAAA\n" + certificate,
+		"a key of another form":     certificate + "---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----\nAAAA\n",
+		"a key without lines":       certificate + "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg\n",
+		"a block with a header":     strings.Replace(certificate, "-----\n", "-----\nPrivate-Key: MIGHAgEAMBMG\n\n", 1),
+		"half a certificate":        certificate + certificate[:60],
 	} {
 		resp, err := m.do(logical.UpdateOperation, "config", map[string]any{"host": m.workspace.URL(), "token": m.token, "ca_cert": text})
 		m.refused(resp, err, "ca_cert: holds ", "-----BEGIN CERTIFICATE-----")
@@ -55,7 +61,7 @@ func TestAStoredPrivateKeyIsNotShown(t *testing.T) {
 	m.connect(map[string]any{"ca_cert": certificate})
 	config, err := readConfig(t.Context(), m.storage)
 	require.NoError(t, err)
-	config.CACert = certificate + key
+	config.CACert = certificate + key + "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 	require.NoError(t, putConfig(t.Context(), m.storage, config))
 	m.backend.InvalidateKey(t.Context(), configStorageKey)
 
@@ -64,4 +70,5 @@ func TestAStoredPrivateKeyIsNotShown(t *testing.T) {
 	entry, err := m.storage.Get(t.Context(), configStorageKey)
 	require.NoError(t, err)
 	require.NotContains(t, string(entry.Value), "PRIVATE KEY")
+	m.write("config", map[string]any{"token": m.token})
 }

@@ -149,7 +149,9 @@ func decodeConfig(entry *logical.StorageEntry) (*configEntry, error) {
 	}
 	config := sealed.open()
 	// What v0.1.0 let through.
-	config.CACert = certificatesIn(config.CACert)
+	if certificates, only := certificatesIn(config.CACert); !only {
+		config.CACert = certificates
+	}
 	if config.RateLimit > 0 {
 		config.RateLimit = max(config.RateLimit, minRateLimit)
 	}
@@ -233,7 +235,7 @@ func mergeConfig(old *configEntry, data *framework.FieldData) (*configEntry, err
 	case given(data, keyAzureWorkspaceResourceID) && !azureWorkspaceForm.MatchString(config.AzureWorkspaceResourceID):
 		return nil, badField(keyAzureWorkspaceResourceID, "%q is not the resource id of a workspace; it is /subscriptions/…/resourceGroups/…/providers/Microsoft.Databricks/workspaces/…", config.AzureWorkspaceResourceID)
 	}
-	if config.CACert != "" {
+	if given(data, keyCACert) {
 		if err := checkCertificates(config.CACert); err != nil {
 			return nil, badField(keyCACert, "%s", err)
 		}

@@ -24,7 +24,7 @@ func given(data *framework.FieldData, field string) bool {
 	return ok && value != nil && value != ""
 }
 
-// mergeFields applies the fields of the request to current (RFC 7396: null resets a field) and decodes the outcome into result,
+// mergeFields applies the fields of the request to current (RFC 7396: null resets a field, and so does an empty duration) and decodes the outcome into result,
 // which must hold the defaults. Fields in leaveOut are not merged. The field force is for deletes and refused.
 func mergeFields(data *framework.FieldData, current, result any, leaveOut ...string) error {
 	if _, sent := data.Raw[keyForce]; sent {
@@ -40,7 +40,8 @@ func mergeFields(data *framework.FieldData, current, result any, leaveOut ...str
 	}
 	merged, err := framework.HandlePatchOperation(data, resource, func(input map[string]any) (map[string]any, error) {
 		for field, value := range data.Raw {
-			if _, known := data.Schema[field]; known && value == nil {
+			schema := data.Schema[field]
+			if schema != nil && (value == nil || value == "" && schema.Type == framework.TypeDurationSecond) {
 				input[field] = nil
 			}
 		}

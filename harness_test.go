@@ -271,7 +271,7 @@ func (m *mount) write(path string, data map[string]any) *logical.Response {
 	m.t.Helper()
 	resp, err := m.do(logical.UpdateOperation, path, data)
 	m.requireOK(resp, err)
-	require.NotNil(m.t, resp, "every write answers, so that unknown fields are warned about")
+	require.NotNil(m.t, resp, "every write answers what it has done")
 	return resp
 }
 

@@ -26,6 +26,9 @@ const maxSafeInteger = 1<<53 - 1
 // numericIDs are the fields with an id that Databricks writes as a number. They take it as one, too.
 var numericIDs = []string{keyServicePrincipalID, keyWorkspaceID}
 
+// storedBools are the boolean fields that are stored, and reset by null.
+var storedBools = []string{keyVerifyConnection, keyDisableRotation}
+
 // checkTypes returns a fieldError for a parameter that the framework would convert to something else than was sent: it stores numbers
 // and booleans as texts, truncates fractions and takes any number for a boolean. It must run before the framework's own validation, whose
 // errors repeat the value. The ids of numericIDs become strings in req.Data. Errors never contain the value of a string field, which may
@@ -45,7 +48,14 @@ func (b *backend) checkTypes(req *logical.Request) error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(req.Data)) {
 		value, schema := req.Data[name], path.Fields[name]
-		if schema == nil || value == nil {
+		if schema == nil {
+			continue
+		}
+		if value == nil {
+			// A null resets a field of what is stored. Of a request alone it would mean not to do what the field is for.
+			if schema.Type == framework.TypeBool && !slices.Contains(storedBools, name) {
+				return badField(name, "is null; send true or false, or leave it out")
+			}
 			continue
 		}
 		if number, ok := numberOf(value); ok && slices.Contains(numericIDs, name) {
@@ -72,6 +82,8 @@ func withoutReplacement(field string) string {
 		return "send bytes in base64 as " + keyBytesValue
 	case keySecrets:
 		return "send bytes in base64 in " + keyBytes
+	case keyBytesValue, keyBytes:
+		return "send it in base64"
 	default:
 		return "send it in UTF-8"
 	}
@@ -242,11 +254,11 @@ func exactly(callback framework.OperationFunc, accepts []string) framework.Opera
 			case !known || accepts != nil && !slices.Contains(accepts, name):
 				unknown = append(unknown, name)
 			case req.Data[name] != nil && isText(data.Raw[name]) && data.Raw[name] != req.Data[name]:
-				return nil, badField(name, "is part of the path; leave it out, or send the same there and here")
+				return nil, badField(name, "is part of the path; leave it out")
 			}
 		}
 		if len(unknown) > 0 {
-			return nil, unknownParameters(unknown, data.Schema, accepts)
+			return nil, unknownParameters(unknown, req, data, accepts)
 		}
 		return callback(ctx, req, data)
 	}
@@ -258,18 +270,26 @@ func isText(value any) bool {
 }
 
 // unknownParameters returns the error of a request that names parameters which its operation does not know.
-func unknownParameters(unknown []string, schema map[string]*framework.FieldSchema, accepts []string) error {
+func unknownParameters(unknown []string, req *logical.Request, data *framework.FieldData, accepts []string) error {
 	if accepts == nil {
-		for name, field := range schema {
-			if !field.Deprecated {
-				accepts = append(accepts, name)
+		for name := range data.Schema {
+			_, known := data.Raw[name]
+			if _, sent := req.Data[name]; known && !sent {
+				continue // it is part of the path
 			}
+			accepts = append(accepts, name)
 		}
 	}
 	slices.Sort(accepts)
 	known := "it takes none"
 	if len(accepts) > 0 {
 		known = "it takes " + strings.Join(accepts, ", ")
+	}
+	const most = 5 // the error must not grow with the request
+	more := ""
+	if len(unknown) > most {
+		more = fmt.Sprintf(" and %d more", len(unknown)-most)
+		unknown = unknown[:most]
 	}
 	for i, name := range unknown {
 		// A name may be anything, a secret in the wrong place included.
@@ -281,7 +301,7 @@ func unknownParameters(unknown []string, schema map[string]*framework.FieldSchem
 	if len(unknown) > 1 {
 		verb = "are not parameters"
 	}
-	return badField(strings.Join(unknown, ", "), "%s of this request, so nothing was done; %s", verb, known)
+	return badField(strings.Join(unknown, ", ")+more, "%s of this request, so nothing was done; %s", verb, known)
 }
 
 var parameterName = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,63}$`)

@@ -162,6 +162,10 @@ func (b *backend) decideMint(req *logical.Request, data *framework.FieldData, na
 		return err
 	}
 	p.request = credential.Request{Spec: role.spec(), Lifetime: p.terms.lifetime()}
+	if _, sent := data.Raw[keyScopes]; sent && len(data.Get(keyScopes).([]string)) == 0 {
+		// Policies let an empty list pass, whatever scopes they allow, so it must not mean all of them.
+		return badField(keyScopes, "is empty; send at least one, or leave it out for the role's")
+	}
 	if p.request.Scopes, err = narrowScopes(role.Scopes, data.Get(keyScopes).([]string)); err != nil {
 		return err
 	}
@@ -305,6 +309,12 @@ func (b *backend) leaseOfCredential(p *mintPlan, token *credential.Credential) (
 
 // deliveryOf reads where the credential is to be put besides the lease; nil for nowhere.
 func deliveryOf(req *logical.Request, data *framework.FieldData) (*secretIntent, error) {
+	// Policies let empty values pass, whatever values they allow, so here they must not mean that the caller is to see the credential.
+	for _, field := range []string{keyDeliverScope, keyDeliverKey} {
+		if _, sent := data.Raw[field]; sent && data.Get(field) == "" {
+			return nil, badField(field, "is empty; send a name, or leave it out")
+		}
+	}
 	ref := secretRef{Scope: data.Get(keyDeliverScope).(string), Key: data.Get(keyDeliverKey).(string)}
 	switch {
 	case ref == secretRef{}:

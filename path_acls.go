@@ -164,7 +164,7 @@ func (b *backend) writeACL(ctx context.Context, req *logical.Request, data *fram
 			return nil, err
 		}
 	}
-	permission := strings.ToUpper(data.Get(keyPermission).(string))
+	permission := data.Get(keyPermission).(string) // as it is: policies compare it, too
 	if !slices.Contains(permissions, permission) {
 		return nil, badField(keyPermission, "%q is unknown; use %s", data.Get(keyPermission), strings.Join(permissions, ", "))
 	}

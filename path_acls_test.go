@@ -24,8 +24,8 @@ func TestACLs(t *testing.T) {
 	t.Parallel()
 	m := withScope(t)
 	m.workspace.AddGroup("engineers")
-	for _, permission := range []string{"READ", "WRITE", "MANAGE", "read"} {
-		want := strings.ToUpper(permission)
+	for _, permission := range []string{"WRITE", "MANAGE", "READ"} {
+		want := permission
 		resp := m.write("acls/etl/engineers", map[string]any{"permission": permission})
 		require.Equal(t, map[string]any{"scope": "etl", "principal": "engineers", "permission": want}, resp.Data)
 		require.Nil(t, resp.Secret)
@@ -54,7 +54,7 @@ func TestACLs(t *testing.T) {
 			kinds = append(kinds, strings.TrimPrefix(kind, "databricks/acl-"))
 		}
 	}
-	require.Equal(t, []string{"write", "write", "write", "write", "delete", "delete"}, kinds)
+	require.Equal(t, []string{"write", "write", "write", "delete", "delete"}, kinds)
 }
 
 // principals are names that have to survive a path, a query and a body.

@@ -49,7 +49,7 @@ func TestScopes(t *testing.T) {
 	require.Equal(t, etl, m.write("scopes/etl", nil).Data)
 	require.Equal(t, map[string]string{m.admin.UserName: "MANAGE"}, m.scope("etl").ACLs)
 	require.Equal(t, etl, m.write("scopes/etl", nil).Data, "it exists in the same form")
-	require.Equal(t, etl, m.write("scopes/ETL", map[string]any{"scope_backend_type": "databricks"}).Data, "names ignore case")
+	require.Equal(t, etl, m.write("scopes/ETL", map[string]any{"scope_backend_type": "DATABRICKS"}).Data, "names ignore case")
 	require.Equal(t, 1, m.workspace.Count("", scopeCreatePath))
 	require.Equal(t, etl, m.read("scopes/etl").Data)
 	require.Equal(t, etl, m.read("scopes/Etl").Data)
@@ -111,7 +111,7 @@ func TestScopesOfKeyVaults(t *testing.T) {
 	t.Parallel()
 	m := ready(t, simulator.WithAzureKeyVault())
 	want := map[string]any{"scope": "kv", "name": "kv", "scope_backend_type": "AZURE_KEYVAULT", "backend_type": "AZURE_KEYVAULT", "keyvault_resource_id": vaultResource, "keyvault_dns_name": vaultDNS}
-	require.Equal(t, want, m.write("scopes/kv", keyvault("scope_backend_type", "azure_keyvault", "keyvault_tenant_id", "tenant-1")).Data)
+	require.Equal(t, want, m.write("scopes/kv", keyvault("keyvault_tenant_id", "tenant-1")).Data)
 	var sent struct {
 		Type     string            `json:"scope_backend_type"`
 		Keyvault map[string]string `json:"backend_azure_keyvault"`

@@ -70,7 +70,7 @@ func (b *backend) pathSecretsBulk() *framework.Path {
 				[]framework.Response{{Description: "The keys that were written, deleted and kept.", Fields: map[string]*framework.FieldSchema{
 					keyWritten: {Type: framework.TypeStringSlice, Required: true, Description: "Keys that were stored."},
 					keyDeleted: {Type: framework.TypeStringSlice, Required: true, Description: "Keys that were deleted."},
-					keyKept:    {Type: framework.TypeStringSlice, Required: true, Description: "Keys that prune did not delete although they were not sent, because this mount holds them."},
+					keyKept:    {Type: framework.TypeStringSlice, Required: true, Description: "Keys that prune did not delete although they were not sent, because this mount holds them, or because a push can't name them."},
 				}}},
 				framework.RequestExample{
 					Description: "Make the scope equal to what is sent.",
@@ -130,7 +130,7 @@ func (b *backend) pushSecrets(ctx context.Context, req *logical.Request, data *f
 	keys, surplus := slices.Sorted(maps.Keys(p.puts)), p.surplus
 	room := client.MaxSecretsPerScope - len(p.done[keyKept])
 	if len(keys) > room {
-		return nil, badField(keySecrets, "%d keys were sent, and %d more are held by this mount, which prune does not delete; a scope has at most %d: %s",
+		return nil, badField(keySecrets, "%d keys were sent, and %d more are there that prune keeps; a scope has at most %d: %s",
 			len(keys), len(p.done[keyKept]), client.MaxSecretsPerScope, strings.Join(p.done[keyKept], ", "))
 	}
 	if dryRun {
@@ -183,7 +183,7 @@ holds exactly what was sent, and what this mount itself keeps there: leased secr
 and the copies of leased credentials and of static roles. Their leases and roles would
 go on as if they were there, so prune spares them and lists them as kept; end the lease
 or change the role to remove them. Leases of version 0.1.0 are not known until they are
-renewed. dry_run=true only reports what would happen.
+renewed. A key that a push can't name, for example one with a slash, is kept as well. dry_run=true only reports what would happen.
 
 When some keys fail, the call fails and says which and why; repeating it finishes the
 work.

@@ -97,7 +97,8 @@ func pushOf(data *framework.FieldData) (*push, error) {
 	return p, nil
 }
 
-// planPrune decides which of the listed keys a push with prune deletes, and which it keeps because the mount holds them.
+// planPrune decides which of the listed keys a push with prune deletes, and which it keeps because the mount holds them, or because their
+// names can't be sent.
 func (b *backend) planPrune(ctx context.Context, s logical.Storage, conn *connection, p *push, listed []client.SecretInfo) error {
 	if !p.prune {
 		return nil
@@ -114,7 +115,7 @@ func (b *backend) planPrune(ctx context.Context, s logical.Storage, conn *connec
 		if p.sent[strings.ToLower(secret.Key)] {
 			continue
 		}
-		held := delivered[ref.canonical()]
+		held := delivered[ref.canonical()] || !validName(secret.Key) // nobody could have sent it
 		if !held {
 			if held, err = b.isLeased(ctx, s, conn, ref); err != nil {
 				return err

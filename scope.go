@@ -48,7 +48,7 @@ func (b *backend) findScope(ctx context.Context, req *logical.Request, data *fra
 func wantedScope(data *framework.FieldData) (*client.Scope, error) {
 	want := &client.Scope{
 		Name:               data.Get(keyScope).(string),
-		BackendType:        strings.ToUpper(data.Get(keyScopeBackendType).(string)),
+		BackendType:        data.Get(keyScopeBackendType).(string),
 		KeyvaultResourceID: data.Get(keyKeyvaultResourceID).(string),
 		KeyvaultDNSName:    data.Get(keyKeyvaultDNSName).(string),
 		KeyvaultTenantID:   data.Get(keyKeyvaultTenantID).(string),

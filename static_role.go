@@ -242,13 +242,13 @@ func mergeStatic(data *framework.FieldData, old *staticEntry, now time.Time) (*s
 	}
 	usual := graceOf(role.Schedule, now)
 	switch sent, named := data.Raw[keyGrace]; {
-	case named && sent != nil:
+	case named && sent != nil && sent != "":
 	case named || old == nil:
 		role.Grace = usual
 	case role.Schedule != old.Schedule && role.Grace == graceOf(old.Schedule, now):
 		role.Grace = min(role.Grace, usual) // nobody has sent it, so that it must not stand in the way of another schedule
 	}
-	if err := role.check(now); err != nil {
+	if err := role.check(before, now); err != nil {
 		return nil, err
 	}
 	mints := role.mints()
@@ -331,8 +331,9 @@ func (b *backend) checkDeliveryFree(ctx context.Context, s logical.Storage, name
 	return nil
 }
 
-// check returns an error for a role that can't be static, or whose lifetime and grace don't go with its schedule, which was checked.
-func (r *staticRole) check(now time.Time) error {
+// check returns an error for a role that can't be static, or whose lifetime and grace don't go with its schedule, which was checked. Before
+// is the stored role, or an empty one: a place for deliveries that it has already is not refused.
+func (r *staticRole) check(before *staticRole, now time.Time) error {
 	if !slices.Contains(credential.Names(credential.Static), r.CredentialType) {
 		problem := fmt.Sprintf("%q can't be static", r.CredentialType)
 		if r.CredentialType == "" {
@@ -351,7 +352,7 @@ func (r *staticRole) check(now time.Time) error {
 	case (r.DeliverScope == "") != (r.DeliverKey == ""):
 		return badField(keyDeliverScope, "and %s belong together; send both or neither", keyDeliverKey)
 	}
-	if ref := r.delivery(); ref != nil {
+	if ref, was := r.delivery(), before.delivery(); ref != nil && (was == nil || *was != *ref) {
 		if err := ref.check(keyDeliverScope, keyDeliverKey); err != nil {
 			return err
 		}

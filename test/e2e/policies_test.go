@@ -336,6 +336,37 @@ func TestPolicyBindsDeliveryToOneScope(t *testing.T) {
 	courier.mayNot("write", "creds/etl", data{"deliver_scope": "etl", "deliver_key": "token", "ttl": "1m"})
 }
 
+// TestPolicyIsNotMetByNothing: Vault lets empty values pass whatever values a policy allows, and compares words as they are.
+func TestPolicyIsNotMetByNothing(t *testing.T) {
+	t.Parallel()
+	m := policyMount(t)
+	bound := &person{mount: m, client: m.loginWith(fmt.Sprintf(`
+		path "%[1]s/creds/etl" {
+			capabilities        = ["update"]
+			required_parameters = ["scopes", "deliver_scope", "deliver_key"]
+			allowed_parameters  = { "scopes" = ["sql"], "deliver_scope" = ["etl"], "deliver_key" = ["token"] }
+		}
+		path "%[1]s/acls/etl/*" {
+			capabilities      = ["update"]
+			denied_parameters = { "permission" = ["WRITE", "MANAGE"] }
+		}`, m.path))}
+	bound.may("write", "creds/etl", data{"scopes": "sql", "deliver_scope": "etl", "deliver_key": "token"})
+	for _, body := range []data{
+		{"scopes": "", "deliver_scope": "etl", "deliver_key": "token"}, {"scopes": []any{}, "deliver_scope": "etl", "deliver_key": "token"},
+		{"scopes": "sql", "deliver_scope": "", "deliver_key": ""}, {"scopes": "sql", "deliver_scope": []any{}, "deliver_key": []any{}},
+	} {
+		_, err := bound.try("write", "creds/etl", body)
+		requireRefused(t, err, 400)
+	}
+	bound.may("write", "acls/etl/engineers", data{"permission": "READ"})
+	bound.mayNot("write", "acls/etl/engineers", data{"permission": "MANAGE"})
+	for _, permission := range []any{"manage", "Manage", "MANAGE ", []any{"MANAGE"}} {
+		_, err := bound.try("write", "acls/etl/engineers", data{"permission": permission})
+		require.Error(t, err, "%v", permission)
+	}
+	require.Equal(t, "READ", m.permission("etl", "engineers"))
+}
+
 func TestPolicyEndsLeasesOfOneScope(t *testing.T) {
 	t.Parallel()
 	m := policyMount(t)
