@@ -74,14 +74,14 @@ func (c *connection) passed(now, moment time.Time) (bool, error) {
 	return now.Add(offset).After(moment), nil
 }
 
-// expired reports whether a credential whose end, by Vault's clock, is given is known to have ended at Databricks. Without a config there
-// is no other clock to go by.
+// expired reports whether a credential whose end, by Vault's clock, is given is known to have ended at Databricks. Without a config, be it a
+// retained one, there is no other clock to go by.
 func (b *backend) expired(ctx context.Context, s logical.Storage, end time.Time) bool {
 	now := b.now()
 	if !now.After(end) {
 		return false
 	}
-	conn, err := b.connection(ctx, s)
+	conn, err := b.endingConnection(ctx, s)
 	if err != nil {
 		return errors.Is(err, errNotConfigured)
 	}

@@ -58,7 +58,7 @@ func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, data *
 		b.warnOfForcedDelete(ctx, req, resp, kept, left)
 	case kept != nil:
 		if config != nil {
-			kept = b.shortenRetained(ctx, req, kept)
+			kept = b.fitRetained(ctx, req, kept)
 		}
 		b.removeRetiredOf(ctx, req.Storage, kept.Config)
 		resp.AddWarning(kept.notice(req.MountPoint))
@@ -142,8 +142,12 @@ func (b *backend) warnOfForcedDelete(ctx context.Context, req *logical.Request, 
 // notice says that the config is retained.
 func (kept *retainedConfig) notice(mountPoint string) string {
 	ends := ""
-	if k := kept.Config.Rotation.Credential; k.ID != "" {
+	k := kept.Config.Rotation.Credential
+	if k.ID != "" {
 		ends = fmt.Sprintf(" With it goes the credential that a rotation made, %s; if the mount is disabled before, that ends by itself at %s.", k.ID, rfc3339(k.Expires))
+	}
+	if !k.Expires.IsZero() && k.Expires.Before(kept.Until) {
+		ends += fmt.Sprintf(" But the credential that it connects with ends at %s: revoke the leases before, or write the config again with another one.", rfc3339(k.Expires))
 	}
 	return fmt.Sprintf("Nothing can be minted or renewed any more. The connection to %s is retained until %s, only to revoke the leases of this mount and to undo what failed; then leases can no longer be revoked.%s To drop it at once: vault delete %sconfig force=true", kept.Config.Host, rfc3339(kept.Until), ends, mountPoint)
 }

@@ -33,8 +33,12 @@ const (
 	retainedRetry    = time.Hour
 	retainedPatience = 24 * time.Hour
 
-	// shortenBudget is how long a delete waits for Databricks before it retains the credential that there is.
-	shortenBudget = 20 * time.Second
+	// retainedLeast is for how long a config is retained at least. It is Vault's default of the longest lease: the mount's may have been
+	// lowered since there are leases.
+	retainedLeast = 768 * time.Hour
+
+	// retainedBudget is how long a delete or a drop waits for Databricks, each time that it replaces or removes credentials there.
+	retainedBudget = 20 * time.Second
 )
 
 // retainedConfig is a config that was deleted. The secrets of Config are in Sealed when it is stored.
@@ -76,22 +80,38 @@ func putRetained(ctx context.Context, s logical.Storage, kept *retainedConfig) e
 const (
 	keyRetainedHost  = "retained_host"
 	keyRetainedUntil = "retained_until_time"
+	keyRetainedError = "retained_error"
 )
 
 // addRetained shows a retained config in an answer.
 func (b *backend) addRetained(ctx context.Context, s logical.Storage, data map[string]any) error {
 	kept, err := readRetained(ctx, s)
-	if err != nil || kept == nil {
+	switch {
+	case errors.Is(err, errUnreadableRetained):
+		data[keyRetainedError] = err.Error()
+		return nil
+	case err != nil || kept == nil:
 		return err
 	}
 	data[keyRetainedHost], data[keyRetainedUntil] = kept.Config.Host, rfc3339(kept.Until)
 	return nil
 }
 
+// retainedNow returns the retained config and the config, nil for none, as they are at one moment.
+func (b *backend) retainedNow(ctx context.Context, s logical.Storage) (kept *retainedConfig, config *configEntry, err error) {
+	b.configWrite.Lock()
+	defer b.configWrite.Unlock()
+	if kept, err = readRetained(ctx, s); err != nil && !errors.Is(err, errUnreadableRetained) {
+		return nil, nil, err
+	}
+	config, configErr := readConfig(ctx, s)
+	return kept, config, errors.Join(err, configErr)
+}
+
 // retainedUntil returns until when a config that is deleted now may be needed: no lease is longer than the mount's maximum, and no
 // credential lives for longer than Databricks allows.
 func (b *backend) retainedUntil() time.Time {
-	longest := min(b.System().MaxLeaseTTL(), maxLifetime-lifetimeSkew)
+	longest := min(max(b.System().MaxLeaseTTL(), retainedLeast), maxLifetime-lifetimeSkew)
 	return b.now().UTC().Add(longest + lifetimeSkew + retainedSlack).Truncate(time.Second)
 }
 
@@ -184,26 +204,45 @@ func (c *configEntry) sameSecret(other *configEntry) bool {
 // and then forgets it. What could not be removed is a warning; with keepOnFailure, the retained config stays then.
 func (b *backend) dropRetained(ctx context.Context, s logical.Storage, keepOnFailure bool) (warnings []string, err error) {
 	ctx = context.WithoutCancel(ctx)
-	kept, err := readRetained(ctx, s)
-	var config *configEntry
-	switch {
-	case errors.Is(err, errUnreadableRetained):
-		warnings = []string{fmt.Sprintf("The retained connection could not be read, so a credential that a rotation made for it may be left at Databricks, until it ends or a tidy finds it: %s", err)}
-	case err != nil || kept == nil:
-		return nil, err
-	default:
-		if config, err = readConfig(ctx, s); err != nil {
+	for {
+		kept, config, err := b.retainedNow(ctx, s)
+		switch {
+		case errors.Is(err, errUnreadableRetained):
+			warnings = []string{fmt.Sprintf("The retained connection could not be read, so a credential that a rotation made for it may be left at Databricks, until it ends or a tidy finds it: %s", err)}
+		case err != nil || kept == nil:
 			return nil, err
+		default:
+			warnings = b.removeObsolete(ctx, kept, config)
+			if len(warnings) > 0 && keepOnFailure {
+				return warnings, nil
+			}
 		}
-		warnings = b.removeCredentials(ctx, kept.Config, kept.obsoleteCredentials(config))
-		if len(warnings) > 0 && keepOnFailure {
-			return warnings, nil
+		if done, err := b.forgetRetained(ctx, s, kept); done {
+			return warnings, err
 		}
 	}
+}
+
+// removeObsolete removes the credentials that nobody needs once the retained config is dropped, and returns warnings of those that are left.
+func (b *backend) removeObsolete(ctx context.Context, kept *retainedConfig, config *configEntry) (warnings []string) {
+	ctx, cancel := context.WithTimeout(ctx, retainedBudget)
+	defer cancel()
+	return b.removeCredentials(ctx, kept.Config, kept.obsoleteCredentials(config))
+}
+
+// forgetRetained deletes the retained config, which is as given, nil for one that can't be read. It returns false where it has got another
+// credential meanwhile, which is to be removed first.
+func (b *backend) forgetRetained(ctx context.Context, s logical.Storage, kept *retainedConfig) (done bool, err error) {
 	b.configWrite.Lock()
 	defer b.configWrite.Unlock()
-	if now, err := readRetained(ctx, s); kept != nil && (err != nil || now == nil || !now.Deleted.Equal(kept.Deleted)) {
-		return warnings, err // another config was deleted meanwhile, and is needed
+	if kept != nil {
+		now, err := readRetained(ctx, s)
+		switch {
+		case err != nil || now == nil || !now.Deleted.Equal(kept.Deleted):
+			return true, err // another config was deleted meanwhile, and is needed
+		case now.Config.Rotation.Credential.ID != kept.Config.Rotation.Credential.ID:
+			return false, nil
+		}
 	}
 	defer b.nextRun.touch()
 	err = s.Delete(ctx, retainedStorageKey)
@@ -211,18 +250,19 @@ func (b *backend) dropRetained(ctx context.Context, s logical.Storage, keepOnFai
 	if err == nil {
 		b.event(ctx, "config-drop", "config")
 	}
-	return warnings, err
+	return true, err
 }
 
-// shortenRetained replaces the credential that a rotation made for the retained config, if it lives for much longer than that: when the
-// mount is disabled before, nothing removes it. It returns what is retained then. That it can't be replaced is no error, since the one that
-// there is ends, too.
-func (b *backend) shortenRetained(ctx context.Context, req *logical.Request, kept *retainedConfig) *retainedConfig {
+// fitRetained replaces the credential that a rotation made for the retained config, if it ends before that is dropped, or lives for much
+// longer: when the mount is disabled before, nothing removes it. It returns what is retained then. That it can't be replaced is no error: the
+// answer says when the one that there is ends.
+func (b *backend) fitRetained(ctx context.Context, req *logical.Request, kept *retainedConfig) *retainedConfig {
 	current, lasts := kept.Config.Rotation.Credential, kept.Until.Add(retainedPatience)
-	if current.ID == "" || !rotates(kept.Config.AuthType) || !current.Expires.After(lasts.Add(retainedPatience)) {
+	fits := !current.Expires.Before(kept.Until) && !current.Expires.After(lasts.Add(retainedPatience))
+	if current.ID == "" || !rotates(kept.Config.AuthType) || fits {
 		return kept
 	}
-	ctx, cancel := context.WithTimeout(ctx, shortenBudget)
+	ctx, cancel := context.WithTimeout(ctx, retainedBudget)
 	defer cancel()
 	conn, err := b.endingConnection(ctx, req.Storage)
 	var identity *client.Identity
@@ -241,7 +281,7 @@ func (b *backend) shortenRetained(ctx context.Context, req *logical.Request, kep
 		})
 	}
 	if err != nil {
-		b.Logger().Warn("the credential of a deleted config could not be replaced by one that ends earlier", "id", current.ID, "expires", rfc3339(current.Expires), "error", err)
+		b.Logger().Warn("the credential of a deleted config could not be replaced by one that ends when it is dropped", "id", current.ID, "expires", rfc3339(current.Expires), "error", err)
 	}
 	return kept
 }
@@ -285,7 +325,9 @@ func (b *backend) removeRetiredOf(ctx context.Context, s logical.Storage, config
 	conn, err := b.endingConnection(ctx, s)
 	var gone []string
 	if err == nil {
-		gone, err = b.removeRetired(ctx, conn, config.Rotation.Retired, func(*retired) bool { return true })
+		bounded, cancel := context.WithTimeout(ctx, retainedBudget)
+		defer cancel()
+		gone, err = b.removeRetired(bounded, conn, config.Rotation.Retired, func(*retired) bool { return true })
 	}
 	if len(gone) > 0 {
 		b.configWrite.Lock()
@@ -303,25 +345,32 @@ func (b *backend) removeRetiredOf(ctx context.Context, s logical.Storage, config
 
 // reconcileRetained drops the retained config when it is no longer needed, and returns when to look again, zero for never. What ended
 // while no engine ran is Vault's to revoke first, so it isn't dropped soon after the start.
-func (b *backend) reconcileRetained(ctx context.Context, s logical.Storage, configured bool) (next time.Time, err error) {
-	kept, err := readRetained(ctx, s)
+func (b *backend) reconcileRetained(ctx context.Context, s logical.Storage) (next time.Time, err error) {
+	kept, config, err := b.retainedNow(ctx, s)
+	unreadable := errors.Is(err, errUnreadableRetained)
 	switch {
-	case errors.Is(err, errUnreadableRetained):
+	case unreadable && config == nil:
 		b.reportUnreadable(retainedStorageKey, "a deleted config can't be used to revoke leases", err)
 		return time.Time{}, nil
-	case err != nil || kept == nil:
+	case err != nil && !unreadable, kept == nil && !unreadable:
 		return time.Time{}, err
 	}
-	now, since, until := b.now(), b.intents.startedAt(), kept.Until
+	now, since := b.now(), b.intents.startedAt()
+	patient := false
 	switch {
-	case configured: // a crash has left it between two steps of a delete or of a write
-		until = kept.Deleted
-	case now.Before(until):
-		return until, nil
+	case config != nil: // a crash has left it between two steps of a delete or of a write
+		patient = kept != nil && now.Before(kept.Deleted.Add(retainedPatience))
+	case now.Before(kept.Until):
+		return kept.Until, nil
 	case since.IsZero() || now.Sub(since) < recordGrace:
 		return now.Add(recordGrace), nil
+	default:
+		if over, err := b.retentionOver(ctx, s, kept); err != nil || !over {
+			b.Logger().Info("the retained connection is not dropped yet", "host", kept.Config.Host, "error", err)
+			return now.Add(retainedRetry), nil
+		}
+		patient = now.Before(kept.Until.Add(retainedPatience))
 	}
-	patient := now.Before(until.Add(retainedPatience))
 	warnings, err := b.dropRetained(ctx, s, patient)
 	for _, warning := range warnings {
 		b.Logger().Warn(warning)
@@ -330,4 +379,21 @@ func (b *backend) reconcileRetained(ctx context.Context, s logical.Storage, conf
 		next = now.Add(retainedRetry)
 	}
 	return next, err
+}
+
+// retentionOver reports whether the retention has ended by Databricks' clock, too: a clock of Vault's that is ahead for a moment must not
+// end it. It asks Databricks if its time isn't known.
+func (b *backend) retentionOver(ctx context.Context, s logical.Storage, kept *retainedConfig) (bool, error) {
+	conn, err := b.endingConnection(ctx, s)
+	if err != nil {
+		return false, err
+	}
+	over, err := conn.passed(b.now(), kept.Until)
+	if unknown := (*clockError)(nil); errors.As(err, &unknown) {
+		ctx, cancel := context.WithTimeout(ctx, retainedBudget)
+		defer cancel()
+		_, _ = conn.client.Me(ctx) // whatever it answers, the answer has the time
+		over, err = conn.passed(b.now(), kept.Until)
+	}
+	return over, err
 }

@@ -61,7 +61,7 @@ func TestDeletedConfigEndsLeases(t *testing.T) {
 	status := m.read("status").Data
 	require.Equal(t, false, status["configured"])
 	require.Equal(t, m.workspace.URL(), status["retained_host"])
-	require.WithinDuration(t, time.Now().Add(testMaxTTL+time.Hour), m.moment(status["retained_until_time"]), 2*time.Minute)
+	require.WithinDuration(t, time.Now().Add(retainedLeast+time.Hour), m.moment(status["retained_until_time"]), 2*time.Minute)
 
 	m.workspace.ResetCalls()
 	m.end(leases[0])
@@ -133,7 +133,7 @@ func TestRetainedConfigIsDropped(t *testing.T) {
 		require.Equal(t, []string{kept.Config.Rotation.Credential.ID}, r.made(), "what is in its grace goes at once")
 		require.WithinDuration(t, kept.Until.Add(retainedPatience), kept.Config.Rotation.Credential.Expires, time.Hour, "if the mount is disabled, nothing else ends it")
 
-		r.pass(testMaxTTL, 10*time.Minute)
+		r.pass(testMaxTTL+2*time.Hour, 10*time.Minute)
 		require.NotNil(t, r.retained())
 		r.clock.advance(kept.Until.Sub(r.clock.now()) + time.Minute)
 		r.restartAt(r.clock)
@@ -141,12 +141,12 @@ func TestRetainedConfigIsDropped(t *testing.T) {
 		require.NotNil(t, r.retained(), "what ended while no engine ran is revoked first")
 		outage := r.workspace.Inject(simulator.Fault{Reset: true})
 		r.pass(recordGrace, time.Minute)
-		require.NotNil(t, r.retained(), "its credential could not be removed")
+		require.NotNil(t, r.retained(), "Databricks can't be asked for its time, nor to remove the credential")
 		outage.Clear()
 		r.pass(2*retainedRetry, 5*time.Minute)
 		require.Nil(t, r.retained())
 		require.Equal(t, r.byHand, r.live())
-		require.Contains(t, r.log.String(), "may be left at")
+		require.Contains(t, r.log.String(), "the retained connection is not dropped yet")
 
 		r.workspace.ResetCalls()
 		r.pass(time.Hour, time.Minute)
@@ -333,4 +333,166 @@ func TestUnreadableRetainedConfig(t *testing.T) {
 			require.False(t, slices.Contains(keys, "retained"))
 		})
 	}
+}
+
+// A periodic call that began before the delete doesn't take what is retained for the rest of a crash.
+func TestAPeriodicCallDuringTheDeleteDropsNothing(t *testing.T) {
+	t.Parallel()
+	r := newRootMount(t, "pat", nil)
+	r.rotate()
+	r.write("roles/sp", map[string]any{"credential_type": "service_principal"})
+	lease := r.mint("sp").Secret
+	deleted := false
+	r.storage.onEach(func(op, key string) error {
+		// The static roles are listed before the config and what is retained are read.
+		if op == "list" && key == staticStoragePrefix && !deleted {
+			deleted = true
+			r.deleteConfig(false)
+			r.unlogged(r.secretOf(r.retained().Config))
+		}
+		return nil
+	})
+	r.backend.(*backend).nextRun.touch()
+	r.tick()
+	require.True(t, deleted)
+	r.storage.onEach(nil)
+	require.NotNil(t, r.retained())
+	r.end(lease)
+	require.Len(t, r.workspace.ServicePrincipals(), 0)
+}
+
+// A connection that is retained while its credential ends earlier says so.
+func TestRetainedConfigWhoseCredentialEndsEarlier(t *testing.T) {
+	t.Parallel()
+	m, _ := newTimedMount(t)
+	token, _ := m.workspace.AddToken(m.admin, "short", time.Hour)
+	m.canaries.add(token)
+	m.write("config", map[string]any{"host": m.workspace.URL(), "token": token})
+	require.Contains(t, warnings(m.deleteConfig(false)), "the credential that it connects with ends at 2026-03-01T13:00:00Z: revoke the leases before")
+}
+
+// A maximum that was lowered since a lease was made does not shorten the retention below that lease.
+func TestRetentionOutlastsALoweredMaximum(t *testing.T) {
+	t.Parallel()
+	m, c := newTimedMount(t)
+	m.connect()
+	m.write("roles/sp", map[string]any{"credential_type": "service_principal", "ttl": "4h", "max_ttl": "4h"})
+	lease := m.mint("sp").Secret
+	m.system.MaxLeaseTTLVal = time.Hour
+	m.deleteConfig(false)
+	for range 200 {
+		c.advance(time.Minute)
+		_, _ = m.rollback()
+	}
+	m.end(lease)
+	require.Empty(t, m.workspace.ServicePrincipals())
+}
+
+// What is retained can't be read: status says so, nothing else fails for it, and a new config replaces it.
+func TestRetainedConfigThatCantBeRead(t *testing.T) {
+	t.Parallel()
+	m, _ := newTimedMount(t)
+	m.connect()
+	m.deleteConfig(false)
+	require.NoError(t, m.storage.Put(t.Context(), &logical.StorageEntry{Key: retainedStorageKey, Value: []byte("garbage")}))
+	m.backend.InvalidateKey(t.Context(), retainedStorageKey)
+	status := m.read("status").Data
+	require.Contains(t, status["retained_error"], "cannot be read")
+	require.NotContains(t, status, "retained_host")
+	m.connect()
+	_, _ = m.rollback()
+	require.Nil(t, m.retained())
+}
+
+// A clock that is ahead ends neither a lease of a deleted config nor the retention.
+func TestRetainedConfigAndAClockThatIsAhead(t *testing.T) {
+	t.Parallel()
+	r := newRootMount(t, "pat", nil)
+	r.rotate()
+	r.write("roles/etl", map[string]any{"credential_type": "pat", "ttl": "10m", "max_ttl": "1h"})
+	minted := r.mint("etl")
+	r.deleteConfig(false)
+	r.unlogged(r.secretOf(r.retained().Config))
+	ahead := func(by time.Duration) {
+		r.backend.(*backend).clock = func() time.Time { return r.clock.now().Add(by) }
+	}
+	ahead(40 * day)
+	for range 3 {
+		_, _ = r.rollback()
+	}
+	require.NotNil(t, r.retained())
+	ahead(2 * time.Hour)
+	_, err := r.revoke(minted.Secret)
+	require.NoError(t, err)
+	require.NotEqual(t, http.StatusOK, r.whoami(minted.Data["token_value"].(string)), "it was revoked, and not taken for ended")
+}
+
+// A write of a config while a delete is replacing the credential leaves none of both.
+func TestAWriteDuringTheDeleteLeavesNoCredential(t *testing.T) {
+	t.Parallel()
+	r := newRootMount(t, "pat", nil)
+	r.rotate()
+	byHand := r.addByHand("new by hand")
+	creating, removing := make(chan struct{}), make(chan struct{})
+	create := r.workspace.Inject(simulator.Fault{Path: createPath, Hold: creating, Times: 1})
+	remove := r.workspace.Inject(simulator.Fault{Path: "/api/2.0/token/delete", Hold: removing, Times: 1})
+	request := func(op logical.Operation, data map[string]any) chan error {
+		done := make(chan error, 1)
+		go func() {
+			resp, err := r.backend.HandleRequest(t.Context(), &logical.Request{Operation: op, Path: "config", Storage: r.storage, MountPoint: "databricks/", Data: data})
+			if err == nil {
+				err = resp.Error()
+			}
+			done <- err
+		}()
+		return done
+	}
+	deleted := request(logical.DeleteOperation, nil)
+	require.Eventually(t, func() bool { return create.Hits() == 1 }, 10*time.Second, time.Millisecond)
+	written := request(logical.CreateOperation, map[string]any{"host": r.workspace.URL(), "token": byHand})
+	require.Eventually(t, func() bool { return remove.Hits() == 1 }, 10*time.Second, time.Millisecond)
+	close(creating)
+	require.NoError(t, <-deleted)
+	close(removing)
+	require.NoError(t, <-written)
+	require.Nil(t, r.retained())
+	r.pass(time.Hour, time.Minute)
+	require.Empty(t, r.made())
+}
+
+// A static role that was stored while the config was deleted can be deleted, with what it made.
+func TestStaticRoleOfADeletedConfigIsDeleted(t *testing.T) {
+	t.Parallel()
+	m, _ := newTimedMount(t)
+	m.connect()
+	deleted := false
+	m.storage.onEach(func(op, key string) error {
+		if op != "put" || key != staticStoragePrefix+"x" || deleted {
+			return nil
+		}
+		deleted = true
+		done := make(chan error)
+		go func() { // a request of its own, which holds none of the other's locks
+			_, err := m.backend.HandleRequest(t.Context(), &logical.Request{Operation: logical.DeleteOperation, Path: "config", Storage: m.storage, MountPoint: "databricks/"})
+			done <- err
+		}()
+		return <-done
+	})
+	m.write("static-roles/x", map[string]any{"credential_type": "pat"})
+	require.True(t, deleted)
+	m.storage.onEach(nil)
+	m.gone("static-roles/x")
+	require.Empty(t, m.minted())
+}
+
+// A config whose workspace isn't known is not deleted while anything is leased: it may be another name of the same one.
+func TestConfigOfAnUnknownWorkspaceIsNotDeletedWhileASecretIsLeased(t *testing.T) {
+	t.Parallel()
+	m, _ := newTimedMount(t)
+	m.connect()
+	m.workspace.AddScope("etl", m.admin)
+	m.write("secrets/etl/k", map[string]any{"string_value": "a leased value", "ttl": "1h"})
+	m.write("config", map[string]any{"host": strings.Replace(m.workspace.URL(), "127.0.0.1", "localhost", 1), "token": m.token, "verify_connection": false})
+	resp, err := m.do(logical.DeleteOperation, "config", nil)
+	m.refused(resp, err, "force: is missing", "1 leased secret")
 }

@@ -17,7 +17,8 @@ import (
 // was not renewed since has no record, so it isn't counted.
 type outstanding struct{ secrets, permissions, copies int }
 
-// outstanding counts what leases have left where the origin leads to. It makes no call to Databricks.
+// outstanding counts what leases have left where the origin leads to, and wherever the origin's workspace isn't known. It makes no call to
+// Databricks.
 func (b *backend) outstanding(ctx context.Context, s logical.Storage, made origin) (outstanding, error) {
 	if err := b.intents.update(ctx, s, b.now()); err != nil {
 		return outstanding{}, err
@@ -32,7 +33,7 @@ func (b *backend) outstanding(ctx context.Context, s logical.Storage, made origi
 			if errors.Is(err, errUnreadableIntent) {
 				return nil // which the rollback reports
 			}
-			if err != nil || record == nil || !record.sameWorkspace(made) {
+			if err != nil || record == nil || !record.sameWorkspace(made) && (made.WorkspaceID != "" || made.AccountID != "") {
 				return err
 			}
 			mu.Lock()
@@ -92,7 +93,11 @@ func (o outstanding) revokeCommands(mountPoint string) string {
 	_, paths := o.kinds()
 	var commands []string
 	for _, path := range paths {
-		commands = append(commands, "vault lease revoke -sync -prefix "+mountPoint+path+"/")
+		command := "vault lease revoke -sync -prefix " + mountPoint + path + "/"
+		if path == "creds" {
+			command += " (which ends all credentials of the mount; a single one by its lease id)"
+		}
+		commands = append(commands, command)
 	}
 	return strings.Join(commands, "; ")
 }

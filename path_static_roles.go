@@ -269,7 +269,7 @@ func (b *backend) deleteStatic(ctx context.Context, req *logical.Request, data *
 	if e == nil {
 		return &logical.Response{}, nil
 	}
-	conn, err := b.connection(ctx, req.Storage)
+	conn, err := b.endingConnection(ctx, req.Storage)
 	if err != nil && !force {
 		return nil, err
 	}

@@ -78,6 +78,7 @@ var statusFields = func() map[string]*framework.FieldSchema {
 		keyLastSuccessTime:  {Type: framework.TypeString, Description: "When Databricks last accepted a call since the connection was made on this node, RFC 3339; null for never."},
 		keyExpiryTime:       {Type: framework.TypeString, Description: "When the credential ends at Databricks if it is not replaced, RFC 3339; null for never, and where it isn't known."},
 		keyRetainedHost:     {Type: framework.TypeString, Description: "Where a config that was deleted connects to, which is retained for nothing but revocations and rollback. Absent where none is."},
+		keyRetainedError:    {Type: framework.TypeString, Description: "Why a config that was deleted can't be used, though it is retained. Absent where it can."},
 		keyRetainedUntil:    {Type: framework.TypeString, Description: "Until when it is retained, RFC 3339."},
 		keyLastRotation:     {Type: framework.TypeString, Description: "When Vault last replaced the credential, RFC 3339; null for never."},
 		keyNextRotation:     {Type: framework.TypeString, Description: "When Vault will next replace it, RFC 3339; null for never."},

@@ -169,6 +169,9 @@ func (b *backend) deleteToken(ctx context.Context, req *logical.Request, data *f
 		return nil, err
 	}
 	replaced := slices.Contains(conn.config.Rotation.OperatorCreated, id)
+	if replaced && conn.config.AuthType != client.AuthPAT {
+		return nil, badField(keyTokenID, "%s is an OAuth secret of the engine's service principal, and no token; a read of config says how to delete it", id)
+	}
 	removed, err := removeToken(ctx, conn, id, data.Get(keyAll).(bool), replaced)
 	if err != nil {
 		return nil, err

@@ -364,3 +364,26 @@ func TestOnlyCurrentTokensAreNotDeletedByHand(t *testing.T) {
 	m.requireRoot()
 	m.requireStatic(c, "a")
 }
+
+// TestAnOAuthSecretIsNoToken shows that the id of an OAuth secret which the config names is not taken for that of a token that is gone.
+func TestAnOAuthSecretIsNoToken(t *testing.T) {
+	t.Parallel()
+	r := newRootMount(t, "oauth-m2m", nil)
+	r.rotate()
+	left := r.read("config").Data["hand_made_credentials"].([]string)
+	require.NotEmpty(t, left)
+	resp, err := r.do(logical.DeleteOperation, "tokens/"+left[0], nil)
+	r.refused(resp, err, "token_id: ")
+	require.Equal(t, left, r.read("config").Data["hand_made_credentials"])
+	require.Contains(t, r.live(), left[0])
+}
+
+// TestAnEmptyListIsNoProof shows that a token is not taken to be absent because token management lists none at all.
+func TestAnEmptyListIsNoProof(t *testing.T) {
+	t.Parallel()
+	r := newRootMount(t, "oauth-m2m", nil)
+	r.workspace.Inject(simulator.Fault{Path: "/api/2.0/token-management/tokens*", Method: http.MethodDelete, Status: 404, ErrorCode: "RESOURCE_DOES_NOT_EXIST"})
+	r.workspace.Inject(simulator.Fault{Path: "/api/2.0/token-management/tokens", Method: http.MethodGet, Status: 200, Body: "{}"})
+	resp, err := r.do(logical.DeleteOperation, "tokens/"+strings.Repeat("a", 64), nil)
+	r.coded(http.StatusBadGateway, resp, err, "nothing was deleted")
+}

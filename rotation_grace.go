@@ -156,69 +156,102 @@ func (b *backend) graceUse(ctx context.Context, s logical.Storage, p place) (use
 	return use, nil
 }
 
-// checkGrace returns a graceFullError while there are too many in their grace for another rotation: own of the one that is to be
-// rotated and, for one that is asked for by hand, of all that take the same places.
-func (b *backend) checkGrace(ctx context.Context, s logical.Storage, what string, p place, own []retired, byHand bool) error {
+// graceCheck is a rotation that is to be checked.
+type graceCheck struct {
+	field  string // by which its error begins
+	what   string
+	place  place
+	own    []retired // of what is to be rotated, oldest first
+	ended  int       // how many of own will have been removed before
+	byHand bool      // somebody asks for it
+}
+
+// checkGrace returns a graceFullError while there are too many in their grace for another rotation: of the one that is to be rotated and, for
+// one that is asked for by hand, of all that take the same places. Who gives up all of its own is not held up by the others.
+func (b *backend) checkGrace(ctx context.Context, s logical.Storage, c graceCheck) error {
+	p, own := c.place, c.own[c.ended:]
 	kind := "tokens"
 	if p.secret {
 		kind = "OAuth secrets"
 	}
 	if len(own) >= p.limit() {
 		first := own[len(own)-p.limit()]
-		return &graceFullError{badField(keyGrace, "%s has %d replaced %s in their grace, and it may have %d; the next rotation is possible at %s, when the grace of the first ends", what, len(own), kind, p.limit(), rfc3339(first.Until)), first.Until}
+		return &graceFullError{badField(c.field, "%s has %d replaced %s in their grace, and it may have %d; the next rotation is possible at %s, when the grace of the first ends", c.what, len(own), kind, p.limit(), rfc3339(first.Until)), first.Until}
 	}
-	if !byHand {
+	if !c.byHand || c.ended > 0 && len(own) == 0 {
 		return nil
 	}
 	use, err := b.graceUse(ctx, s, p)
 	if err != nil {
 		return err
 	}
+	use.retired = slices.DeleteFunc(use.retired, func(old retired) bool {
+		return slices.ContainsFunc(c.own[:c.ended], func(ended retired) bool { return ended.ID == old.ID })
+	})
 	limit := p.limitByHand(use.current)
 	if len(own) > 0 {
 		limit = max(1, limit-use.without) // each of the others can be rotated once
 	}
 	if len(use.retired) >= limit {
 		first := use.retired[len(use.retired)-limit]
-		return &graceFullError{badField(keyGrace, "%d replaced %s that take the same places are in their grace (%s), and a rotation on request must leave a place for others, so there may be %d; it is possible at %s, when the grace of the first ends", len(use.retired), kind, strings.Join(use.holders, ", "), limit, rfc3339(first.Until)), first.Until}
+		return &graceFullError{badField(c.field, "%d replaced %s that take the same places are in their grace (%s), and a rotation on request must leave a place for others, so there may be %d; it is possible at %s, when the grace of the first ends", len(use.retired), kind, strings.Join(use.holders, ", "), limit, rfc3339(first.Until)), first.Until}
 	}
 	return nil
 }
 
 // makeRoom returns an error while there are too many replaced credentials in their grace for the role as it is to be to get another one. It
-// removes those that have had their grace and, where the request says so, the oldest ones of the role that have not.
+// removes those that have had their grace and, where the request says so, as many of the oldest ones of the role as it takes.
 func (i *staticItem) makeRoom(ctx context.Context, role *staticRole) error {
-	byHand := i.byHand && role.Grace > 0
-	settled := false
-	for {
+	check := func(ended int) (graceCheck, error) {
 		e := i.e
-		p := placeOf(&e.State.Current, e.ServicePrincipalID)
-		own := p.inGrace(e.State.Retired, e.ServicePrincipalID, i.b.now())
-		err := i.b.checkGrace(ctx, i.req.Storage, fmt.Sprintf("static role %q", i.name), p, own, byHand)
-		var full *graceFullError
-		switch {
-		case !errors.As(err, &full):
-			return err
-		case !settled && len(own) > 0 && !i.b.now().Before(own[0].Until):
-			settled = true
-			if err := i.followUp(ctx); err != nil {
-				i.b.Logger().Warn("what has had its grace could not be removed", "name", i.name, "error", err)
-			}
-			continue
+		c := graceCheck{field: keyGrace, what: fmt.Sprintf("static role %q", i.name), place: placeOf(&e.State.Current, e.ServicePrincipalID), ended: ended, byHand: i.byHand && role.Grace > 0}
+		c.own = c.place.inGrace(e.State.Retired, e.ServicePrincipalID, i.b.now())
+		if ended > 0 {
+			// Those that can be removed come first.
+			stays := func(old retired) bool { return e.pinned(&old) }
+			goes := func(old retired) bool { return !stays(old) }
+			c.own = slices.Concat(slices.DeleteFunc(slices.Clone(c.own), stays), slices.DeleteFunc(slices.Clone(c.own), goes))
 		}
-		own = slices.DeleteFunc(own, func(old retired) bool { return e.pinned(&old) })
-		switch {
-		case !i.byHand:
-			return err
-		case len(own) == 0:
-			return &graceFullError{fmt.Errorf("%w; none of them can make room here, but a rotation with rotation_grace_period=0 needs no place for longer", err), full.until}
-		case !i.endOldest:
-			return &graceFullError{fmt.Errorf("%w. To rotate now, send %s=true, which removes it at once", err, keyEndOldest), full.until}
+		return c, i.b.checkGrace(ctx, i.req.Storage, c)
+	}
+	c, err := check(0)
+	var full *graceFullError
+	if errors.As(err, &full) && len(c.own) > 0 && !i.b.now().Before(c.own[0].Until) {
+		if err := i.followUp(ctx); err != nil {
+			i.b.Logger().Warn("what has had its grace could not be removed", "name", i.name, "error", err)
 		}
-		if err := i.endGrace(ctx, &own[0]); err != nil {
+		c, err = check(0)
+	}
+	if !errors.As(err, &full) || !i.byHand {
+		return err
+	}
+	removable := 0
+	for _, old := range c.own {
+		if !i.e.pinned(&old) {
+			removable++
+		}
+	}
+	switch {
+	case removable == 0:
+		return &graceFullError{fmt.Errorf("%w; none of them can make room here, but a rotation with rotation_grace_period=0 needs no place for longer", err), full.until}
+	case !i.endOldest:
+		return &graceFullError{fmt.Errorf("%w. To rotate now, send %s=true, which removes it at once", err, keyEndOldest), full.until}
+	}
+	// It is known beforehand that it suffices, so that no grace is ended for nothing.
+	for n := 1; n <= removable; n++ {
+		if c, err = check(n); !errors.As(err, &full) {
+			break
+		}
+	}
+	if err != nil {
+		return err
+	}
+	for _, old := range c.own[:c.ended] {
+		if err := i.endGrace(ctx, &old); err != nil {
 			return err
 		}
 	}
+	return nil
 }
 
 // endGrace removes a credential that is still in its grace.
@@ -244,7 +277,9 @@ func (r *rootItem) makeRoom(ctx context.Context, conn *connection) error {
 			return nil // of an operator, and so without a grace
 		}
 		p := placeOf(current, "")
-		return r.b.checkGrace(ctx, r.req.Storage, "the engine", p, p.inGrace(r.config.Rotation.Retired, "", r.b.now()), r.byHand)
+		own := p.inGrace(r.config.Rotation.Retired, "", r.b.now())
+		// What static roles have in their grace doesn't keep the engine's own credential, which may have leaked, from being replaced.
+		return r.b.checkGrace(ctx, r.req.Storage, graceCheck{field: "config", what: "the engine", place: p, own: own, byHand: r.byHand && len(own) > 0})
 	}
 	err := check()
 	var full *graceFullError

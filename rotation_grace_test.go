@@ -4,6 +4,7 @@ package databricks
 
 import (
 	"fmt"
+	"maps"
 	"testing"
 	"time"
 
@@ -168,7 +169,7 @@ func TestRootRotationsAreBounded(t *testing.T) {
 			before := r.stored()
 			r.workspace.ResetCalls()
 			resp, err := r.tryRotate()
-			r.refused(resp, err, "rotation_grace_period: ", "possible at "+rfc3339(before.Rotation.Retired[0].Until))
+			r.refused(resp, err, "config: ", "possible at "+rfc3339(before.Rotation.Retired[0].Until))
 			require.Equal(t, before, r.stored())
 			require.Empty(t, r.workspace.Calls())
 		}
@@ -230,4 +231,47 @@ func TestTheWaitForTheGrace(t *testing.T) {
 	for until, want := range map[time.Duration]time.Duration{-time.Hour: time.Minute, time.Second: time.Minute, 5 * time.Minute: 5 * time.Minute, 9 * time.Hour: time.Hour} {
 		require.Equal(t, now.Add(want), (&graceFullError{until: now.Add(until)}).retryAt(now))
 	}
+}
+
+// The engine's own credential, which may have leaked, can be replaced whatever the static roles have in their grace.
+func TestRootRotationIsNotHeldUpByStaticRoles(t *testing.T) {
+	t.Parallel()
+	r := newRootMount(t, "oauth-m2m", nil)
+	r.rotate()
+	r.workspace.RevokeOAuthSecret(r.own)
+	r.byHand = nil
+	r.pass(10*time.Minute, time.Minute)
+	r.write("static-roles/bi", map[string]any{"credential_type": "oauth_secret", "application_id": r.engine.ApplicationID, "rotation_period": "24h", "rotation_grace_period": "48h"})
+	r.pass(73*time.Hour, 10*time.Minute)
+	require.Len(t, r.live(), 4, "the engine's, the role's, and two in their grace")
+	r.rotate()
+}
+
+// No grace is ended for a rotation that is refused all the same, and who gives up all of its own is not refused.
+func TestEndingTheOldestGraceSuffices(t *testing.T) {
+	t.Parallel()
+	w := newStaticWalk(t, credential.OAuthSecret, map[string]any{"rotation_grace_period": "20h"})
+	for id := range w.foreign {
+		w.workspace.RevokeOAuthSecret(id)
+	}
+	w.foreign = nil
+	w.write("static-roles/bi", w.role)
+	scheduled := maps.Clone(w.role)
+	scheduled["rotation_period"] = "24h"
+	w.write("static-roles/b", scheduled)
+	w.write("static-roles/c", w.role)
+	w.write("rotate-role/bi", nil)
+	w.clock.advance(18 * time.Hour)
+	w.write("static-roles/b", map[string]any{"rotation_period": "17h", "rotation_grace_period": "16h"})
+	w.clock.advance(time.Minute)
+	w.tick()
+	require.Len(t, w.secretIDs(w.sp), 5)
+	before := w.read("static-roles/bi").Data
+	resp, err := w.do(logical.UpdateOperation, "rotate-role/bi", nil)
+	w.refused(resp, err, "end_oldest_grace=true")
+	w.write("rotate-role/bi", map[string]any{"end_oldest_grace": true})
+	after := w.read("static-roles/bi").Data
+	require.NotEqual(t, before["credential_id"], after["credential_id"])
+	require.Equal(t, []string{before["credential_id"].(string)}, after["retired_ids"])
+	require.Len(t, w.secretIDs(w.sp), 5)
 }

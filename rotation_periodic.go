@@ -94,7 +94,7 @@ func (b *backend) rotateDue(ctx context.Context, req *logical.Request) error {
 	}
 	errs = append(errs, err)
 	if err == nil {
-		next, err := b.reconcileRetained(ctx, req.Storage, config != nil)
+		next, err := b.reconcileRetained(ctx, req.Storage)
 		times, errs = append(times, next), append(errs, err)
 	}
 	own := len(works) // the engine's own credential comes before all others

@@ -68,7 +68,8 @@ func checkNobodyHas(ctx context.Context, conn *connection, id string) error {
 	if err != nil {
 		return err
 	}
-	own, complete := credential.TokenID(conn.config.Token), conn.config.AuthType != client.AuthPAT
+	// The list shows that it is one of all tokens by having the engine's own, or, where the engine has none, any at all.
+	own, complete := credential.TokenID(conn.config.Token), conn.config.AuthType != client.AuthPAT && len(tokens) > 0
 	for i := range tokens {
 		switch listed := tokens[i].TokenID; {
 		case strings.EqualFold(listed, id):
@@ -78,7 +79,7 @@ func checkNobodyHas(ctx context.Context, conn *connection, id string) error {
 		}
 	}
 	if !complete {
-		return logical.CodedError(http.StatusBadGateway, fmt.Sprintf("%s: nothing was deleted: Databricks answers that there is no token %s, but its list of all tokens lacks even the engine's own; try again", keyTokenID, id))
+		return logical.CodedError(http.StatusBadGateway, fmt.Sprintf("%s: nothing was deleted: Databricks answers that there is no token %s, but its list of all tokens lacks even the engine's own, or is empty; try again", keyTokenID, id))
 	}
 	return nil
 }

@@ -113,13 +113,13 @@ func TestPermissionIsWrittenReadListedAndTaken(t *testing.T) {
 	job := m.workspace.AddServicePrincipal("job", false)
 	m.requireAbsent("acls/etl/engineers")
 
-	for _, permission := range []string{"READ", "WRITE", "MANAGE", "read"} {
+	for _, permission := range []string{"WRITE", "MANAGE", "READ"} {
 		written := m.write("acls/etl/engineers", data{"permission": permission})
-		want := data{"scope": "etl", "principal": "engineers", "permission": strings.ToUpper(permission)}
+		want := data{"scope": "etl", "principal": "engineers", "permission": permission}
 		require.Equal(t, want, written.Data)
 		require.Empty(t, written.LeaseID)
 		require.Equal(t, want, m.read("acls/etl/engineers"))
-		require.Equal(t, strings.ToUpper(permission), m.permission("etl", "engineers"))
+		require.Equal(t, permission, m.permission("etl", "engineers"))
 	}
 	m.write("acls/etl/"+job.ApplicationID, data{"permission": "WRITE"})
 	require.ElementsMatch(t, []string{"engine@example.com", "engineers", job.ApplicationID}, m.keys("acls/etl"))

@@ -46,7 +46,7 @@ func TestScopeThatExistsIsKeptInTheSameFormAndRefusedInAnother(t *testing.T) {
 	m.write("secrets/etl/kept", data{"string_value": server.secret("kept-by-the-second-write", "a secret")})
 	m.workspace.ResetCalls()
 	require.Equal(t, "etl", m.write("scopes/etl", data{}).Data["name"])
-	require.Equal(t, "etl", m.write("scopes/ETL", data{"scope_backend_type": "databricks"}).Data["name"], "Databricks ignores case")
+	require.Equal(t, "etl", m.write("scopes/ETL", data{"scope_backend_type": "DATABRICKS"}).Data["name"], "Databricks ignores case")
 	require.Zero(t, m.workspace.Count("POST", "*"))
 
 	vault := data{"scope_backend_type": "AZURE_KEYVAULT", "keyvault_resource_id": "/subscriptions/1/vaults/etl", "keyvault_dns_name": "https://etl.vault.azure.net/"}
