@@ -282,9 +282,8 @@ func TestServicePrincipalNames(t *testing.T) {
 	m.rolledBack()
 	require.Len(t, m.workspace.ServicePrincipals(), 2)
 
-	m.write("roles/job", map[string]any{"display_name_template": `{{slice .EntityName 6}}`})
-	resp, err := m.do(logical.ReadOperation, "creds/job", nil)
-	m.refused(resp, err, "role: its template failed", "out of range")
+	resp, err := m.do(logical.UpdateOperation, "roles/job", map[string]any{"display_name_template": `{{slice .EntityName 7}}`})
+	m.refused(resp, err, "display_name_template: ", "out of range")
 }
 
 func TestServicePrincipalGroups(t *testing.T) {

@@ -179,7 +179,10 @@ func (b *backend) decideMint(req *logical.Request, data *framework.FieldData, na
 	}
 	switch {
 	case t.Comment || t.DisplayName:
-		p.request.Text, err = b.commentText(req, name, role, added)
+		var warning string
+		if p.request.Text, warning, err = b.commentText(req, name, role, added); warning != "" {
+			p.terms.warnings = append(p.terms.warnings, warning)
+		}
 	case added != "":
 		p.terms.warnings = append(p.terms.warnings, fmt.Sprintf("comment was left out, because Databricks stores none for %s.", role.CredentialType))
 	}

@@ -55,6 +55,9 @@ type backend struct {
 	// unreadable has the keys of the storage entries that reportUnreadable has reported.
 	unreadable sync.Map
 
+	// reportedTemplates has the keys of the roles, static ones among them, whose template was logged as failing since they were written.
+	reportedTemplates sync.Map
+
 	// The locks of the mount, in the order in which they may be taken: a holder may take only locks below it, and none twice.
 	// Those by key may be held over calls to Databricks, which knows no compare-and-set; a wait for one ends with its request. The
 	// mutexes make read-modify-write on storage atomic and are never held over a call. The tests fail when the order is broken.
@@ -171,6 +174,7 @@ func (b *backend) recoverPanic(where string, resp **logical.Response, err *error
 
 // invalidate drops the cached value of a storage entry that was written on another node.
 func (b *backend) invalidate(_ context.Context, key string) {
+	b.reportedTemplates.Delete(key)
 	switch {
 	case key == configStorageKey:
 		b.dropConnection()

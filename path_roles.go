@@ -125,7 +125,9 @@ func (b *backend) handleReadRole(ctx context.Context, req *logical.Request, data
 	if err != nil || role == nil {
 		return nil, err
 	}
-	return role.response(), nil
+	resp := role.response()
+	role.addTemplateWarning(resp, templateSamples(data.Get(keyName).(string), req.MountPoint))
+	return resp, nil
 }
 
 // writeRole checks a role, looks up what Databricks has to say about it, and stores it. No lock is held over the calls: what
@@ -150,10 +152,12 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 	if role, err = b.saveRole(ctx, req, data, key, wanted, role); err != nil {
 		return nil, err
 	}
+	b.reportedTemplates.Delete(key)
 	b.event(ctx, "role-write", req.Path, "name", name, "credential_type", role.CredentialType)
 
 	resp := role.response()
 	b.addRoleWarnings(resp, conn, role, known)
+	role.addTemplateWarning(resp, templateSamples(name, req.MountPoint))
 	return resp, nil
 }
 
@@ -191,6 +195,7 @@ func (b *backend) deleteRole(ctx context.Context, req *logical.Request, data *fr
 	defer b.roleWrite.Unlock()
 	err := req.Storage.Delete(ctx, key)
 	b.roles.drop(key) // it may have been deleted despite an error
+	b.reportedTemplates.Delete(key)
 	if err != nil {
 		return nil, err
 	}

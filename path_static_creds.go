@@ -88,10 +88,10 @@ func (b *backend) handleRotateRole(ctx context.Context, req *logical.Request, da
 	if err != nil {
 		return nil, err
 	}
-	it := &staticItem{b: b, req: req, name: name, conn: conn, e: e, byHand: true, endOldest: data.Get(keyEndOldest).(bool)}
+	it := &staticItem{b: b, req: req, name: name, conn: conn, e: e, known: conn.known(), byHand: true, endOldest: data.Get(keyEndOldest).(bool)}
 	if err := it.rotate(ctx); err != nil {
 		return nil, err
 	}
 	pending := it.followUp(context.WithoutCancel(ctx))
-	return b.staticChanged("The credential was replaced", conn.known(), it.e, pending), nil
+	return it.changed("The credential was replaced", pending), nil
 }

@@ -143,7 +143,9 @@ func (b *backend) readStaticRole(ctx context.Context, req *logical.Request, data
 	if err != nil || e == nil {
 		return nil, err
 	}
-	return b.staticResponse(e), nil
+	resp := b.staticResponse(e)
+	e.mints().addTemplateWarning(resp, staticSamples(data.Get(keyName).(string), req.MountPoint))
+	return resp, nil
 }
 
 // addEndWarning warns of a credential that has ended.
@@ -195,7 +197,7 @@ func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
-	role, err := mergeStatic(data, old, b.now())
+	role, err := mergeStatic(req, data, old, b.now())
 	if err != nil {
 		return nil, err
 	}
@@ -233,18 +235,25 @@ func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *f
 	if pending != nil && old == nil {
 		return nil, it.abandon(context.WithoutCancel(ctx), pending)
 	}
+	b.reportedTemplates.Delete(staticStoragePrefix + name)
 	b.event(ctx, "static-role-write", req.Path, "name", name, "credential_type", role.CredentialType)
-	return b.staticChanged("The static role was stored", it.known, it.e, pending), nil
+	return it.changed("The static role was stored", pending), nil
 }
 
-// staticChanged returns the answer of a write. Done says what was done, and pending why something is left to do after it.
-func (b *backend) staticChanged(done string, known credential.Known, e *staticEntry, pending error) *logical.Response {
-	resp := b.staticResponse(e)
+// changed returns the answer of a write. Done says what was done, and pending why something is left to do after it.
+func (i *staticItem) changed(done string, pending error) *logical.Response {
+	e := i.e
+	resp := i.b.staticResponse(e)
 	if pending != nil {
 		resp.AddWarning(fmt.Sprintf("%s, but something is left to do, which is tried again at %s: %s", done, rfc3339(e.State.PendingRetry), pending))
 	}
-	for _, warning := range credential.Lookup(e.CredentialType).Warnings(known, e.mints().spec()) {
+	for _, warning := range credential.Lookup(e.CredentialType).Warnings(i.known, e.mints().spec()) {
 		resp.AddWarning(warning)
+	}
+	if i.templateFailed != "" {
+		resp.AddWarning(i.templateFailed)
+	} else {
+		e.mints().addTemplateWarning(resp, staticSamples(i.name, i.req.MountPoint))
 	}
 	if !e.Automatic() {
 		resp.AddWarning(fmt.Sprintf("The role has no schedule, so its credential ends at %s unless rotate-role is written before.", rfc3339(e.State.Current.Expires)))

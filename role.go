@@ -3,7 +3,6 @@
 package databricks
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -36,8 +35,7 @@ type roleEntry struct {
 	Entitlements        []string `json:"entitlements"`
 	DisplayNameTemplate string   `json:"display_name_template"`
 
-	// text is the compiled template of the comment, or of the display name. If a stored one can't be used, it is nil, and unusable is
-	// the error of every mint.
+	// text is the compiled template of the comment, or of the display name. If a stored one can't be used, it is nil, and unusable says why.
 	text     *textTemplate
 	unusable error
 
@@ -96,7 +94,10 @@ func mergeRole(ctx context.Context, req *logical.Request, data *framework.FieldD
 		return nil, nil, err
 	}
 	role.forgetOtherID(data)
-	return old, role, role.check()
+	if err := role.check(); err != nil {
+		return nil, nil, err
+	}
+	return old, role, role.checkTemplate(old, templateSamples(data.Get(keyName).(string), req.MountPoint))
 }
 
 // spec returns the role's settings for its credentials.
@@ -146,7 +147,7 @@ func (r *roleEntry) forgetOtherID(data *framework.FieldData) {
 	}
 }
 
-// check validates a role and compiles its template.
+// check validates a role, but for its template, which it compiles.
 func (r *roleEntry) check() error {
 	kind := credential.Lookup(r.CredentialType)
 	if kind == nil {
@@ -168,11 +169,6 @@ func (r *roleEntry) check() error {
 			if strings.TrimSpace(value) == "" || len(value) > maxPrincipal || strings.ContainsFunc(value, unicode.IsControl) {
 				return badField(field, "%q can't be one", value)
 			}
-		}
-	}
-	if field, text := r.template(); text != "" {
-		if err := checkTemplate(text); err != nil {
-			return badField(field, "%s", err)
 		}
 	}
 	r.compile()
@@ -281,24 +277,6 @@ func (r *roleEntry) lookUp(ctx context.Context, conn *connection) (*client.Servi
 	}
 	r.ServicePrincipalID, r.ApplicationID = found.ID, found.ApplicationID
 	return found, nil
-}
-
-// template returns the field that has the template of the comment or of the display name, and the template, empty for defaultComment.
-func (r *roleEntry) template() (field, text string) {
-	if r.DisplayNameTemplate != "" {
-		return keyDisplayNameTemplate, r.DisplayNameTemplate
-	}
-	return keyComment, r.Comment
-}
-
-// compile compiles the template. Version 0.1.0 stored some that can't be used any more: the role can be read, changed and deleted, and
-// its leases be renewed, but its mints fail with the reason.
-func (r *roleEntry) compile() {
-	field, text := r.template()
-	var err error
-	if r.text, err = parseTemplate(cmp.Or(text, defaultComment)); err != nil {
-		r.unusable = badField(field, "the role's template can't be used, so write the role with another one: %s", err)
-	}
 }
 
 // scopeForm matches API scopes (Databricks REST reference, API scopes): words joined by dashes, dots and colons.

@@ -23,9 +23,11 @@ type staticItem struct {
 	conn *connection
 	e    *staticEntry // as it is stored, nil for none; shared, so it must not be changed
 
-	known     credential.Known // of the identities of a role that is written
-	byHand    bool             // somebody asks for the rotation
-	endOldest bool             // and lets it end the grace of the oldest replaced credentials, if there are too many
+	known          credential.Known // of the identities of a role that is written
+	templateFailed string           // what to say of a template that failed in this rotation; empty for nothing
+
+	byHand    bool // somebody asks for the rotation
+	endOldest bool // and lets it end the grace of the oldest replaced credentials, if there are too many
 }
 
 func (i *staticItem) labels() rotationLabels {
@@ -98,7 +100,7 @@ func (i *staticItem) create(ctx context.Context, role *staticRole) error {
 	}
 	text, err := "", error(nil)
 	if credential.Lookup(role.CredentialType).Traits().Comment {
-		if text, err = b.commentText(i.req, i.name, mints, ""); err != nil {
+		if text, i.templateFailed, err = b.commentText(i.req, i.name, mints, ""); err != nil {
 			return err
 		}
 	}
@@ -220,6 +222,7 @@ func (b *backend) forgetStatic(ctx context.Context, s logical.Storage, name stri
 	err := s.Delete(ctx, key)
 	b.statics.drop(key) // even after an error it may be gone
 	b.unreadable.Delete(key)
+	b.reportedTemplates.Delete(key)
 	b.nextRun.touch()
 	return err
 }

@@ -224,7 +224,7 @@ func (b *backend) saveStatic(ctx context.Context, s logical.Storage, name string
 }
 
 // mergeStatic lays the request's fields over the stored role, nil for none, and checks what can be checked without asking.
-func mergeStatic(data *framework.FieldData, old *staticEntry, now time.Time) (*staticRole, error) {
+func mergeStatic(req *logical.Request, data *framework.FieldData, old *staticEntry, now time.Time) (*staticRole, error) {
 	before, role := new(staticRole), new(staticRole)
 	if old != nil {
 		before = &old.staticRole
@@ -252,9 +252,11 @@ func mergeStatic(data *framework.FieldData, old *staticEntry, now time.Time) (*s
 		return nil, err
 	}
 	mints := role.mints()
-	err := mints.check()
+	if err := mints.check(); err != nil {
+		return nil, err
+	}
 	role.Scopes = mints.Scopes
-	return role, err
+	return role, mints.checkTemplate(before.mints(), staticSamples(data.Get(keyName).(string), req.MountPoint))
 }
 
 // graceOf returns the grace, in seconds, of a role with the schedule that doesn't set one.

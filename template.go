@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,19 +41,28 @@ type textTemplate struct{ parsed *template.Template }
 
 // parseTemplate compiles a template, and refuses what templates may not do. It accepts all templates that checkTemplate accepts.
 func parseTemplate(text string) (*textTemplate, error) {
-	return compileTemplate(text, time.Now, func(_, value string) (string, error) { return cutText(value), nil })
+	return compileTemplate(text, time.Now, cutResult)
 }
 
-// checkTemplate returns an error for a template that can't be parsed, or that fails or is cut with short values. Its outcome does not
+// checkTemplate returns an error for a template that can't be parsed, or that fails or is cut with one of the samples. Its outcome does not
 // depend on the date. The error describes the mistake and is for a fieldError.
-func checkTemplate(text string) error {
-	limit := func(function, value string) (string, error) {
+func checkTemplate(text string, samples []commentData) error {
+	return tryTemplate(text, samples, func(function, value string) (string, error) {
 		if len(value) > maxTemplateValue {
 			return "", fmt.Errorf("%s would return more than %d bytes", function, maxTemplateValue)
 		}
 		return value, nil
-	}
-	sample := commentData{RoleName: "role", DisplayName: "display-name", EntityName: "entity", RequestID: "00000000-0000-0000-0000-000000000000", MountPath: "databricks/"}
+	}, fmt.Errorf("would be more than %d bytes long with short names; shorten it", maxTemplateValue))
+}
+
+// templateFails returns an error for a template that can't be parsed, or that fails with one of the samples in a mint, where what is too
+// long is cut.
+func templateFails(text string, samples []commentData) error {
+	return tryTemplate(text, samples, cutResult, nil)
+}
+
+// tryTemplate executes a template with all samples. full is the error for a result that is too long.
+func tryTemplate(text string, samples []commentData, limit func(function, value string) (string, error), full error) error {
 	// At one of these, each part of a layout is as long as it can be.
 	for _, month := range []time.Month{time.September, time.December} {
 		date := func() time.Time { return time.Date(2026, month, 30, 23, 59, 59, 999999999, time.UTC) }
@@ -60,20 +70,81 @@ func checkTemplate(text string) error {
 		if err != nil {
 			return err
 		}
-		var result boundedText
-		err = compiled.parsed.Execute(&result, sample)
-		switch {
-		case err == nil:
-		case errors.Is(err, errTextFull):
-			return fmt.Errorf("would be more than %d bytes long with short names; shorten it", maxTemplateValue)
-		case strings.Contains(err.Error(), "can't evaluate field"):
-			return fmt.Errorf("%w; the fields are .RoleName, .DisplayName, .EntityName, .RequestID and .MountPath", err)
-		default:
+		for _, sample := range samples {
+			var result boundedText
+			err = compiled.parsed.Execute(&result, sample)
+			switch {
+			case errors.Is(err, errTextFull):
+				err = full
+			case err != nil && strings.Contains(err.Error(), "can't evaluate field"):
+				err = fmt.Errorf("%w; the fields are .RoleName, .DisplayName, .EntityName, .RequestID and .MountPath", plainTemplateError(err))
+			case err != nil:
+				err = plainTemplateError(err)
+			}
+			if err == nil {
+				continue
+			}
+			if missing := sample.missing(); missing != "" && !errors.Is(err, full) {
+				return fmt.Errorf("%w; it must do for a caller with %s, too", err, missing)
+			}
 			return err
 		}
 	}
 	return nil
 }
+
+// templateSamples returns the names that callers of a role can have. Those of the role and of the mount are certain.
+func templateSamples(role, mount string) []commentData {
+	var samples []commentData
+	for _, entity := range []string{"entity", "", "e"} {
+		for _, display := range []string{"display-name", "", "d"} {
+			samples = append(samples, commentData{
+				RoleName: role, DisplayName: display, EntityName: entity, RequestID: "00000000-0000-0000-0000-000000000000", MountPath: mount,
+			})
+		}
+	}
+	return samples
+}
+
+// staticSamples is templateSamples of a static role, with those of a scheduled rotation, which nobody in particular asks for.
+func staticSamples(role, mount string) []commentData {
+	return append(templateSamples(role, mount), commentData{RoleName: role, MountPath: mount})
+}
+
+// missing says what a sample is short of, "" for nothing.
+func (d *commentData) missing() string {
+	switch {
+	case d.RequestID == "":
+		return "no names at all, as in a scheduled rotation"
+	case d.EntityName == "" && d.DisplayName == "":
+		return "no entity and no display name"
+	case d.EntityName == "":
+		return "no entity"
+	case d.DisplayName == "":
+		return "no display name"
+	case len(d.EntityName) == 1 || len(d.DisplayName) == 1:
+		return "a short name"
+	default:
+		return ""
+	}
+}
+
+var (
+	// templateErrorStart is where Go says in which template and line a mistake is, and what it was doing; templateErrorType is which of its
+	// own types it met.
+	templateErrorStart = regexp.MustCompile(`^template: template:\d+(:\d+)?: (executing "template" at )?`)
+	templateErrorType  = regexp.MustCompile(` in type [\w.*\[\]]+`)
+)
+
+// plainTemplateError leaves of an error of package text/template what its user can read.
+func plainTemplateError(err error) error {
+	text := templateErrorStart.ReplaceAllString(err.Error(), "")
+	text = templateErrorType.ReplaceAllString(text, "")
+	return errors.New(strings.ReplaceAll(text, "databricks.commentData", "all fields together"))
+}
+
+// cutResult is the limit of functions in a mint.
+func cutResult(_, value string) (string, error) { return cutText(value), nil }
 
 // execute returns the result of the template, cut at maxTemplateValue bytes.
 func (t *textTemplate) execute(data commentData) (string, error) {
@@ -82,7 +153,7 @@ func (t *textTemplate) execute(data commentData) (string, error) {
 	}
 	var result boundedText
 	if err := t.parsed.Execute(&result, data); err != nil && !errors.Is(err, errTextFull) {
-		return "", err
+		return "", plainTemplateError(err)
 	}
 	return cutText(result.String()), nil
 }
@@ -93,7 +164,7 @@ func compileTemplate(text string, now func() time.Time, limit func(function, val
 	}
 	parsed, err := template.New("template").Funcs(templateFunctions(now, limit)).Parse(text)
 	if err != nil {
-		return nil, err
+		return nil, plainTemplateError(err)
 	}
 	for _, t := range parsed.Templates() {
 		if t != parsed {
