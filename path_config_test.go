@@ -217,11 +217,12 @@ func TestConfigWithoutVerification(t *testing.T) {
 	outage := m.workspace.Inject(simulator.Fault{Path: "*", Reset: true})
 	resp := m.connect(map[string]any{"verify_connection": false})
 	require.Contains(t, strings.Join(resp.Warnings, "\n"), "without being proved")
-	m.write("roles/etl", map[string]any{"credential_type": "pat"})
 	require.Nil(t, m.read("status").Data["identity"])
 	require.Empty(t, m.workspace.Calls())
 
 	m.write("config", map[string]any{"max_retries": 0})
+	resp = m.write("roles/etl", map[string]any{"credential_type": "pat"})
+	require.Contains(t, strings.Join(resp.Warnings, "\n"), "isn't known whether the engine's identity is an admin")
 	failed, err := m.do(logical.ReadOperation, "creds/etl", nil)
 	m.coded(http.StatusBadGateway, failed, err)
 	require.Empty(t, m.walEntries(), "nothing is written down before the engine knows who it is")

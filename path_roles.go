@@ -148,7 +148,6 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 	if err != nil {
 		return nil, err
 	}
-	known.Unmanaged = !role.mayManage(ctx, conn, known)
 	if role, err = b.saveRole(ctx, req, data, key, wanted, role); err != nil {
 		return nil, err
 	}

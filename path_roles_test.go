@@ -97,7 +97,7 @@ func TestRoleWarnings(t *testing.T) {
 	t.Parallel()
 	m := newMount(t)
 	role := map[string]any{"credential_type": "pat"}
-	require.Empty(t, m.write("roles/etl", role).Warnings)
+	require.Len(t, m.write("roles/etl", role).Warnings, 1, "that nothing is known of the engine's identity yet")
 	m.connect()
 	require.Contains(t, strings.Join(m.write("roles/etl", role).Warnings, "\n"), "engine@example.com, who is a workspace admin")
 	require.Contains(t, strings.Join(m.write("roles/etl", map[string]any{"scopes": "authentication"}).Warnings, "\n"), `scope "authentication"`)

@@ -4,11 +4,13 @@ package databricks
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 	"vault-plugin-secrets-databricks/internal/client"
 	"vault-plugin-secrets-databricks/internal/credential"
@@ -212,6 +214,9 @@ func (r *roleEntry) checkFields(t *credential.Traits) error {
 	return nil
 }
 
+// hintBudget limits what a write of a role asks Databricks for the sake of its warnings alone.
+const hintBudget = 10 * time.Second
+
 // resolve checks a role against the connection, which is nil if there is none yet: its type must work there, and its service
 // principal and groups must exist. It completes the ids of the service principal. Only changed fields are looked up. It returns what is
 // known of the role's identities then.
@@ -221,13 +226,14 @@ func (r *roleEntry) resolve(ctx context.Context, conn *connection, old *roleEntr
 		if r.spec().Named() || len(r.Groups) > 0 {
 			return credential.Known{}, badField("config", "a role that names a service principal or groups is looked up at Databricks; write the connection first")
 		}
-		return credential.Known{}, nil
+		return credential.Known{Unknown: "there is no connection yet"}, nil
 	}
 	known := conn.known()
 	if err := conn.fits(r.CredentialType, r.spec()); err != nil {
 		return known, err
 	}
-	if t.Principal != credential.Never && r.spec().Named() && (r.ServicePrincipalID != old.ServicePrincipalID || r.ApplicationID != old.ApplicationID) {
+	changed := r.CredentialType != old.CredentialType || r.ServicePrincipalID != old.ServicePrincipalID || r.ApplicationID != old.ApplicationID
+	if t.Principal != credential.Never && r.spec().Named() && changed {
 		var err error
 		if known.Principal, err = r.lookUp(ctx, conn); err != nil {
 			return known, err
@@ -239,20 +245,33 @@ func (r *roleEntry) resolve(ctx context.Context, conn *connection, old *roleEntr
 			return known, err
 		}
 	}
-	return known, nil
+	return r.hints(ctx, conn, known), nil
 }
 
-// mayManage reports whether the engine may make OAuth secrets for the role's service principal, which takes a call unless the engine is
-// an admin. Only a refusal counts.
-func (r *roleEntry) mayManage(ctx context.Context, conn *connection, known credential.Known) bool {
-	if !credential.Lookup(r.CredentialType).Traits().Textless || known.Principal == nil {
-		return true
+// hints completes what is known, as far as the role's warnings need it: who the engine is, and whether it may make OAuth secrets for the
+// service principal that was looked up. What Databricks doesn't tell in time is left open.
+func (r *roleEntry) hints(ctx context.Context, conn *connection, known credential.Known) credential.Known {
+	ofPrincipal := credential.Lookup(r.CredentialType).Traits().Textless && r.spec().Named()
+	if ofPrincipal && known.Principal == nil {
+		return known
 	}
-	if who := known.Identity; who != nil && (who.Admin || who.AccountAdmin) {
-		return true
+	ctx, cancel := context.WithTimeout(ctx, hintBudget)
+	defer cancel()
+	if known.Identity == nil {
+		var err error
+		if known.Identity, err = conn.whoami(ctx); errors.Is(err, context.DeadlineExceeded) {
+			known.Unknown = "Databricks did not answer in time"
+		} else if err != nil {
+			known.Unknown = err.Error()
+		}
 	}
-	_, err := conn.client.ListOAuthSecrets(ctx, known.Principal.ID)
-	return !client.IsKind(err, client.PermissionDenied)
+	// A static role, whose first credential is made at once, needs no such warning. Of an admin the answer is known, and only a refusal
+	// counts.
+	if ofPrincipal && !r.stored && !known.Admin() {
+		_, err := conn.client.ListOAuthSecrets(ctx, known.Principal.ID)
+		known.Unmanaged = client.IsKind(err, client.PermissionDenied)
+	}
+	return known
 }
 
 // lookUp returns the service principal and completes its ids, or refuses two that belong to different ones.

@@ -3,6 +3,7 @@
 package databricks
 
 import (
+	"context"
 	"net/http"
 	"strings"
 	"testing"
@@ -103,6 +104,102 @@ func TestUnmanagedPrincipalsAreWarnedOf(t *testing.T) {
 	m.workspace.Inject(simulator.Fault{Path: secretsPath + "*", Status: http.StatusInternalServerError})
 	written := m.write("roles/unknown", map[string]any{"credential_type": "oauth_secret", "service_principal_id": sp.ID})
 	require.NotContains(t, strings.Join(written.Warnings, "\n"), "will fail")
+}
+
+// TestWarningsAskWhoTheEngineIs writes roles on a mount whose config was stored unverified.
+func TestWarningsAskWhoTheEngineIs(t *testing.T) {
+	t.Parallel()
+	const mePath = "/api/2.0/preview/scim/v2/Me"
+	m := newMount(t)
+	sp := m.workspace.AddServicePrincipal("job", false)
+	modest, _ := m.workspace.AddToken(m.workspace.AddUser("modest@example.com", false), "the engine's own", 0)
+	warned := func(path string, data map[string]any) string {
+		t.Helper()
+		return strings.Join(m.write(path, data).Warnings, "\n")
+	}
+	for path, row := range map[string]struct {
+		token string
+		data  map[string]any
+		word  string
+	}{
+		"roles/a":        {m.token, map[string]any{"credential_type": "pat"}, "all the rights of engine@example.com, who is a workspace admin"},
+		"static-roles/b": {m.token, map[string]any{"credential_type": "pat"}, "all the rights of engine@example.com, who is a workspace admin"},
+		"roles/c":        {modest, map[string]any{"credential_type": "obo_token", "service_principal_id": sp.ID}, "Mints of this role will fail"},
+		"roles/d":        {modest, map[string]any{"credential_type": "service_principal"}, "Mints of this role will fail"},
+	} {
+		m.connect(map[string]any{"token": m.unlogged(row.token), "verify_connection": false})
+		m.workspace.ResetCalls()
+		require.Contains(t, warned(path, row.data), row.word, path)
+		require.Contains(t, m.requests(), "GET "+mePath)
+		m.workspace.ResetCalls()
+		m.write("roles/again", map[string]any{"credential_type": "pat"})
+		require.Empty(t, m.requests(), "who it is, is remembered")
+	}
+
+	// What can't be found out is said.
+	m.connect(map[string]any{"verify_connection": false, "max_retries": 0})
+	fault := m.workspace.Inject(simulator.Fault{Path: mePath, Status: http.StatusInternalServerError})
+	require.Contains(t, warned("roles/a", map[string]any{"ttl": "5m"}), "It isn't known whether the engine's identity is an admin (scim/me: Databricks is unavailable")
+	require.Contains(t, warned("roles/c", map[string]any{"ttl": "5m"}), "If it isn't, mints of this role will fail: only a workspace admin can make tokens on behalf of service principals")
+	named := warned("roles/e", map[string]any{"credential_type": "oauth_token", "service_principal_id": sp.ID})
+	require.NotContains(t, named, "isn't known", "who the engine is changes nothing there")
+	fault.Clear()
+	require.Contains(t, warned("roles/a", map[string]any{"ttl": "6m"}), "who is a workspace admin")
+
+	// Nor is anything known before there is a connection.
+	bare := newMount(t)
+	for credentialType, word := range map[string]string{
+		"pat": "credentials of this role have all its rights", "oauth_token": "credentials of this role have all its rights", "service_principal": "If it isn't, mints of this role will fail",
+	} {
+		warnings := strings.Join(bare.write("roles/x", map[string]any{"credential_type": credentialType}).Warnings, "\n")
+		require.Contains(t, warnings, "(there is no connection yet)")
+		require.Contains(t, warnings, word)
+	}
+}
+
+// TestWarningsDoNotHoldUpARole has a Databricks that doesn't answer what only a warning needs.
+func TestWarningsDoNotHoldUpARole(t *testing.T) {
+	t.Parallel()
+	m := newMount(t)
+	sp := m.workspace.AddServicePrincipal("job", false)
+	m.connect(map[string]any{"verify_connection": false, "request_timeout": "50s"})
+	release := make(chan struct{})
+	defer close(release)
+	for _, path := range []string{"/api/2.0/preview/scim/v2/Me", secretsPath + "*"} {
+		m.workspace.Inject(simulator.Fault{Path: path, Hold: release})
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*hintBudget)
+	defer cancel()
+	for path, data := range map[string]map[string]any{
+		"roles/secret": {"credential_type": "oauth_secret", "service_principal_id": sp.ID}, "roles/own": {"credential_type": "pat"},
+	} {
+		resp, err := m.send(ctx, logical.UpdateOperation, path, data)
+		m.requireOK(resp, err)
+		require.Equal(t, path == "roles/own", strings.Contains(strings.Join(resp.Warnings, "\n"), "Databricks did not answer in time"))
+	}
+	require.NoError(t, ctx.Err(), "each write waits for one hintBudget")
+}
+
+// TestATypeThatChangesIsLookedUp changes only the type of a role, whose warnings depend on it.
+func TestATypeThatChangesIsLookedUp(t *testing.T) {
+	t.Parallel()
+	m := ready(t)
+	admin, modest := m.workspace.AddServicePrincipal("admin", true), m.workspace.AddServicePrincipal("job", false)
+	patch := func(path string, data map[string]any) string {
+		t.Helper()
+		resp, err := m.do(logical.PatchOperation, path, data)
+		m.requireOK(resp, err)
+		return strings.Join(resp.Warnings, "\n")
+	}
+	for _, prefix := range []string{"roles/", "static-roles/"} {
+		m.write(prefix+"a", map[string]any{"credential_type": "obo_token", "service_principal_id": admin.ID})
+		require.Contains(t, patch(prefix+"a", map[string]any{"credential_type": "oauth_secret"}), "which is a workspace admin", prefix)
+	}
+	m.write("roles/b", map[string]any{"credential_type": "obo_token", "service_principal_id": modest.ID})
+	engine := m.workspace.AddUser("modest@example.com", false)
+	token, _ := m.workspace.AddToken(engine, "the engine's own", 0)
+	m.write("config", map[string]any{"token": m.unlogged(token)})
+	require.Contains(t, patch("roles/b", map[string]any{"credential_type": "oauth_secret"}), "handle the secrets of service principal "+modest.ID)
 }
 
 // TestLifetimesAreWarnedOf shows when a role's credentials live for longer than its author may think.

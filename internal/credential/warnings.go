@@ -14,17 +14,18 @@ import (
 type Known struct {
 	Account   bool                     // the mount is connected to an account
 	Identity  *client.Identity         // the engine's; nil if it isn't known
+	Unknown   string                   // why it isn't known, if somebody should be warned of that; else empty
 	Principal *client.ServicePrincipal // the one that the role names; nil if it was not looked up
 	Unmanaged bool                     // Databricks refused the engine to list the service principal's secrets
 }
 
-// admin reports whether the engine's identity is known to be an admin where the mount is connected.
-func (k Known) admin() bool {
+// Admin reports whether the engine's identity is known to be an admin where the mount is connected.
+func (k Known) Admin() bool {
 	return k.Identity != nil && (k.Identity.Admin || k.Identity.AccountAdmin)
 }
 
 // notAdmin reports whether the engine's identity is known to be no admin. On an account that isn't certain.
-func (k Known) notAdmin() bool { return k.Identity != nil && !k.Account && !k.admin() }
+func (k Known) notAdmin() bool { return k.Identity != nil && !k.Account && !k.Admin() }
 
 // adminName says what an admin is where the mount is connected.
 func (k Known) adminName() string {
@@ -36,7 +37,10 @@ func (k Known) adminName() string {
 
 // adminWarnings returns the warning for credentials that act as the engine's own identity, if that is an admin.
 func adminWarnings(known Known, spec Spec) []string {
-	if !known.admin() {
+	if known.Unknown != "" {
+		return []string{fmt.Sprintf("It isn't known whether the engine's identity is an admin (%s). If it is, credentials of this role have all its rights.", known.Unknown)}
+	}
+	if !known.Admin() {
 		return nil
 	}
 	return []string{fmt.Sprintf("Credentials of this role have all the rights of %s, who is %s. Safer are %s; or connect the mount as an identity with only the rights that the role's users need.",
@@ -55,7 +59,7 @@ func safer(spec Spec) string {
 func principalWarnings(known Known, spec Spec) []string {
 	admin := known.Principal != nil && known.Principal.Admin
 	// The engine's own identity can be named, too.
-	admin = admin || known.admin() && strings.EqualFold(known.Identity.UserName, spec.ApplicationID)
+	admin = admin || known.Admin() && strings.EqualFold(known.Identity.UserName, spec.ApplicationID)
 	if !admin {
 		return nil
 	}
@@ -82,6 +86,9 @@ func secretWarnings(known Known, spec Spec) []string {
 
 // onlyAdminsWarnings returns the warning for what only workspace admins can make.
 func onlyAdminsWarnings(known Known, what string) []string {
+	if known.Unknown != "" && !known.Account {
+		return []string{fmt.Sprintf("It isn't known whether the engine's identity is a workspace admin (%s). If it isn't, mints of this role will fail: only a workspace admin can make %s.", known.Unknown, what)}
+	}
 	if !known.notAdmin() {
 		return nil
 	}
