@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/sdk/logical"
+
+	"vault-plugin-secrets-databricks/internal/duration"
 )
 
 const (
@@ -46,7 +48,7 @@ func (c *connection) clockOffset(now time.Time) (time.Duration, error) {
 	case !measured.Known || !fresh(measured.Measured, now):
 		return 0, &clockError{"no answer of Databricks has told it lately"}
 	case measured.Offset.Abs() > clockNear && !measured.Stable:
-		return 0, &clockError{fmt.Sprintf("its clock differs from Vault's by about %s, and the difference changes; check the time of the Vault server", measured.Offset.Round(time.Second))}
+		return 0, &clockError{fmt.Sprintf("its clock differs from Vault's by about %s, and the difference changes; check the time of the Vault server", duration.Text(measured.Offset.Round(time.Second)))}
 	}
 	return measured.Offset, nil
 }

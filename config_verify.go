@@ -3,6 +3,7 @@
 package databricks
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -33,10 +34,16 @@ func (c *configEntry) refusedCredential(remote *client.Error, err error) error {
 		field = ""
 	}
 	switch {
-	case remote.FromEntra():
-		if field == "" {
-			field = keyAzureClientSecret
+	case remote.Issued:
+		place := "workspace"
+		if c.account() {
+			place = "account"
 		}
+		return badField(keyHost, "an access token was issued, but the %s at %s refuses it, so nothing was stored; check that host is the right one, and that the identity has been added there: %s", place, c.Host, err)
+	case remote.FromEntra() && field == "" && remote.ErrorCode != "invalid_client":
+		return badField(keyAuthType, "Entra ID gives no access token, and does not say which field is wrong, so nothing was stored: %s", err)
+	case remote.FromEntra():
+		field = cmp.Or(field, keyAzureClientSecret)
 		return badField(field, "Entra ID does not accept it, so nothing was stored: %s", err)
 	case field != "":
 		return badField(field, "Databricks does not accept it at %s, so nothing was stored: %s", c.Host, err)

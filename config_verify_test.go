@@ -151,3 +151,69 @@ func TestWhichOfTwoIsWrongIsLeftOpen(t *testing.T) {
 		m.refused(resp, err, "client_secret: ", "together with client_id", "which of the two is wrong", "invalid_client")
 	}
 }
+
+// TestAnIssuedTokenClearsTheCredential has a workspace that refuses what the token endpoint has just issued, for each auth type.
+func TestAnIssuedTokenClearsTheCredential(t *testing.T) {
+	refused := func(t *testing.T, m *mount, config map[string]any) {
+		t.Helper()
+		for _, fault := range []simulator.Fault{
+			{Status: http.StatusUnauthorized}, {Status: http.StatusForbidden, Body: `{"error_code":403,"message":"Invalid access token."}`},
+		} {
+			fault.Path = mePath
+			injected := m.workspace.Inject(fault)
+			resp, err := m.do(logical.UpdateOperation, "config", config)
+			m.refused(resp, err, "host: an access token was issued, but the workspace at "+m.workspace.URL()+" refuses it, so nothing was stored", "the identity has been added there")
+			for _, word := range []string{"secret: ", "audience", "auth_type: ", "has not expired", "refused the credential"} {
+				require.NotContains(t, resp.Error().Error(), word)
+			}
+			require.Nil(t, m.absent("config"))
+			injected.Clear()
+		}
+		m.write("config", config)
+		m.write("roles/own", map[string]any{"credential_type": "pat"})
+		m.restart()
+		m.workspace.Inject(simulator.Fault{Path: createPath, Status: http.StatusUnauthorized})
+		resp, err := m.do(logical.ReadOperation, "creds/own", nil)
+		m.refused(resp, err, "an access token was issued, so the credential in the config is good")
+	}
+	t.Run("azure-client-secret", func(t *testing.T) {
+		m := newMount(t, simulator.WithCloud("azure"))
+		refused(t, m, m.azureConfig(m.workspace.AddServicePrincipal("engine", true)))
+	})
+	t.Run("oauth-m2m", func(t *testing.T) {
+		m := newMount(t)
+		sp := m.workspace.AddServicePrincipal("engine", true)
+		_, secret := m.workspace.AddOAuthSecret(sp, day)
+		refused(t, m, map[string]any{"host": m.workspace.URL(), "client_id": sp.ApplicationID, "client_secret": m.unlogged(secret)})
+	})
+	t.Run("oidc with a file", func(t *testing.T) {
+		m, engine, sign := federated(t, "RS256")
+		tokenFileOf(t, sign(nil))
+		refused(t, m, map[string]any{"host": m.workspace.URL(), "auth_type": "oidc", "client_id": engine.ApplicationID})
+	})
+	t.Run("a token is refused itself", func(t *testing.T) {
+		m := newMount(t)
+		m.workspace.Inject(simulator.Fault{Path: mePath, Status: http.StatusUnauthorized})
+		resp, err := m.do(logical.UpdateOperation, "config", map[string]any{"host": m.workspace.URL(), "token": m.token})
+		m.refused(resp, err, "token: Databricks does not accept it")
+	})
+}
+
+// TestUnknownErrorsOfEntraBlameTheSecretOnlyForTheClient: invalid_client is about the client's credential, other errors are not.
+func TestUnknownErrorsOfEntraBlameTheSecretOnlyForTheClient(t *testing.T) {
+	t.Parallel()
+	m := newMount(t, simulator.WithCloud("azure"))
+	config := m.azureConfig(m.workspace.AddServicePrincipal("engine", true))
+	for answer, field := range map[string]string{
+		`{"error":"invalid_client","error_description":"AADSTS7000299: no"}`:                                       "azure_client_secret: Entra ID does not accept it",
+		`{"error":"unauthorized_client","error_description":"AADSTS7000299: no"}`:                                  "auth_type: Entra ID gives no access token, and does not say which field is wrong",
+		`{"error":"invalid_grant","error_description":"AADSTS7000299: no"}`:                                        "auth_type: Entra ID gives no access token",
+		`{"error":"unauthorized_client","error_description":"AADSTS7000229: missing service principal in tenant"}`: "azure_client_id: Entra ID does not accept it",
+		`{"error":"invalid_resource","error_description":"AADSTS500014: disabled"}`:                                "Azure Databricks is disabled in the tenant",
+	} {
+		m.workspace.Inject(simulator.Fault{Path: "/" + testTenant + "/oauth2/token", Status: http.StatusBadRequest, Body: answer, Times: 1})
+		resp, err := m.do(logical.UpdateOperation, "config", config)
+		m.refused(resp, err, field, "nothing was stored")
+		require.Equal(t, strings.HasPrefix(field, "azure_client_secret"), strings.Contains(resp.Error().Error(), "azure_client_secret: "))
+	}
+}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"regexp"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -85,23 +84,28 @@ func lifetimeWarning(sys logical.SystemView, config *configEntry, role *roleEntr
 }
 
 // explainLifetime adds to a refusal of Databricks which lifetime was asked for, and remedy, which says what lowers it. How Databricks
-// refuses a lifetime over the workspace's maximum isn't documented, so what may be another refusal gets a condition.
+// refuses a lifetime over the workspace's maximum isn't documented, so only a refusal of a request that has a lifetime, in words about
+// lifetimes, is taken for that, and with a condition unless they are about a limit, too.
 func explainLifetime(err error, lifetime time.Duration, remedy string) error {
 	var remote *client.Error
-	if !errors.As(err, &remote) || remote.Kind != client.Refused || remote.Status == 0 {
+	if !errors.As(err, &remote) || remote.Kind != client.Refused || remote.Status == 0 || credential.Explained(err) ||
+		!remote.AskedLifetime() || !aboutLifetime.MatchString(remote.Message) {
 		return err
 	}
 	switch {
-	case aboutLifetime.MatchString(remote.Message):
+	case aboutLimit.MatchString(remote.Message):
 		return fmt.Errorf("the workspace allows no credential that lives for %s; %s: %w", duration.Text(lifetime), remedy, err)
-	case remote.ErrorCode == "INVALID_PARAMETER_VALUE" && !strings.Contains(strings.ToLower(remote.Message), "scope"):
+	case remote.ErrorCode == "INVALID_PARAMETER_VALUE":
 		return fmt.Errorf("a credential that lives for %s was asked for; if the workspace allows less, %s: %w", duration.Text(lifetime), remedy, err)
 	default:
 		return err
 	}
 }
 
-var aboutLifetime = regexp.MustCompile(`(?i)life ?time|expir|\b(ttl|days)\b`)
+var (
+	aboutLifetime = regexp.MustCompile(`(?i)life[ _]?(time|span)|time[ -]to[ -]live|\bttl\b|\b(expiration|expiry|validity)\b|\bvalid for\b`)
+	aboutLimit    = regexp.MustCompile(`(?i)\b(max|maximum|limit|limited|exceeds?|exceeded|exceeding|longer|greater|larger|above|more than|less than|at most|too long|up to)\b`)
+)
 
 // effectiveMaxTTL returns the longest possible lease: the role's max_ttl, or else the config's, capped by the mount's maximum
 // and by maxLifetime.

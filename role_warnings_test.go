@@ -247,16 +247,52 @@ func TestLifetimesOverTheWorkspacesMaximum(t *testing.T) {
 		m.refused(resp, err, `the workspace allows no credential that lives for 2h; set lifetime of static role "`+credentialType+`" to less`, "maximum of 3600 seconds")
 	}
 
-	// Words that we don't know may mean another refusal, and some surely do.
-	m.workspace.Inject(simulator.Fault{Path: createPath, Status: 400, Body: `{"error_code":"INVALID_PARAMETER_VALUE","message":"Too much."}`, Times: 1})
-	resp, err := m.do(logical.ReadOperation, "creds/pat", nil)
-	m.refused(resp, err, `a credential that lives for 1h was asked for; if the workspace allows less, lower max_ttl of role "pat"`, "Too much.")
-	for _, body := range []string{`{"error_code":"INVALID_PARAMETER_VALUE","message":"No such scope: sequel"}`, `{"error_code":"INVALID_STATE","message":"Try tomorrow."}`} {
-		m.workspace.Inject(simulator.Fault{Path: createPath, Status: 400, Body: body, Times: 1})
-		resp, err = m.do(logical.ReadOperation, "creds/pat", nil)
-		m.refused(resp, err)
-		require.NotContains(t, resp.Error().Error(), "max_ttl")
+}
+
+// TestOtherRefusalsAreNotTakenForALifetime answers each create in words about lifetimes and in others.
+func TestOtherRefusalsAreNotTakenForALifetime(t *testing.T) {
+	t.Parallel()
+	m := ready(t)
+	sp := m.workspace.AddServicePrincipal("job", false)
+	m.workspace.AddGroup("readers")
+	secretCreate := secretsPath + "*"
+	const limited, conditional, none = "the workspace allows no credential that lives for 1h", "was asked for; if the workspace allows less, lower max_ttl", ""
+	for credentialType, row := range map[string]struct{ path, id string }{
+		"pat": {createPath, ""}, "obo_token": {oboPath, sp.ID}, "oauth_secret": {secretCreate, sp.ID}, "service_principal": {secretCreate, ""},
+	} {
+		m.write("roles/"+credentialType, map[string]any{"credential_type": credentialType, "service_principal_id": row.id, "max_ttl": "1h"})
+		for body, advice := range map[string]string{
+			`{"error_code":"INVALID_PARAMETER_VALUE","message":"The lifetime exceeds the maximum."}`:                         limited,
+			`{"error_code":"BAD_REQUEST","message":"Token lifetime_seconds must be at most 3600."}`:                          limited,
+			`{"error_code":"INVALID_STATE","message":"An expiration later than the limit of the workspace was asked for."}`:  limited,
+			`{"error_code":"INVALID_PARAMETER_VALUE","message":"Bad lifetime."}`:                                             conditional,
+			`{"error_code":"INVALID_STATE","message":"Bad lifetime."}`:                                                       none,
+			`{"error_code":"INVALID_PARAMETER_VALUE","message":"Too much."}`:                                                 none,
+			`{"error_code":"INVALID_PARAMETER_VALUE","message":"No such scope: sequel"}`:                                     none,
+			`{"error_code":"INVALID_STATE","message":"The free trial of this workspace has expired."}`:                       none,
+			`{"error_code":"INVALID_STATE","message":"The trial ended 30 days ago; the limit of the plan is reached."}`:      none,
+			`{"error_code":"INVALID_PARAMETER_VALUE","message":"The application id of the service principal is not found."}`: none,
+		} {
+			m.workspace.Inject(simulator.Fault{Method: http.MethodPost, Path: row.path, Status: 400, Body: body, Times: 1})
+			resp, err := m.do(logical.ReadOperation, "creds/"+credentialType, nil)
+			m.refused(resp, err)
+			text := resp.Error().Error()
+			require.Equal(t, advice != none, strings.Contains(text, "max_ttl"), "%s %s", credentialType, text)
+			require.Contains(t, text, advice)
+		}
 	}
+	// What was made of a principal before its secret is refused has no lifetime.
+	m.write("roles/service_principal", map[string]any{"groups": "readers", "entitlements": "foo"})
+	m.workspace.Inject(simulator.Fault{Method: http.MethodPost, Path: principalsPath, Status: 400, Body: `{"error_code":"INVALID_PARAMETER_VALUE","message":"Entitlement foo is not a valid value; its lifetime is over the limit"}`, Times: 1})
+	resp, err := m.do(logical.ReadOperation, "creds/service_principal", nil)
+	m.refused(resp, err, "Entitlement foo")
+	require.NotContains(t, resp.Error().Error(), "max_ttl")
+
+	// What has been explained already is left at that.
+	m.workspace.SetWorkspaceMember(sp, false)
+	resp, err = m.do(logical.ReadOperation, "creds/obo_token", nil)
+	m.refused(resp, err)
+	require.NotContains(t, resp.Error().Error(), "max_ttl")
 }
 
 // TestStaticRolesAreAdvisedWhatTheyCanHave brings static roles to the limits, and to where their type does not work.

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"vault-plugin-secrets-databricks/internal/duration"
 )
 
 // The ways to authenticate, named as in Databricks' unified authentication.
@@ -205,7 +207,7 @@ func (cfg *Config) check() error {
 		return errors.New("user agent holds a character that no header can carry")
 	}
 	if cfg.RequestTimeout < 0 {
-		return fmt.Errorf("request_timeout %s is negative", cfg.RequestTimeout)
+		return fmt.Errorf("request_timeout %s is negative", duration.Text(cfg.RequestTimeout))
 	}
 	if cfg.MaxRetries < 0 {
 		return fmt.Errorf("max_retries %d is negative", cfg.MaxRetries)

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"vault-plugin-secrets-databricks/internal/duration"
 )
 
 // Kind says what a failure means to the caller. Databricks' error codes decide it before the HTTP status does, since the
@@ -109,6 +111,8 @@ type Error struct {
 	ErrorCode string
 	// Message is Databricks' message or our own, redacted, on one line, of 1 KiB at most.
 	Message string
+	// Issued is true when the request was refused with an access token that was issued for the config's credential, which is good, then.
+	Issued bool
 	// Field is the config field that is wrong, by its name in Vault, where the answer tells; else "".
 	Field string
 	// RequestID is Databricks' id of the request, "" when unknown.
@@ -149,7 +153,7 @@ func (e *Error) Error() string {
 		b.WriteString("; " + hint)
 	}
 	if e.RetryAfter > 0 {
-		fmt.Fprintf(&b, "; try again in %s", max(e.RetryAfter.Round(time.Second), time.Second))
+		fmt.Fprintf(&b, "; try again in %s", duration.Text(max(e.RetryAfter.Round(time.Second), time.Second)))
 	}
 	if e.RequestID != "" {
 		fmt.Fprintf(&b, " [request id %s]", e.RequestID)
@@ -204,11 +208,17 @@ const (
 	hintIPAccessList = "the address is not on the IP access list, which says nothing about the credential; let an admin add it to the list, or let Vault's traffic leave from an address that is on it"
 	hintNetwork      = "an IP access list, a network policy of the account or private link keeps this network out, which says nothing about the credential; let an admin admit the address that Vault's traffic leaves from, or let Vault reach the workspace through its private link"
 	hintNotInside    = "the credential was not found to be wrong; check that host is the workspace that it is for, and that its identity has been added to that workspace (on Azure, azure_workspace_resource_id lets in who has rights on the workspace's resource)"
+	hintIssued       = "an access token was issued, so the credential in the config is good; check that host is the workspace or account that it is for, and that the identity has been added there"
 	hintAuthDown     = "if that lasts, the workspace does not take credentials of this kind, such as tokens of Entra ID; use another auth_type"
 )
 
 // FromEntra reports whether Entra ID, rather than Databricks, gave the error.
 func (e *Error) FromEntra() bool { return e.Op == opEntraToken }
+
+// AskedLifetime reports whether the request asked for the lifetime of what it was to create.
+func (e *Error) AskedLifetime() bool {
+	return e.Op == opTokenCreate || e.Op == opOBOCreate || e.Op == opOAuthSecretCreate
+}
 
 // notSent makes the error of a request that we do not send because something about it is wrong.
 func notSent(op, format string, args ...any) *Error {

@@ -181,6 +181,7 @@ func TestErrorTexts(t *testing.T) {
 	}
 	require.Equal(t, "Databricks is throttling requests (HTTP 429); try again in 1s",
 		(&Error{Kind: Throttled, Status: 429, RetryAfter: time.Millisecond}).Error())
+	require.True(t, strings.HasSuffix((&Error{Kind: Throttled, RetryAfter: time.Hour}).Error(), "; try again in 1h"))
 	require.Contains(t, (&Error{Kind: Unavailable}).Error(), hintUnreachable)
 }
 

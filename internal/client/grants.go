@@ -16,6 +16,8 @@ import (
 
 	"golang.org/x/oauth2"
 	"golang.org/x/oauth2/clientcredentials"
+
+	"vault-plugin-secrets-databricks/internal/duration"
 )
 
 const (
@@ -233,7 +235,7 @@ func (c *Client) AccessTokenFor(ctx context.Context, clientID string, clientSecr
 		if time.Now().Add(delay).After(until) || !fits(ctx, delay) {
 			foreign := *failure
 			foreign.Kind, foreign.what = Refused, "Databricks refused the secret of the service principal"
-			foreign.hint = fmt.Sprintf("it was tried for %s, in case it was new; check that it exists, and that its service principal is active and may use this workspace", c.patience)
+			foreign.hint = fmt.Sprintf("it was tried for %s, in case it was new; check that it exists, and that its service principal is active and may use this workspace", duration.Text(c.patience))
 			return nil, &foreign
 		}
 		if err := Sleep(ctx, delay); err != nil {

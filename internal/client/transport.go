@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"vault-plugin-secrets-databricks/internal/duration"
 )
 
 const (
@@ -154,6 +156,9 @@ func (t *transport) settle(req *http.Request, body []byte, ca *call) (*reply, *E
 				t.management.drop(sig.management)
 			}
 			continue
+		}
+		if failure.Kind == Unauthenticated && ca.signed && t.cache != nil {
+			failure.Issued, failure.what, failure.hint = true, "Databricks does not accept the access token", hintIssued
 		}
 		delay := t.delay(retry, failure)
 		if !failure.transient || ca.creates && !repeatable(failure) {
@@ -324,7 +329,7 @@ func (t *transport) lost(ctx, attemptCtx context.Context, ca *call, err error, s
 	}
 	if attemptCtx.Err() != nil {
 		e := ended(ca.op, attemptCtx.Err(), sent)
-		e.Message = "waited " + t.attemptTimeout.String()
+		e.Message = "waited " + duration.Text(t.attemptTimeout)
 		e.hint = "check the network between here and Databricks, or raise request_timeout"
 		e.transient = true
 		return e

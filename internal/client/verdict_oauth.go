@@ -44,7 +44,7 @@ var endpoints = map[string]endpointTexts{
 const hintExchangeClient = "check that client_id is the application id of an active service principal that may use this workspace or account"
 
 // entraErrors are the errors of Entra ID that the client-credentials grant can meet and that name what is wrong (Microsoft, "Microsoft
-// Entra authentication and authorization error codes"; 7000215, 7000222, 700016 and 900023 as seen in public reports). Others are judged
+// Entra authentication and authorization error codes"; 7000215, 7000222, 7000229, 700016, 500014 and 900023 as seen in public reports). Others are judged
 // by the error of OAuth alone.
 var entraErrors = map[string]struct {
 	kind  Kind
@@ -56,10 +56,12 @@ var entraErrors = map[string]struct {
 	"700016":  {Unauthenticated, fieldAzureClientID, "the tenant that azure_tenant_id names has no app with this azure_client_id; check which of the two is wrong. azure_client_secret was not looked at"},
 	"70001":   {Unauthenticated, fieldAzureClientID, "the app that azure_client_id names is disabled, or is not in the tenant that azure_tenant_id names"},
 	"7000112": {Unauthenticated, fieldAzureClientID, "the app that azure_client_id names is disabled in the tenant; enable it in Entra ID, or use another"},
+	"7000229": {Unauthenticated, fieldAzureClientID, "the app that azure_client_id names has no service principal in the tenant that azure_tenant_id names; create one (az ad sp create --id …), or check which of the two is wrong. azure_client_secret was not looked at"},
 	"90002":   {Unauthenticated, fieldAzureTenantID, "Entra ID knows no such tenant; check azure_tenant_id, and that host is in the cloud of the tenant"},
 	"900023":  {Unauthenticated, fieldAzureTenantID, "azure_tenant_id is neither the id nor a domain of a tenant"},
 	"90038":   {Unauthenticated, fieldAzureTenantID, "the tenant is in another cloud than host; check azure_tenant_id and host"},
 	"500011":  {Unauthenticated, fieldAzureTenantID, "the tenant has no Azure Databricks, so azure_tenant_id is most likely that of another tenant"},
+	"500014":  {Refused, "", "Azure Databricks is disabled in the tenant, or its subscription has lapsed, which says nothing about azure_client_secret; let an admin of Entra ID enable it, or check azure_tenant_id"},
 	"53003":   {Refused, "", "a Conditional Access policy of the tenant keeps this app out, which says nothing about azure_client_secret; let an admin of Entra ID look at the app's sign-in log"},
 }
 

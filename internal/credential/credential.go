@@ -316,13 +316,27 @@ func NotApplied(err error) bool {
 	return errors.As(err, &remote) && remote.Unprocessed
 }
 
+// explainedError is a refusal of Databricks with its reason and what to do about it.
+type explainedError struct{ error }
+
+func (e *explainedError) Unwrap() error { return e.error }
+
+// explain is fmt.Errorf for an explainedError.
+func explain(format string, args ...any) error { return &explainedError{fmt.Errorf(format, args...)} }
+
+// Explained reports whether the error says already what to do about a refusal of Databricks.
+func Explained(err error) bool {
+	_, explained := errors.AsType[*explainedError](err)
+	return explained
+}
+
 // ExplainPrincipal adds advice to an error about a service principal. A nil error stays nil.
 func ExplainPrincipal(err error, principalID string) error {
 	switch {
 	case client.IsGone(err):
-		return fmt.Errorf("there is no service principal %s where the mount is connected; add it there, or correct the role: %w", principalID, err)
+		return explain("there is no service principal %s where the mount is connected; add it there, or correct the role: %w", principalID, err)
 	case client.IsKind(err, client.PermissionDenied):
-		return fmt.Errorf("the engine's identity must be a workspace admin, or the manager of service principal %s (on an account mount: an account admin): %w", principalID, err)
+		return explain("the engine's identity must be a workspace admin, or the manager of service principal %s (on an account mount: an account admin): %w", principalID, err)
 	default:
 		return err
 	}

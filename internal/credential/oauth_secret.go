@@ -160,6 +160,6 @@ func explainSecretQuota(ctx context.Context, conn Conn, spec Spec, err error) er
 	if spec.Stored {
 		instead = "wait until the grace of a replaced one ends (a shorter rotation_grace_period needs fewer)"
 	}
-	return fmt.Errorf("a service principal can have %d OAuth secrets, and %s has %d; revoke a lease of it (vault lease revoke -prefix …), delete an operator-created secret, or %s: %w",
+	return explain("a service principal can have %d OAuth secrets, and %s has %d; revoke a lease of it (vault lease revoke -prefix …), delete an operator-created secret, or %s: %w",
 		MaxOAuthSecrets, principalID, len(secrets), instead, err)
 }

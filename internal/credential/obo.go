@@ -4,7 +4,6 @@ package credential
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -81,11 +80,11 @@ func explainOBO(ctx context.Context, conn Conn, r Request, err error) error {
 		}
 		return tokenQuota("service principal "+r.ApplicationID, count, r.Stored, err)
 	case strings.Contains(text, "not enabled for this workspace"):
-		return fmt.Errorf("this workspace makes no tokens on behalf of service principals (Azure never does); use %s: %w", insteadOfOBO(r.Spec), err)
+		return explain("this workspace makes no tokens on behalf of service principals (Azure never does); use %s: %w", insteadOfOBO(r.Spec), err)
 	case strings.Contains(text, "application id of the service principal"):
-		return fmt.Errorf("application_id %s is no service principal of this workspace; add it to the workspace, or correct the role: %w", r.ApplicationID, err)
+		return explain("application_id %s is no service principal of this workspace; add it to the workspace, or correct the role: %w", r.ApplicationID, err)
 	case client.IsKind(err, client.PermissionDenied):
-		return fmt.Errorf("to make a token on behalf of a service principal, the engine's identity must be a workspace admin, and the service principal needs CAN_USE on tokens (Settings, Advanced, Personal access tokens): %w", err)
+		return explain("to make a token on behalf of a service principal, the engine's identity must be a workspace admin, and the service principal needs CAN_USE on tokens (Settings, Advanced, Personal access tokens): %w", err)
 	default:
 		return err
 	}

@@ -121,7 +121,7 @@ func tokenQuota(whose, count string, stored bool, err error) error {
 	if stored {
 		instead = "delete tokens that nobody uses"
 	}
-	return fmt.Errorf("a user can have %d live tokens in a workspace, and for %s %s; revoke leases that are no longer needed (vault lease revoke -prefix …), shorten ttl and max_ttl of the roles, or %s: %w",
+	return explain("a user can have %d live tokens in a workspace, and for %s %s; revoke leases that are no longer needed (vault lease revoke -prefix …), shorten ttl and max_ttl of the roles, or %s: %w",
 		maxTokens, whose, count, instead, err)
 }
 

@@ -137,9 +137,9 @@ func (servicePrincipalCredential) Warnings(known Known, spec Spec) []string {
 func explainNewPrincipal(err error) error {
 	switch {
 	case client.IsKind(err, client.QuotaExceeded):
-		return fmt.Errorf("an account can have 10,000 users and service principals together; revoke leases that are no longer needed, shorten max_ttl, or use %s of one service principal: %w", OAuthToken, err)
+		return explain("an account can have 10,000 users and service principals together; revoke leases that are no longer needed, shorten max_ttl, or use %s of one service principal: %w", OAuthToken, err)
 	case client.IsKind(err, client.PermissionDenied):
-		return fmt.Errorf("only a workspace admin (on an account mount: an account admin) can make service principals, and the engine's identity isn't one: %w", err)
+		return explain("only a workspace admin (on an account mount: an account admin) can make service principals, and the engine's identity isn't one: %w", err)
 	default:
 		return err
 	}
