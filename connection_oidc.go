@@ -41,20 +41,21 @@ func checkTokenHost(host string) error {
 		return nil
 	}
 	listed, unreadable := os.Getenv(tokenHostsVariable), ""
-	for entry := range strings.SplitSeq(listed, ",") {
+	for i, entry := range strings.Split(listed, ",") {
 		if entry = strings.TrimSpace(entry); entry == "" {
 			continue
 		}
 		switch origin, err := client.ParseHost(entry); {
 		case err != nil:
-			unreadable = fmt.Sprintf(". Its entry %q is not a host: it %s", entry, err)
+			unreadable += fmt.Sprintf("; its entry %d is not a host", i+1)
 		case origin == host:
 			return nil
 		}
 	}
 	name := strings.TrimPrefix(host, "https://")
 	if listed != "" {
-		return badField(keyHost, "the token file of this plugin goes only to the hosts in %s, and %s is not one of them; if it should get the token, register the plugin with -env=%s=%s,%s%s", tokenHostsVariable, name, tokenHostsVariable, listed, name, unreadable)
+		// Whoever writes a config need not know the operator's other hosts, nor what else he has put there.
+		return badField(keyHost, "the token file of this plugin goes only to the hosts in %s, and %s is not one of them; if it should get the token, register the plugin with %s added to that variable%s", tokenHostsVariable, name, name, unreadable)
 	}
 	return badField(keyHost, "the token file of this plugin goes only to hosts that the operator lists; if %s should get the token, register the plugin with -env=%s=%s (exact hosts, comma separated)", name, tokenHostsVariable, name)
 }

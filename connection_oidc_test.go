@@ -43,7 +43,20 @@ func TestTokenHosts(t *testing.T) {
 		require.Equal(t, allowed, checkTokenHost(host) == nil, host)
 	}
 	t.Setenv("DATABRICKS_OIDC_TOKEN_HOSTS", "*.azuredatabricks.net")
-	require.ErrorContains(t, checkTokenHost("https://adb-1.7.azuredatabricks.net"), `entry "*.azuredatabricks.net" is not a host`)
+	require.ErrorContains(t, checkTokenHost("https://adb-1.7.azuredatabricks.net"), "its entry 1 is not a host")
+}
+
+// TestTheListOfTokenHostsIsNotShown: who may write a config is not who registered the plugin.
+func TestTheListOfTokenHostsIsNotShown(t *testing.T) {
+	t.Setenv("DATABRICKS_OIDC_TOKEN_HOSTS", "https://user:hunter2@a.example.com,, b.example.com,c.example.com/?token=hunter3")
+	tokenFileOf(t, "a.b.c")
+	m := newMount(t)
+	resp, err := m.do(logical.UpdateOperation, "config", map[string]any{"host": "https://d.example.com", "auth_type": "oidc", "client_id": "x"})
+	m.refused(resp, err, "host: ", "d.example.com is not one of them", "register the plugin with d.example.com added", "entry 1 is not a host", "entry 4 is not a host")
+	for _, word := range []string{"hunter", "user", "a.example.com", "b.example.com", "c.example.com"} {
+		require.NotContains(t, resp.Error().Error(), word)
+	}
+	require.NotContains(t, m.log.String(), "hunter")
 }
 
 // trap is a port that counts its connections. Its address is not a loopback one, though it is reached without any network.
@@ -86,7 +99,7 @@ func TestTokenFileIsNotSentToAHostThatNobodyListed(t *testing.T) {
 		for _, verify := range []bool{true, false} {
 			m := newMount(t)
 			resp, err := m.do(logical.UpdateOperation, "config", map[string]any{"host": host, "auth_type": "oidc", "client_id": "x", "verify_connection": verify})
-			m.refused(resp, err, "host: ", "-env=DATABRICKS_OIDC_TOKEN_HOSTS=", host[len("https://"):])
+			m.refused(resp, err, "host: ", "DATABRICKS_OIDC_TOKEN_HOSTS", host[len("https://"):])
 			require.NotContains(t, resp.Error().Error(), "a.b.c")
 			require.Nil(t, m.absent("config"), name)
 
