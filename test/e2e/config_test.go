@@ -158,11 +158,11 @@ func TestOAuthConnectionMintsAndFetchesOneTokenHoweverManyWait(t *testing.T) {
 	principal := m.workspace.AddServicePrincipal("engine", true)
 	_, secret := m.workspace.AddOAuthSecret(principal, 0)
 	server.secret(secret, "the configured client secret of "+t.Name())
-	// The connection is not verified, so that the client is cold when the requests come.
+	// The connection is not verified, and the role is written before, so that the client is cold when the requests come.
+	m.write("roles/etl", data{"credential_type": "pat"})
 	m.write("config", data{"host": m.workspace.URL(), "client_id": principal.ApplicationID, "client_secret": secret, "verify_connection": false})
 	require.Equal(t, "oauth-m2m", m.read("config")["auth_type"])
 	require.Equal(t, principal.ApplicationID, m.read("config")["client_id"])
-	m.write("roles/etl", data{"credential_type": "pat"})
 
 	m.workspace.ResetCalls()
 	var group errgroup.Group
