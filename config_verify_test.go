@@ -191,6 +191,13 @@ func TestAnIssuedTokenClearsTheCredential(t *testing.T) {
 		tokenFileOf(t, sign(nil))
 		refused(t, m, map[string]any{"host": m.workspace.URL(), "auth_type": "oidc", "client_id": engine.ApplicationID})
 	})
+	t.Run("oidc without a file", func(t *testing.T) {
+		t.Setenv("DATABRICKS_OIDC_TOKEN_FILEPATH", "")
+		m, engine, sign := federated(t, "RS256")
+		m.host = &enterprise{StaticSystemView: m.system, sign: sign}
+		m.restart()
+		refused(t, m, map[string]any{"host": m.workspace.URL(), "client_id": engine.ApplicationID, "identity_token_audience": testAudience})
+	})
 	t.Run("a token is refused itself", func(t *testing.T) {
 		m := newMount(t)
 		m.workspace.Inject(simulator.Fault{Path: mePath, Status: http.StatusUnauthorized})
