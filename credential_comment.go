@@ -70,7 +70,7 @@ func (b *backend) entityName(req *logical.Request) (string, error) {
 	if req.EntityID == "" {
 		return "", nil
 	}
-	entity, err := b.System().EntityInfo(req.EntityID)
+	entity, err := b.host().EntityInfo(req.EntityID)
 	if err != nil {
 		return "", fmt.Errorf("look up the caller's entity in Vault: %w", err)
 	}

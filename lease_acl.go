@@ -225,7 +225,7 @@ func (b *backend) aclLeaseType() *framework.Secret {
 // leaseACL sets a permission that is revoked when its lease ends. The record is stored before the permission is set, so that
 // a rollback can revert it whatever fails afterwards.
 func (b *backend) leaseACL(ctx context.Context, req *logical.Request, conn *connection, ref aclRef, permission string, requested time.Duration, wait bool) (*logical.Response, error) {
-	t, err := decideTerms(b.System(), conn.config, &roleEntry{}, requested)
+	t, err := decideTerms(b.host(), conn.config, &roleEntry{}, requested)
 	if err != nil {
 		return nil, err
 	}

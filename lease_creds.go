@@ -158,7 +158,7 @@ func (b *backend) decideMint(req *logical.Request, data *framework.FieldData, na
 	if err != nil {
 		return err
 	}
-	if p.terms, err = decideTerms(b.System(), p.conn.config, role, requested); err != nil {
+	if p.terms, err = decideTerms(b.host(), p.conn.config, role, requested); err != nil {
 		return err
 	}
 	p.request = credential.Request{Spec: role.spec(), Lifetime: p.terms.lifetime()}
@@ -350,7 +350,7 @@ func (b *backend) renew(ctx context.Context, req *logical.Request, _ *framework.
 	if err != nil {
 		return nil, err
 	}
-	t, err := renewTerms(b.System(), conn.config, role, req.Secret, l, b.now())
+	t, err := renewTerms(b.host(), conn.config, role, req.Secret, l, b.now())
 	if err != nil {
 		return nil, err
 	}

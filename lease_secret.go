@@ -215,7 +215,7 @@ func (l *writeLease) internalData() (map[string]any, error) {
 // leaseSecret stores a secret that is deleted when its lease ends. The intent has the timestamp of the secret before the write,
 // so that a rollback can determine whether it was stored. With ifAbsent it refuses to overwrite one.
 func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *connection, ref secretRef, value secretValue, requested time.Duration, ifAbsent bool) (*logical.Response, error) {
-	t, err := decideTerms(b.System(), conn.config, &roleEntry{}, requested)
+	t, err := decideTerms(b.host(), conn.config, &roleEntry{}, requested)
 	if err != nil {
 		return nil, err
 	}
@@ -285,8 +285,8 @@ func (b *backend) renewWrite(ctx context.Context, req *logical.Request, _ *frame
 	if err != nil {
 		return nil, err
 	}
-	longest := effectiveMaxTTL(b.System(), conn.config, &roleEntry{})
-	ttl, _, err := framework.CalculateTTL(b.System(), req.Secret.Increment, seconds(l.TTL), 0, longest, 0, req.Secret.IssueTime)
+	longest := effectiveMaxTTL(b.host(), conn.config, &roleEntry{})
+	ttl, _, err := framework.CalculateTTL(b.host(), req.Secret.Increment, seconds(l.TTL), 0, longest, 0, req.Secret.IssueTime)
 	if err != nil {
 		return nil, badField("lease", "%s; write it again", err)
 	}

@@ -143,6 +143,7 @@ func TestMintDefaults(t *testing.T) {
 	require.Equal(t, 3*time.Minute, creds.Secret.MaxTTL)
 
 	m.system.EntityVal = nil
+	m.restart()
 	require.Contains(t, m.mint("plain").Data["comment"], "Vault role plain for token-ci vault:", "no entity has been found")
 }
 

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"sync"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+)
+
+const (
+	// hostFresh is how long an answer of Vault's about the mount or about an entity is used again. Each takes a round trip to Vault, as long
+	// as a fifth of a mint.
+	hostFresh = 5 * time.Second
+
+	// maxEntities limits how many entities are remembered.
+	maxEntities = 1000
+)
+
+// hostCache has answers of Vault's of the last seconds. It is safe for concurrent use.
+type hostCache struct {
+	mu       sync.Mutex
+	usual    answered[time.Duration]
+	longest  answered[time.Duration]
+	entities map[string]answered[*logical.Entity]
+}
+
+// answered is an answer and when it was given, by the process's own clock: Vault's clock may be set.
+type answered[T any] struct {
+	value T
+	at    time.Time
+}
+
+func (a answered[T]) fresh() bool { return !a.at.IsZero() && time.Since(a.at) < hostFresh }
+
+// hostView is what Vault answers, the mount's TTLs and the names of entities from the cache. A TTL of some seconds ago does not make a lease
+// longer than it may be: Vault itself caps each lease by the mount's present maximum when it registers or renews it. The credential at
+// Databricks may then live longer than the lease, by a maximum that was in force when the caller asked.
+type hostView struct {
+	logical.SystemView
+	cache *hostCache
+}
+
+// host returns Vault's view for mints and renewals. What is to be told to an operator is asked of System, which is never stale.
+func (b *backend) host() logical.SystemView { return hostView{b.System(), &b.hostCache} }
+
+func (v hostView) DefaultLeaseTTL() time.Duration {
+	return v.cache.duration(&v.cache.usual, v.SystemView.DefaultLeaseTTL)
+}
+
+func (v hostView) MaxLeaseTTL() time.Duration {
+	return v.cache.duration(&v.cache.longest, v.SystemView.MaxLeaseTTL)
+}
+
+func (c *hostCache) duration(of *answered[time.Duration], ask func() time.Duration) time.Duration {
+	c.mu.Lock()
+	known := *of
+	c.mu.Unlock()
+	if known.fresh() {
+		return known.value
+	}
+	value := ask() // without the lock: a wait for Vault must not hold up those who know the answer
+	if value <= 0 {
+		return value // Vault could not be asked
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	*of = answered[time.Duration]{value, time.Now()}
+	return value
+}
+
+func (v hostView) EntityInfo(id string) (*logical.Entity, error) {
+	c := v.cache
+	c.mu.Lock()
+	known := c.entities[id]
+	c.mu.Unlock()
+	if known.fresh() {
+		return known.value, nil
+	}
+	entity, err := v.SystemView.EntityInfo(id)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.entities == nil || len(c.entities) >= maxEntities {
+		c.entities = make(map[string]answered[*logical.Entity])
+	}
+	c.entities[id] = answered[*logical.Entity]{entity, time.Now()}
+	return entity, nil
+}
