@@ -54,18 +54,17 @@ func (c *Client) CreateToken(ctx context.Context, req CreateTokenRequest) (*Crea
 	}
 	var created *CreatedToken
 	ca, err := c.do(ctx, call{op: opTokenCreate, creates: true, result: true, signed: true}, func(ctx context.Context) error {
-		resp, err := c.tokens.Create(ctx, settings.CreateTokenRequest{
-			Comment:         req.Comment,
-			LifetimeSeconds: int64(req.Lifetime / time.Second),
-			Scopes:          req.Scopes,
-		})
-		if err != nil {
+		var resp createdToken
+		if err := c.post(ctx, "/api/2.0/token/create", createToken{req.Comment, int64(req.Lifetime / time.Second), req.Scopes}, &resp); err != nil {
 			return err
 		}
-		if resp.TokenValue == "" || resp.TokenInfo == nil || resp.TokenInfo.TokenId == "" {
+		info := resp.TokenInfo
+		if resp.TokenValue == "" || info == nil || info.TokenID == "" {
 			return errIncomplete
 		}
-		created = &CreatedToken{Value: Secret(resp.TokenValue), Info: publicInfo(resp.TokenInfo)}
+		created = &CreatedToken{Value: Secret(resp.TokenValue), Info: TokenInfo{
+			TokenID: info.TokenID, Comment: info.Comment, CreationTime: moment(int64(info.CreationTime)), ExpiryTime: moment(int64(info.ExpiryTime)), Scopes: info.Scopes,
+		}}
 		return nil
 	})
 	if err != nil {
@@ -146,7 +145,7 @@ func (c *Client) DeleteToken(ctx context.Context, tokenID string) error {
 		return err
 	}
 	_, err := c.do(ctx, call{op: opTokenDelete, deletes: true, signed: true}, func(ctx context.Context) error {
-		return c.tokens.Delete(ctx, settings.RevokeTokenRequest{TokenId: tokenID})
+		return c.post(ctx, "/api/2.0/token/delete", deleteToken{tokenID}, nil)
 	})
 	return err
 }
