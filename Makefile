@@ -16,7 +16,7 @@ FUZZTIME    ?= 10s
 BENCH       ?= .
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-unit test-e2e test-chaos chaos storm soak test-load lint cover bench fuzz vault demo dev clean distclean no-race-note
+.PHONY: help build test test-unit test-e2e test-chaos chaos storm soak test-load lint cover bench bench-vault fuzz vault demo dev clean distclean no-race-note
 
 help: ## list the commands
 	@echo "Usage: make <command>"; echo; echo "Commands:"
@@ -52,6 +52,10 @@ cover: no-race-note ## measure unit test coverage; fails below 95 %, writes cove
 
 bench: ## run the benchmarks; BENCH=<regexp> selects benchmarks
 	go test -run '^$$' -bench '$(BENCH)' -benchmem ./...
+
+bench-vault: build ## measure against a null plugin on a real Vault, and write docs/benchmarks.md; ROUNDS=3 N=4000 TERRAFORM=<binary of HashiCorp's engine>
+	@vault=$$(scripts/find-vault.sh) && cd test/floor && \
+	go run ./bench -vault $$vault -plugin $(CURDIR)/bin/$(NAME) -rounds $${ROUNDS:-3} -n $${N:-4000} -terraform "$$TERRAFORM" -docs $(CURDIR)/docs
 
 fuzz: ## run every fuzz target for FUZZTIME (10s) each
 	@FUZZTIME=$(FUZZTIME) scripts/fuzz.sh

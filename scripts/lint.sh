@@ -27,12 +27,13 @@ bash -n .ci/run
 echo "lint: go vet"
 go vet ./...
 go vet -tags e2e ./test/e2e/ ./test/cluster/
+(cd test/floor && go vet ./...)
 
 echo "lint: staticcheck"
 go tool -modfile=test/tools/go.mod staticcheck ./...
 go tool -modfile=test/tools/go.mod staticcheck -tags e2e ./test/e2e/ ./test/cluster/
 
-for module in . test/vault test/tools; do
+for module in . test/vault test/tools test/floor; do
   echo "lint: go mod tidy -diff in $module"
   (cd "$module" && go mod tidy -diff) || fail "go.mod or go.sum of '$module' is not tidy; run 'go mod tidy' there"
 done
