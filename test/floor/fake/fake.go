@@ -70,10 +70,12 @@ func (s *Server) paths() http.Handler {
 		return fmt.Sprintf(`{"token_value":"dapi%032x","token_info":{"token_id":"%064x","creation_time":%d,"expiry_time":%d,"comment":"x"}}`, i, i, now, now+7260000)
 	})
 	answer("/api/2.0/token/delete", asJSON, &s.Deletes, func() string { return "{}" })
+	answer("/api/2.0/token/list", asJSON, &s.Others, func() string { return `{"token_infos":[]}` })
 	answer("/oidc/v1/token", asJSON, &s.Tokens, func() string {
 		time.Sleep(50 * time.Millisecond) // so that the requests of a cold start wait for it together
 		return `{"access_token":"eyJhbGciOiJub25lIn0.e30.","token_type":"Bearer","expires_in":3600}`
 	})
+	answer("/api/2.0/accounts/servicePrincipals/", asJSON, &s.Others, func() string { return "{}" })
 	answer("/api/2.0/preview/scim/v2/Me", asSCIM, &s.Others, func() string {
 		return `{"schemas":["urn:ietf:params:scim:schemas:core:2.0:User"],"id":"77","userName":"engine@example.com","active":true}`
 	})
