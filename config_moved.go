@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/credential"
 )
 
 // sameLogin reports whether both configs name the same identity, as far as can be told without asking Databricks.
@@ -52,4 +53,63 @@ func (b *backend) warnOfMove(ctx context.Context, req *logical.Request, resp *lo
 		stays = fmt.Sprintf(" What has no expiry stays: %s. To remove that, write the config of before again, then: %s; and only then change it.", left, left.revokeCommands(req.MountPoint))
 	}
 	resp.AddWarning(problem + ends + stays)
+}
+
+// removeLeftBehind removes the credentials that rotations made for the config of before, if the new one leads elsewhere: over that they could
+// not be removed any more, and they live for up to two years. What is left is a warning.
+func (b *backend) removeLeftBehind(ctx context.Context, req *logical.Request, resp *logical.Response, old, config *configEntry) {
+	if old.Host == "" || old.knownOrigin().sameWorkspace(config.knownOrigin()) || old.sameSecret(config) {
+		return
+	}
+	ctx = context.WithoutCancel(ctx)
+	bounded, cancel := context.WithTimeout(ctx, retainedBudget)
+	defer cancel()
+	gone, warnings := b.removeCredentials(bounded, old, old.Rotation.all())
+	for _, warning := range warnings {
+		resp.AddWarning(warning)
+	}
+	if len(gone) == 0 {
+		return
+	}
+	err := b.changeRotation(ctx, req.Storage, func(c *configEntry) { c.Rotation.forget(gone) })
+	if err != nil {
+		b.Logger().Warn("the config still names credentials that were removed", "error", err)
+	}
+}
+
+// warnOfAdmin warns of the roles that give an admin's rights since the config has an admin's credential: when they were written, it had not.
+func (b *backend) warnOfAdmin(ctx context.Context, req *logical.Request, resp *logical.Response, old, config *configEntry) {
+	was, is := credential.Known{Identity: old.Identity}, credential.Known{Identity: config.Identity}
+	if was.Admin() || !is.Admin() {
+		return
+	}
+	var names []string
+	add := func(prefix, path string, own func(name string) bool) {
+		stored, err := req.Storage.List(ctx, prefix)
+		if err != nil {
+			b.Logger().Warn("the roles that give an admin's rights could not be listed", "error", err)
+		}
+		for _, name := range stored {
+			if own(name) {
+				names = append(names, path+name)
+			}
+		}
+	}
+	add(roleStoragePrefix, "roles/", func(name string) bool {
+		role, err := b.role(ctx, req.Storage, name)
+		return err == nil && role != nil && (role.CredentialType == credential.PAT || role.CredentialType == credential.OAuthToken && role.ServicePrincipalID == "")
+	})
+	add(staticStoragePrefix, "static-roles/", func(name string) bool {
+		e, err := b.static(ctx, req.Storage, name)
+		return err == nil && e != nil && e.CredentialType == credential.PAT
+	})
+	if len(names) == 0 {
+		return
+	}
+	const most = 10
+	more := ""
+	if len(names) > most {
+		names, more = names[:most], fmt.Sprintf(" and %d more", len(names)-most)
+	}
+	resp.AddWarning(fmt.Sprintf("The engine's identity is %s, who is a workspace admin, so these roles give an admin's rights: %s%s. Prefer types of a service principal.", config.Identity.UserName, joinIDs(names), more))
 }

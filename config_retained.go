@@ -227,7 +227,8 @@ func (b *backend) dropRetained(ctx context.Context, s logical.Storage, keepOnFai
 func (b *backend) removeObsolete(ctx context.Context, kept *retainedConfig, config *configEntry) (warnings []string) {
 	ctx, cancel := context.WithTimeout(ctx, retainedBudget)
 	defer cancel()
-	return b.removeCredentials(ctx, kept.Config, kept.obsoleteCredentials(config))
+	_, warnings = b.removeCredentials(ctx, kept.Config, kept.obsoleteCredentials(config))
+	return warnings
 }
 
 // forgetRetained deletes the retained config, which is as given, nil for one that can't be read. It returns false where it has got another

@@ -496,3 +496,30 @@ func TestConfigOfAnUnknownWorkspaceIsNotDeletedWhileASecretIsLeased(t *testing.T
 	resp, err := m.do(logical.DeleteOperation, "config", nil)
 	m.refused(resp, err, "force: is missing", "1 leased secret")
 }
+
+// A config that leads elsewhere removes what rotations made for the one of before, while that can still be done.
+func TestAMovedConfigLeavesNoRootCredential(t *testing.T) {
+	t.Parallel()
+	r := newRootMount(t, "pat", nil)
+	r.rotate()
+	r.rotate()
+	require.Len(t, r.made(), 2)
+	r.elsewhere()
+	require.Empty(t, r.made())
+	require.Empty(t, r.read("config").Data["retired_ids"])
+}
+
+// A config whose identity becomes an admin's names the roles that give such rights from now on.
+func TestAConfigThatBecomesAnAdminsWarnsOfItsRoles(t *testing.T) {
+	t.Parallel()
+	m, _ := newTimedMount(t)
+	modest, _ := m.workspace.AddToken(m.workspace.AddUser("modest@example.com", false), "", 0)
+	m.canaries.add(modest)
+	m.connect(map[string]any{"token": modest})
+	m.write("roles/own", map[string]any{"credential_type": "pat"})
+	m.write("static-roles/own", map[string]any{"credential_type": "pat"})
+	require.NotContains(t, warnings(m.write("config", map[string]any{"ttl": "10m"})), "workspace admin")
+	answer := warnings(m.write("config", map[string]any{"token": m.token}))
+	require.Contains(t, answer, "these roles give an admin's rights: roles/own, static-roles/own.")
+	require.NotContains(t, warnings(m.write("config", map[string]any{"ttl": "11m"})), "these roles", "once is enough")
+}

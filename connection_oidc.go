@@ -55,7 +55,7 @@ func checkTokenHost(host string) error {
 	name := strings.TrimPrefix(host, "https://")
 	if listed != "" {
 		// Whoever writes a config need not know the operator's other hosts, nor what else he has put there.
-		return badField(keyHost, "the token file of this plugin goes only to the hosts in %s, and %s is not one of them; if it should get the token, register the plugin with %s added to that variable%s", tokenHostsVariable, name, name, unreadable)
+		return badField(keyHost, "identity tokens of this plugin go only to the hosts in %s, and %s is not one of them; if it should get the token, register the plugin with %s added to that variable%s", tokenHostsVariable, name, name, unreadable)
 	}
 	return badField(keyHost, "the token file of this plugin goes only to hosts that the operator lists; if %s should get the token, register the plugin with -env=%s=%s (exact hosts, comma separated)", name, tokenHostsVariable, name)
 }
@@ -76,6 +76,12 @@ func (b *backend) subjectToken(config *configEntry) func(context.Context) (clien
 		}
 	}
 	return func(ctx context.Context) (client.Secret, error) {
+		if os.Getenv(tokenHostsVariable) != "" {
+			// Vault's own tokens are worth as much: the audience is no secret, so it does not keep one from another host.
+			if err := checkTokenHost(config.Host); err != nil {
+				return "", err
+			}
+		}
 		if config.IdentityTokenAudience == "" {
 			return "", badField(keyIdentityTokenAudience, "is missing; a token file needs none, but this plugin is registered without %s", tokenFileVariable)
 		}

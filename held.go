@@ -48,7 +48,19 @@ func (b *backend) isLeased(ctx context.Context, s logical.Storage, conn *connect
 	return false, nil
 }
 
-// staticDeliveries returns where the static roles deliver to, by the canonical form of the secrets. It fails if a role can't be read.
+// checkNotStatic returns a fieldError for a secret that a static role delivers to: the end of a lease would take its copy away.
+func (b *backend) checkNotStatic(ctx context.Context, s logical.Storage, field string, ref secretRef) error {
+	places, err := b.staticDeliveries(ctx, s)
+	if isUnreadable(err) {
+		return nil
+	}
+	if err == nil && places[ref.canonical()] {
+		err = badField(field, "%s is where a static role delivers its credential to; use another", ref)
+	}
+	return err
+}
+
+// staticDeliveries returns where the static roles deliver to, and where they have copies, by the canonical form of the secrets. It fails if a role can't be read.
 func (b *backend) staticDeliveries(ctx context.Context, s logical.Storage) (map[string]bool, error) {
 	names, err := s.List(ctx, staticStoragePrefix)
 	if err != nil {
@@ -64,8 +76,16 @@ func (b *backend) staticDeliveries(ctx context.Context, s logical.Storage) (map[
 		if err != nil {
 			return nil, fmt.Errorf("which secrets the static roles hold: %w", err)
 		}
-		if e != nil && e.delivery() != nil && !e.State.Deleting {
-			places[e.delivery().canonical()] = true
+		if e == nil || e.State.Deleting {
+			continue
+		}
+		if ref := e.delivery(); ref != nil {
+			places[ref.canonical()] = true
+		}
+		if e.undelivered() {
+			for _, c := range e.State.Copies {
+				places[c.canonical()] = true // its consumers have it until the new place has its copy
+			}
 		}
 	}
 	return places, nil

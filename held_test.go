@@ -277,3 +277,17 @@ func TestPruneKeepsWhatCantBeNamed(t *testing.T) {
 	resp := m.write("secrets/etl", map[string]any{"secrets": map[string]any{"sent": "v"}, "prune": true})
 	require.Equal(t, map[string]any{"written": []string{"sent"}, "deleted": []string{"old"}, "kept": []string{"..", "team/db"}}, resp.Data)
 }
+
+// TestPruneKeepsTheCopyUntilTheNewPlaceHasIt shows that the working copy of a role whose delivery is moving is spared.
+func TestPruneKeepsTheCopyUntilTheNewPlaceHasIt(t *testing.T) {
+	t.Parallel()
+	m := withScope(t)
+	m.workspace.AddScope("other", m.admin)
+	m.write("static-roles/bi", map[string]any{"credential_type": "pat", "rotation_period": "24h", "deliver_scope": "etl", "deliver_key": "old"})
+	m.workspace.Inject(simulator.Fault{Path: secretPutPath, Status: 500, Times: 5})
+	m.write("static-roles/bi", map[string]any{"deliver_scope": "other", "deliver_key": "new"})
+	m.workspace.ClearFaults()
+	resp := m.write("secrets/etl", map[string]any{"secrets": map[string]any{"sent": "v"}, "prune": true})
+	require.Equal(t, []string{"old"}, resp.Data["kept"])
+	require.Empty(t, resp.Data["deleted"])
+}

@@ -162,9 +162,24 @@ func wrongDuration(value any) string {
 	return ""
 }
 
+// maxListed is how many elements a list may have. Lists are compared element by element.
+const maxListed = 100
+
 // wrongList is wrongType for lists of strings, which may also be sent as one string with commas.
 func wrongList(value any) string {
 	const advice = "send a list of strings, or one string with commas between them"
+	n := 0
+	switch list := value.(type) {
+	case string:
+		n = strings.Count(list, ",") + 1
+	case []string:
+		n = len(list)
+	case []any:
+		n = len(list)
+	}
+	if n > maxListed {
+		return fmt.Sprintf("has %d elements; %d is the most", n, maxListed)
+	}
 	switch list := value.(type) {
 	case string, []string:
 	case []any:

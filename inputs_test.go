@@ -341,3 +341,19 @@ func TestAnEmptyDurationResets(t *testing.T) {
 	m.write("config", map[string]any{"request_timeout": "30s"})
 	require.Equal(t, int64(20), m.write("config", map[string]any{"request_timeout": ""}).Data["request_timeout"])
 }
+
+// TestLongListsAreRefused shows that no list of a request costs more than it has elements.
+func TestLongListsAreRefused(t *testing.T) {
+	t.Parallel()
+	m := ready(t)
+	check := m.untouched()
+	long := make([]any, maxListed+1)
+	for i := range long {
+		long[i] = fmt.Sprint("s", i)
+	}
+	for path, field := range map[string]string{"creds/etl": "scopes", "roles/x": "groups", "static-roles/x": "scopes", "tidy": "mount_ids"} {
+		m.refusedRaw(logical.UpdateOperation, path, map[string]any{field: long}, field+": has 101 elements; 100 is the most")
+		m.refusedRaw(logical.UpdateOperation, path, map[string]any{field: strings.Repeat("s,", maxListed) + "s"}, field+": has 101 elements; 100 is the most")
+	}
+	check()
+}

@@ -222,6 +222,9 @@ func (b *backend) lockMint(ctx context.Context, s logical.Storage, p *mintPlan) 
 		return nil, err
 	}
 	held = append(held, u)
+	if err := b.checkNotStatic(ctx, s, keyDeliverKey, deliver.secretRef); err != nil {
+		return nil, err
+	}
 	if deliver.Before, _, err = secretUpdated(ctx, p.conn, deliver.secretRef); err != nil {
 		return nil, explainSecrets(err, deliver.Scope, permissionRead)
 	}

@@ -228,6 +228,9 @@ func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *c
 		return nil, err
 	}
 	defer unlock()
+	if err := b.checkNotStatic(ctx, req.Storage, keyKey, ref); err != nil {
+		return nil, err
+	}
 	before, found, err := secretUpdated(ctx, conn, ref)
 	if err != nil {
 		return nil, explainSecrets(err, ref.Scope, permissionRead)

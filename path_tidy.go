@@ -149,6 +149,8 @@ func (b *backend) writeTidy(ctx context.Context, req *logical.Request, data *fra
 	switch {
 	case dryRun && cancel:
 		return nil, badField(keyCancel, "can't be combined with %s, since it starts no run", keyDryRun)
+	case cancel && len(data.Get(keyMountIDs).([]string)) > 0:
+		return nil, badField(keyCancel, "can't be combined with %s, since it starts no run", keyMountIDs)
 	case b.mountID == unnamedMount:
 		return nil, badField("mount", "Vault has provided no id of this mount, so what it created can't be distinguished from what other mounts created, and nothing is removed")
 	case cancel:

@@ -23,6 +23,22 @@ type storedCopy struct {
 	StartedRemote time.Time `json:"started_remote,omitzero"`
 
 	Updated time.Time `json:"updated,omitzero"` // as Databricks says; zero while it isn't certain that it was written
+
+	// Made is where the credential was made, and so the copy; zero for copies of v0.1.0.
+	Made origin `json:"made,omitzero"`
+}
+
+// madeAt returns where the copy is, zero where that isn't known.
+func (e *staticEntry) madeAt(c *storedCopy) origin {
+	if c.Made != (origin{}) {
+		return c.Made
+	}
+	for _, k := range e.State.all() {
+		if k.Nonce == c.Nonce {
+			return k.origin
+		}
+	}
+	return origin{}
 }
 
 // matches reports whether what was written at the time can be what the delivery stored. It fails with a clockError where that isn't certain.
@@ -34,10 +50,11 @@ func (c *storedCopy) matches(conn *connection, now, updated time.Time) (bool, er
 	return c.secretIntent.matches(updated, put), nil
 }
 
-// deliveredAt reports whether the copy is, or may be, where the role delivers to.
+// deliveredAt reports whether the copy is, or may be, where the role delivers to: a config that leads elsewhere has another place of that
+// name.
 func (e *staticEntry) deliveredAt(c *storedCopy) bool {
-	ref := e.delivery()
-	return ref != nil && ref.canonical() == c.canonical()
+	ref, made := e.delivery(), e.madeAt(c)
+	return ref != nil && ref.canonical() == c.canonical() && (made == origin{} || made.sameWorkspace(e.State.Current.origin))
 }
 
 // undelivered reports whether the current credential is still to be delivered.
@@ -70,22 +87,34 @@ func (i *staticItem) deliver(ctx context.Context, e *staticEntry) error {
 	if err := conn.delivers(); err != nil {
 		return err
 	}
+	// A credential goes nowhere but to where it was made, whatever the config leads to now.
+	access, err := conn.accessTo(ctx, e.State.Current.origin)
+	if err != nil {
+		return err
+	}
+	if access == credential.AccessNone {
+		return fmt.Errorf("the current credential is of %s, to which this mount is no longer connected; rotate-role makes one where it is, which is then delivered", e.State.Current.origin.describe())
+	}
 	ref := *e.delivery()
 	unlock, err := b.lockForWrite(ctx, i.req.Storage, ref)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	before, _, err := secretUpdated(ctx, conn, ref)
+	before, found, err := secretUpdated(ctx, conn, ref)
 	if err != nil {
 		return explainSecrets(err, ref.Scope, permissionRead)
 	}
-	// An earlier write whose outcome is unknown can be forgotten when it is certain that what is there now can't be it.
+	// A copy that is no longer there can be forgotten, and so can an earlier write whose outcome is unknown, when it is certain that what is
+	// there now can't be it.
 	earlier := slices.DeleteFunc(slices.Clone(e.State.Copies), func(c storedCopy) bool {
+		if !c.Updated.IsZero() {
+			return e.deliveredAt(&c) && !found
+		}
 		possibly, err := c.matches(conn, b.now(), before)
-		return e.deliveredAt(&c) && c.Updated.IsZero() && err == nil && !possibly
+		return e.deliveredAt(&c) && err == nil && !possibly
 	})
-	put := storedCopy{secretIntent: secretIntent{secretRef: ref, Before: before}, Nonce: e.State.Current.Nonce, Started: b.now().UTC()}
+	put := storedCopy{secretIntent: secretIntent{secretRef: ref, Before: before}, Nonce: e.State.Current.Nonce, Started: b.now().UTC(), Made: e.State.Current.origin}
 	put.StartedRemote = conn.remote(put.Started, b.now())
 	e.State.Copies = append(slices.Clone(earlier), put)
 	if err := b.saveStatic(ctx, i.req.Storage, i.name, e); err != nil {
@@ -135,7 +164,10 @@ func (i *staticItem) removeCopies(ctx context.Context, e *staticEntry, goes func
 	for n := range e.State.Copies {
 		c := &e.State.Copies[n]
 		if goes(c) {
-			err := i.b.removeCopy(ctx, i.conn, c)
+			err := i.checkCopyHere(ctx, e.madeAt(c))
+			if err == nil {
+				err = i.b.removeCopy(ctx, i.conn, c)
+			}
 			if err == nil || client.IsGone(err) {
 				continue
 			}
@@ -145,6 +177,18 @@ func (i *staticItem) removeCopies(ctx context.Context, e *staticEntry, goes func
 	}
 	e.State.Copies = stay
 	return errors.Join(errs...)
+}
+
+// checkCopyHere returns an error for a copy that is, as far as known, where the mount is no longer connected.
+func (i *staticItem) checkCopyHere(ctx context.Context, made origin) error {
+	if made == (origin{}) {
+		return nil
+	}
+	access, err := i.conn.accessTo(ctx, made)
+	if err == nil && access == credential.AccessNone {
+		err = fmt.Errorf("it is at %s, to which this mount is no longer connected", made.describe())
+	}
+	return err
 }
 
 // removeCopy removes a copy, unless another value was written there since. Where it isn't certain that it was written, it goes by the

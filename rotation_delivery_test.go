@@ -3,6 +3,7 @@
 package databricks
 
 import (
+	"encoding/base64"
 	"net/http"
 	"testing"
 	"time"
@@ -287,4 +288,80 @@ func TestAWriteRightAfterAnUncertainPutStays(t *testing.T) {
 			require.Equal(t, "somebody else's", value)
 		})
 	}
+}
+
+// elsewhere connects the mount to another workspace, as an admin there, and returns it.
+func (m *mount) elsewhere() *simulator.Workspace {
+	m.t.Helper()
+	other := simulator.New(simulator.WithWorkspaceID("4242"))
+	m.t.Cleanup(other.Close)
+	engine := other.AddUser("engine@example.com", true)
+	token, _ := other.AddToken(engine, "", 0)
+	m.canaries.add(token)
+	other.AddScope("etl", engine)
+	m.write("config", map[string]any{"host": other.URL(), "token": token})
+	return other
+}
+
+// requireOnlyItsOwn requires that the workspace was never sent the credential of another one.
+func requireOnlyItsOwn(t *testing.T, other *simulator.Workspace, foreign string) {
+	t.Helper()
+	for _, call := range other.Calls() {
+		require.NotContains(t, string(call.Body), foreign, call.Path)
+	}
+}
+
+// TestACredentialIsDeliveredNowhereElse shows that a credential whose delivery is pending, or gets another place, is not sent to the workspace
+// that the config was moved to.
+func TestACredentialIsDeliveredNowhereElse(t *testing.T) {
+	t.Parallel()
+	m, c := newTimedMount(t)
+	m.connect()
+	m.workspace.AddScope("etl", m.admin)
+	m.write("static-roles/bi", map[string]any{"credential_type": "pat", "rotation_period": "24h", "deliver_scope": "etl", "deliver_key": "k"})
+	m.workspace.Inject(simulator.Fault{Path: secretPutPath, Status: 500})
+	m.write("rotate-role/bi", nil)
+	secret := m.read("static-creds/bi").Data["token_value"].(string)
+	m.canaries.add(secret)
+	other := m.elsewhere()
+	for range 3 {
+		c.advance(time.Hour)
+		_, _ = m.rollback()
+	}
+	answer := m.write("static-roles/bi", map[string]any{"deliver_key": "another"})
+	require.Contains(t, warnings(answer), "no longer connected")
+	require.Equal(t, false, answer.Data["delivered"])
+	encoded := base64.StdEncoding.EncodeToString([]byte(secret))
+	requireOnlyItsOwn(t, other, secret)
+	requireOnlyItsOwn(t, other, encoded)
+}
+
+// TestACopyElsewhereIsNotForgotten shows that a copy in the workspace of before is not taken for gone because the present one has none.
+func TestACopyElsewhereIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	m, _ := newTimedMount(t)
+	m.connect()
+	m.workspace.AddScope("etl", m.admin)
+	m.write("static-roles/bi", map[string]any{"credential_type": "pat", "rotation_period": "24h", "deliver_scope": "etl", "deliver_key": "k"})
+	m.elsewhere()
+	resp, err := m.do(logical.DeleteOperation, "static-roles/bi", nil)
+	require.ErrorContains(t, m.failure(resp, err), "no longer connected")
+	m.write("config", map[string]any{"host": m.workspace.URL(), "token": m.token})
+	m.gone("static-roles/bi")
+	require.Empty(t, m.scope("etl").Secrets)
+	require.Empty(t, m.minted())
+}
+
+// TestNoGraceForWhatNobodyCanRead shows that a credential is not kept for the sake of a copy that is gone.
+func TestNoGraceForWhatNobodyCanRead(t *testing.T) {
+	t.Parallel()
+	m, _ := newTimedMount(t)
+	m.connect()
+	m.workspace.AddScope("etl", m.admin)
+	m.write("static-roles/bi", map[string]any{"credential_type": "pat", "rotation_grace_period": 0, "deliver_scope": "etl", "deliver_key": "k"})
+	leaked := m.read("static-creds/bi").Data["token_value"].(string)
+	m.canaries.add(leaked)
+	m.gone("scopes/etl")
+	m.write("rotate-role/bi", nil)
+	require.NotEqual(t, http.StatusOK, m.whoami(leaked))
 }

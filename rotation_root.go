@@ -336,10 +336,10 @@ func (b *backend) changeRotation(ctx context.Context, s logical.Storage, change 
 }
 
 // removeCredentials removes credentials that rotations made for a config that is no longer needed, the one that it connects with last. It
-// returns what to tell the operator about those that can't be removed.
-func (b *backend) removeCredentials(ctx context.Context, config *configEntry, all []storedCredential) (warnings []string) {
+// returns the ids of those that are gone, and what to tell the operator about the others.
+func (b *backend) removeCredentials(ctx context.Context, config *configEntry, all []storedCredential) (gone, warnings []string) {
 	if len(all) == 0 {
-		return nil
+		return nil, nil
 	}
 	all = slices.Clone(all)
 	slices.Reverse(all)
@@ -348,7 +348,7 @@ func (b *backend) removeCredentials(ctx context.Context, config *configEntry, al
 		defer conn.client.Close()
 	}
 	for _, k := range all {
-		b.Logger().Info("removing a credential of the engine, since its config was deleted", "credential_type", k.Type, "id", k.ID, "host", k.Host)
+		b.Logger().Info("removing a credential of the engine, since its config is no longer used", "credential_type", k.Type, "id", k.ID, "host", k.Host)
 		err := connErr
 		if err == nil {
 			err = b.revokeStored(ctx, conn, &k)
@@ -358,9 +358,11 @@ func (b *backend) removeCredentials(ctx context.Context, config *configEntry, al
 		}
 		if err != nil {
 			warnings = append(warnings, fmt.Sprintf("The engine's own %s %s may be left at %s; it ends by itself at %s (%s)", k.Type, k.ID, k.Host, rfc3339(k.Expires), err))
+		} else {
+			gone = append(gone, k.ID)
 		}
 	}
-	return warnings
+	return gone, warnings
 }
 
 // rotates reports whether the auth type has a credential that the engine can replace.

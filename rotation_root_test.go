@@ -809,7 +809,8 @@ func TestRotateRootThenMoveAway(t *testing.T) {
 		other := simulator.New(simulator.WithWorkspaceID("4242"), simulator.WithClock(r.clock.now))
 		t.Cleanup(other.Close)
 		token, _ := other.AddToken(other.AddUser("engine@example.com", true), "", 0)
-		r.write("config", map[string]any{"host": other.URL(), "token": r.unlogged(token)})
+		r.workspace.Inject(simulator.Fault{Path: deletePath, Status: 403}) // or the move would remove it
+		require.Contains(t, warnings(r.write("config", map[string]any{"host": other.URL(), "token": r.unlogged(token)})), made+" may be left at")
 		r.pass(3*time.Hour, 10*time.Minute)
 		require.Equal(t, []string{made}, r.read("config").Data["retired_ids"], "it is still there, and said to be")
 		require.Contains(t, r.log.String(), "the mount is now connected to "+other.URL())

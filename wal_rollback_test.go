@@ -243,6 +243,7 @@ func TestAForbiddenRemovalEnds(t *testing.T) {
 			m.t.Cleanup(w.Close)
 			other, _ := w.AddToken(w.AddUser("engine@example.com", true), "another", 0)
 			m.canaries.add(other)
+			m.workspace.Inject(simulator.Fault{Path: deletePath, Status: 403}) // or the move would remove the config's
 			m.write("config", map[string]any{"host": w.URL(), "token": other})
 		},
 		"to another identity": func(m *mount, _ *clock) {
