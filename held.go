@@ -60,7 +60,8 @@ func (b *backend) checkNotStatic(ctx context.Context, s logical.Storage, field s
 	return err
 }
 
-// staticDeliveries returns where the static roles deliver to, and where they have copies, by the canonical form of the secrets. It fails if a role can't be read.
+// staticDeliveries returns where the static roles deliver to, and where the copies are that a pending delivery is to replace, by the canonical
+// form of the secrets. It fails if a role can't be read.
 func (b *backend) staticDeliveries(ctx context.Context, s logical.Storage) (map[string]bool, error) {
 	names, err := s.List(ctx, staticStoragePrefix)
 	if err != nil {
