@@ -52,6 +52,9 @@ type backend struct {
 	intents  intentIndex
 	inFlight sync.Map
 
+	// shared has the entries of the log that mints in flight share.
+	shared sharedLog
+
 	// unreadable has the keys of the storage entries that reportUnreadable has reported.
 	unreadable sync.Map
 
@@ -70,7 +73,7 @@ type backend struct {
 	recordLocks   orderedLocks // the record of a lease, by its id: one change at a time. Not held over calls to Databricks either
 	roleWrite     orderedMutex // the stored roles
 	configWrite   orderedMutex // the stored config, and the connection that is made from it
-	// Below them are the mutexes inside hostCache, intents, nextRun, lifetimes, tidy, the caches and connections: while one is held, no other lock
+	// Below them are the mutexes inside hostCache, intents, shared, nextRun, lifetimes, tidy, the caches and connections: while one is held, no other lock
 	// is taken. Only intents and tidy have two, of which reading and saving come first.
 
 	// hostCache has what Vault answered about the mount and about entities in the last seconds.

@@ -36,7 +36,7 @@ type intentIndex struct {
 
 // indexedIntent is what the index has of one entry. What was reported and attempted is forgotten with the entry.
 type indexedIntent struct {
-	nonce    string
+	nonces   []string
 	due      dueTime
 	attempt  time.Time // when the entry was last tried, zero for never
 	next     time.Time // not to be tried before, zero for any time
@@ -45,26 +45,35 @@ type indexedIntent struct {
 	reported map[string]bool // reasons that were logged
 }
 
-// put adds or replaces an entry.
-func (x *intentIndex) put(id string, in *intent) {
+// put adds or replaces an entry with at least one intent.
+func (x *intentIndex) put(id string, intents ...*intent) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.putLocked(id, in)
+	x.putLocked(id, intents)
 }
 
 // add adds an entry of which it isn't known whether it was written. One that is there stays as it is, as it may be in the log.
-func (x *intentIndex) add(id string, in *intent) {
+func (x *intentIndex) add(id string, intents ...*intent) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.entries[id] == nil {
-		x.putLocked(id, in)
+		x.putLocked(id, intents)
 	}
 }
 
-func (x *intentIndex) putLocked(id string, in *intent) {
-	e := &indexedIntent{nonce: in.Nonce, due: in.dueTime(), lifetime: in.reservation()}
-	if ref := in.ref(); ref != nil {
-		e.secret = ref.canonical()
+func (x *intentIndex) putLocked(id string, intents []*intent) {
+	e := &indexedIntent{due: intents[0].dueTime()}
+	for _, in := range intents {
+		e.nonces = append(e.nonces, in.Nonce)
+		if due := in.dueTime(); due.at.After(e.due.at) {
+			e.due = due // the youngest operation may be in flight on another node
+		}
+	}
+	if len(intents) == 1 { // those that share an entry have neither
+		e.lifetime = intents[0].reservation()
+		if ref := intents[0].ref(); ref != nil {
+			e.secret = ref.canonical()
+		}
 	}
 	if old := x.entries[id]; old != nil {
 		e.attempt, e.next, e.reported = old.attempt, old.next, old.reported
@@ -177,14 +186,14 @@ func (x *intentIndex) readAll(ctx context.Context, s logical.Storage, ids []stri
 	group.SetLimit(intentReads)
 	for _, id := range ids {
 		group.Go(func() error {
-			in, err := readIntent(ctx, s, id)
+			intents, err := readIntents(ctx, s, id)
 			switch {
 			case errors.Is(err, errUnreadableIntent):
-				in = &intent{} // due at once, so that the rollback reports it
-			case err != nil || in == nil:
+				intents = []*intent{{}} // due at once, so that the rollback reports it
+			case err != nil || len(intents) == 0:
 				return err
 			}
-			x.add(id, in)
+			x.add(id, intents...)
 			return nil
 		})
 	}
@@ -216,14 +225,19 @@ func (x *intentIndex) due(now time.Time, young, all bool) []string {
 	return ids
 }
 
-// nonce returns the nonce of the entry, and empty where there is none.
-func (x *intentIndex) nonce(id string) string {
+// busy reports whether an operation of the entry is in flight.
+func (x *intentIndex) busy(id string, inFlight *sync.Map) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if e := x.entries[id]; e != nil {
-		return e.nonce
-	}
-	return ""
+	e := x.entries[id]
+	return e != nil && e.busy(inFlight)
+}
+
+func (e *indexedIntent) busy(inFlight *sync.Map) bool {
+	return slices.ContainsFunc(e.nonces, func(nonce string) bool {
+		_, busy := inFlight.Load(nonce)
+		return busy
+	})
 }
 
 // startedAt returns when this process began to watch the log, and zero before that.
@@ -264,7 +278,7 @@ func (x *intentIndex) of(ref secretRef, inFlight *sync.Map) []string {
 	defer x.mu.Unlock()
 	var ids []string
 	for id := range x.secrets[ref.canonical()] {
-		if _, busy := inFlight.Load(x.entries[id].nonce); !busy {
+		if !x.entries[id].busy(inFlight) {
 			ids = append(ids, id)
 		}
 	}
@@ -277,7 +291,9 @@ func (x *intentIndex) nonces() map[string]bool {
 	defer x.mu.Unlock()
 	all := make(map[string]bool, len(x.entries))
 	for _, e := range x.entries {
-		all[e.nonce] = true
+		for _, nonce := range e.nonces {
+			all[nonce] = true
+		}
 	}
 	return all
 }

@@ -4,8 +4,10 @@ package databricks
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 	"vault-plugin-secrets-databricks/internal/credential"
 
@@ -50,11 +52,11 @@ func (b *backend) rollback(ctx context.Context, req *logical.Request) error {
 // errNotDue says that the lease of a record has not ended for long enough.
 var errNotDue = errors.New("the lease has not ended")
 
-// rollbackEntry undoes the operation of an entry, and deletes the entry. After an error the entry stays.
+// rollbackEntry undoes the operations of an entry, and deletes the entry. After an error the entry stays, with what is left to undo.
 func (b *backend) rollbackEntry(ctx context.Context, req *logical.Request, p *pass, id string) error {
 	// In this order: an operation that ends between the two has committed what is read then.
-	busy := b.isInFlight(b.intents.nonce(id))
-	in, err := readIntent(ctx, req.Storage, id)
+	busy := b.shared.inUse(id) || b.intents.busy(id, &b.inFlight)
+	intents, err := readIntents(ctx, req.Storage, id)
 	now := b.now()
 	switch {
 	case errors.Is(err, errUnreadableIntent):
@@ -63,38 +65,88 @@ func (b *backend) rollbackEntry(ctx context.Context, req *logical.Request, p *pa
 		return err
 	case err != nil:
 		return err
-	case in == nil:
+	case len(intents) == 0:
 		b.intents.remove(id)
 		return nil
-	case busy || b.isInFlight(in.Nonce):
+	case busy || slices.ContainsFunc(intents, func(in *intent) bool { return b.isInFlight(in.Nonce) }):
 		return errors.New("the request that wrote an entry is still in progress")
-	case !in.Until.IsZero() && !in.dueTime().passed(now, b.intents.startedAt()) && !b.System().Tainted():
+	case len(intents) > 1:
+		return b.rollbackShared(ctx, req, p, id, intents)
+	}
+	in := intents[0]
+	if !in.Until.IsZero() && !in.dueTime().passed(now, b.intents.startedAt()) && !b.System().Tainted() {
 		b.intents.put(id, in) // it was renewed, or committed a moment ago
 		return nil
 	}
+	b.attempt(id, in.dueTime().at)
+	err = b.rollbackOne(ctx, req, p, id, in)
+	if errors.Is(err, errNotDue) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return b.endEntry(ctx, req.Storage, id, in)
+}
+
+// attempt records that an entry is tried, which was due at that time.
+func (b *backend) attempt(id string, due time.Time) {
+	now := b.now()
 	var next time.Time
-	if now.Sub(in.dueTime().at) > intentLife {
+	if now.Sub(due) > intentLife {
 		next = now.Add(intentRetry)
 	}
 	b.intents.attempted(id, now, next)
+}
+
+// rollbackShared is rollbackEntry for an entry with the intents of several operations, none of which is in flight. What could not be undone
+// of one keeps no other from being undone.
+func (b *backend) rollbackShared(ctx context.Context, req *logical.Request, p *pass, id string, intents []*intent) error {
+	latest := slices.MaxFunc(intents, func(a, b *intent) int { return a.dueTime().at.Compare(b.dueTime().at) })
+	b.attempt(id, latest.dueTime().at)
+	var errs []error
+	var left []*sharedIntent
+	for _, in := range intents {
+		err := ctx.Err() // what has come too late for this pass is left
+		if err == nil {
+			err = b.safely("rollback", func() error { return b.rollbackOne(ctx, req, p, id, in) })
+		}
+		if err == nil {
+			continue
+		}
+		errs = append(errs, err)
+		text, err := json.Marshal(in)
+		if err != nil {
+			return errors.Join(append(errs, err)...)
+		}
+		left = append(left, &sharedIntent{intent: in, text: text})
+	}
+	if len(left) < len(intents) {
+		// The time of the pass may be over by now, which must not lose what was done in it.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
+		defer cancel()
+		errs = append(errs, b.putShared(ctx, req.Storage, id, left))
+	}
+	return errors.Join(errs...)
+}
+
+// rollbackOne undoes one operation. It returns nil when nothing is left to undo of it, or when it gives up.
+func (b *backend) rollbackOne(ctx context.Context, req *logical.Request, p *pass, id string, in *intent) error {
 	over, err := p.isOver(ctx, req.Storage, in)
 	if err == nil && (!over || !in.endsByItself()) {
 		err = b.rollbackIntent(ctx, req, p, id, in, over)
 	}
-	if errors.Is(err, errNotDue) {
+	if err == nil || errors.Is(err, errNotDue) {
+		return err
+	}
+	if over && !in.lasts() {
+		b.reportOnce(id, in, fmt.Errorf("the rollback gives up: %w", err))
 		return nil
 	}
-	if err != nil && over && !in.lasts() {
-		b.reportOnce(id, in, fmt.Errorf("the rollback gives up: %w", err))
-		err = nil
+	if ctx.Err() == nil { // else the entry has only come too late for this pass
+		b.reportOnce(id, in, err) // Vault logs no errors of rollbacks
 	}
-	if err != nil {
-		if ctx.Err() == nil { // else the entry has only come too late for this pass
-			b.reportOnce(id, in, err) // Vault logs no errors of rollbacks
-		}
-		return fmt.Errorf("roll back an entry of the write-ahead log: %w", err)
-	}
-	return b.endEntry(ctx, req.Storage, id, in)
+	return fmt.Errorf("roll back an entry of the write-ahead log: %w", err)
 }
 
 // isInFlight reports whether a request of this process is at work on the operation with the nonce.
@@ -231,7 +283,7 @@ func (b *backend) rollbackSecret(ctx context.Context, s logical.Storage, p *pass
 // reportOnce logs at error level, once per entry of the log and reason, what could not be undone, so that an operator can remove it if the
 // reason stays.
 func (b *backend) reportOnce(id string, in *intent, why error) {
-	if !b.intents.report(id, reasonOf(why)) {
+	if !b.intents.report(id, in.Nonce+" "+reasonOf(why)) {
 		return
 	}
 	advice := "it is tried again until it succeeds"
