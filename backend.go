@@ -89,6 +89,9 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (resp
 	if err := b.checkPlane(ctx, req); err != nil {
 		return answer(nil, err)
 	}
+	if !strings.HasPrefix(req.Path, mintPrefix) {
+		b.hostCache.forgetState()
+	}
 	resp, err = b.Backend.HandleRequest(ctx, req)
 	b.logFailure(req, err)
 	if req.Operation == logical.RollbackOperation {

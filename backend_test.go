@@ -145,6 +145,7 @@ func TestWritesAreForwarded(t *testing.T) {
 	m := ready(t)
 	secret := m.mint("etl").Secret
 	m.system.ReplicationStateVal = consts.ReplicationPerformanceStandby
+	m.backend.(*backend).hostCache.forgetState() // some seconds pass
 	m.workspace.ResetCalls()
 	for path, op := range map[string]logical.Operation{
 		"config": logical.UpdateOperation, "roles/etl": logical.UpdateOperation, "creds/etl": logical.ReadOperation, "tokens/" + strings.Repeat("0", 64): logical.DeleteOperation,

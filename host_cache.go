@@ -3,9 +3,11 @@
 package databricks
 
 import (
+	"context"
 	"sync"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
@@ -23,6 +25,7 @@ type hostCache struct {
 	mu       sync.Mutex
 	usual    answered[time.Duration]
 	longest  answered[time.Duration]
+	state    answered[consts.ReplicationState]
 	entities map[string]answered[*logical.Entity]
 }
 
@@ -34,16 +37,28 @@ type answered[T any] struct {
 
 func (a answered[T]) fresh() bool { return !a.at.IsZero() && time.Since(a.at) < hostFresh }
 
-// hostView is what Vault answers, the mount's TTLs and the names of entities from the cache. A TTL of some seconds ago does not make a lease
-// longer than it may be: Vault itself caps each lease by the mount's present maximum when it registers or renews it. The credential at
-// Databricks may then live longer than the lease, by a maximum that was in force when the caller asked.
+// hostView is what Vault answers, the mount's TTLs, the names of entities and the replication state from the cache. A TTL of some seconds ago
+// does not make a lease longer than it may be: Vault itself caps each lease by the mount's present maximum when it registers or renews it. The
+// credential at Databricks may then live longer than the lease, by a maximum that was in force when the caller asked.
 type hostView struct {
 	logical.SystemView
 	cache *hostCache
 }
 
-// host returns Vault's view for mints and renewals. What is to be told to an operator is asked of System, which is never stale.
-func (b *backend) host() logical.SystemView { return hostView{b.System(), &b.hostCache} }
+// Setup gives the framework the cached view: it asks for the replication state at every request, to know whether another node is to carry it
+// out.
+func (b *backend) Setup(ctx context.Context, conf *logical.BackendConfig) error {
+	b.vault = conf.System
+	cached := *conf
+	cached.System = b.host()
+	return b.Backend.Setup(ctx, &cached)
+}
+
+// System returns Vault's own view, which is never stale: for what is to be told to an operator, and for work in the background.
+func (b *backend) System() logical.SystemView { return b.vault }
+
+// host returns Vault's view for mints and renewals.
+func (b *backend) host() logical.SystemView { return hostView{b.vault, &b.hostCache} }
 
 func (v hostView) DefaultLeaseTTL() time.Duration {
 	return v.cache.duration(&v.cache.usual, v.SystemView.DefaultLeaseTTL)
@@ -68,6 +83,33 @@ func (c *hostCache) duration(of *answered[time.Duration], ask func() time.Durati
 	defer c.mu.Unlock()
 	*of = answered[time.Duration]{value, time.Now()}
 	return value
+}
+
+// ReplicationState remembers no more than that this node is no standby. If it has become one since, the mint ends where it writes to the
+// write-ahead log, before anything is done at Databricks: Vault refuses the write. Other requests call forgetState first.
+func (v hostView) ReplicationState() consts.ReplicationState {
+	c := v.cache
+	c.mu.Lock()
+	known := c.state
+	c.mu.Unlock()
+	if known.fresh() {
+		return known.value
+	}
+	state := v.SystemView.ReplicationState()
+	if state.HasState(consts.ReplicationPerformanceStandby) {
+		return state
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.state = answered[consts.ReplicationState]{state, time.Now()}
+	return state
+}
+
+// forgetState makes the next question for the replication state one to Vault.
+func (c *hostCache) forgetState() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.state = answered[consts.ReplicationState]{}
 }
 
 func (v hostView) EntityInfo(id string) (*logical.Entity, error) {

@@ -4,10 +4,12 @@ package databricks
 
 import (
 	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/logical"
 	"github.com/stretchr/testify/require"
 )
@@ -15,8 +17,8 @@ import (
 // askedVault counts what Vault is asked.
 type askedVault struct {
 	logical.SystemView
-	ttls, entities atomic.Int64
-	entityErr      error
+	ttls, entities, states atomic.Int64
+	entityErr              error
 }
 
 func (v *askedVault) MaxLeaseTTL() time.Duration {
@@ -27,6 +29,11 @@ func (v *askedVault) MaxLeaseTTL() time.Duration {
 func (v *askedVault) DefaultLeaseTTL() time.Duration {
 	v.ttls.Add(1)
 	return v.SystemView.DefaultLeaseTTL()
+}
+
+func (v *askedVault) ReplicationState() consts.ReplicationState {
+	v.states.Add(1)
+	return v.SystemView.ReplicationState()
 }
 
 func (v *askedVault) EntityInfo(id string) (*logical.Entity, error) {
@@ -49,11 +56,13 @@ func TestMintsAskVaultOnce(t *testing.T) {
 	m.mint("usual")
 	vault.ttls.Store(0)
 	vault.entities.Store(0)
+	before := vault.states.Load()
 	for range 10 {
 		m.mint("usual")
 	}
 	require.Zero(t, vault.ttls.Load())
 	require.Zero(t, vault.entities.Load())
+	require.LessOrEqual(t, vault.states.Load(), before+1, "the first mint after another request asks")
 
 	b := m.backend.(*backend)
 	b.hostCache.longest.at = time.Now().Add(-hostFresh)
@@ -78,6 +87,29 @@ func TestAnUnansweredQuestionIsAskedAgain(t *testing.T) {
 	require.Equal(t, int64(2), vault.entities.Load())
 	vault.entityErr = nil
 	m.mint("usual")
+}
+
+// TestANodeThatBecameAStandbyMintsNothing shows that a replication state of seconds ago does no harm: Vault refuses the first write of a mint,
+// and every other request asks anew.
+func TestANodeThatBecameAStandbyMintsNothing(t *testing.T) {
+	t.Parallel()
+	m := ready(t)
+	m.mint("etl")
+	m.system.ReplicationStateVal = consts.ReplicationPerformanceStandby
+	m.storage.onEach(func(op, _ string) error {
+		if op == "put" || op == "delete" {
+			return logical.ErrReadOnly
+		}
+		return nil
+	})
+	m.workspace.ResetCalls()
+	_, err := m.do(logical.ReadOperation, "creds/etl", nil)
+	require.ErrorIs(t, err, logical.ErrReadOnly)
+	_, err = m.do(logical.DeleteOperation, "tokens/"+strings.Repeat("0", 64), nil)
+	require.Equal(t, logical.ErrReadOnly, err)
+	_, err = m.do(logical.ReadOperation, "creds/etl", nil)
+	require.Equal(t, logical.ErrReadOnly, err, "what Vault said to the other request is not forgotten")
+	require.Empty(t, m.workspace.Calls())
 }
 
 // TestEntitiesAreNotRememberedWithoutBound shows that many callers don't fill the memory.

@@ -27,6 +27,9 @@ const unnamedMount = "unnamed"
 type backend struct {
 	*framework.Backend
 
+	// vault is what Vault tells of itself and of the mount.
+	vault logical.SystemView
+
 	// clock returns the current time. Tests replace it.
 	clock func() time.Time
 
@@ -251,7 +254,7 @@ func (b *backend) logFailure(req *logical.Request, err error) {
 		what = "a renewal failed"
 	case !request || isCallersMistake(req, err):
 		return
-	case strings.HasPrefix(req.Path, "creds/"):
+	case strings.HasPrefix(req.Path, mintPrefix):
 		what = "a mint failed"
 	case req.Path == "config/rotate-root", strings.HasPrefix(req.Path, "rotate-role/"):
 		what = "a rotation by hand failed"

@@ -26,6 +26,8 @@ const (
 	keyDisplayName  = "display_name"
 
 	secretTypeCredential = "databricks_credential"
+
+	mintPrefix = "creds/"
 )
 
 func (b *backend) pathCreds() []*framework.Path {
@@ -41,7 +43,7 @@ func (b *backend) pathCreds() []*framework.Path {
 		}
 	}
 	return []*framework.Path{{
-		Pattern: "creds/" + framework.GenericNameRegex(keyRole),
+		Pattern: mintPrefix + framework.GenericNameRegex(keyRole),
 		DisplayAttrs: &framework.DisplayAttributes{
 			OperationPrefix: "databricks",
 			OperationVerb:   "generate",
