@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -15,42 +16,6 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
 )
-
-// lease is the internal data of a Vault lease: all that renewing and revoking need, and no secret. Vault stores it for the life
-// of the lease, so leases of earlier versions must remain readable.
-type lease struct {
-	origin
-	CredentialType string `json:"credential_type"`
-	ID             string `json:"id"`   // identifies the credential for revoking
-	Role           string `json:"role"` // for renewals and messages; revoking never needs it
-
-	ServicePrincipalID string `json:"service_principal_id,omitempty"` // owner of an OAuth secret
-
-	TTL     int64     `json:"ttl"`     // seconds, as decided at creation
-	Expires time.Time `json:"expires"` // the latest end of a renewed lease
-	Dead    time.Time `json:"dead"`    // from then on there is nothing to revoke; later than Expires by the duration of the create
-
-	Delivered *writtenSecret `json:"delivered,omitempty"` // the secret that it was delivered to, nil for none
-	Record    string         `json:"record,omitempty"`    // id of the lease's record, empty without a delivery and for leases of v0.1.0
-}
-
-// internalData returns the lease in the form that Vault stores.
-func (l *lease) internalData() (map[string]any, error) {
-	data := map[string]any{}
-	return data, decodeMap(l, &data)
-}
-
-// leaseOf decodes and checks the internal data of a Vault lease.
-func leaseOf(secret *logical.Secret) (*lease, error) {
-	l := new(lease)
-	if err := decodeMap(secret.InternalData, l); err != nil {
-		return nil, fmt.Errorf("the lease's internal data cannot be read: %w", err)
-	}
-	if l.CredentialType == "" || l.ID == "" || l.Expires.IsZero() || l.Dead.IsZero() {
-		return nil, fmt.Errorf("the lease's internal data lacks credential_type, id, expires or dead")
-	}
-	return l, nil
-}
 
 // credentialLeaseType returns the lease type that all credential types share.
 func (b *backend) credentialLeaseType() *framework.Secret {
@@ -306,7 +271,9 @@ func (b *backend) leaseOfCredential(p *mintPlan, token *credential.Credential) (
 	if err != nil {
 		return nil, err
 	}
-	resp := b.Secret(secretTypeCredential).Response(token.Data, internal)
+	resp := b.Secret(secretTypeCredential).Response(token.Data, nil)
+	maps.Copy(internal, resp.Secret.InternalData)
+	resp.Secret.InternalData = internal
 	resp.Secret.TTL, resp.Secret.MaxTTL = p.terms.ttl, p.terms.maxTTL
 	resp.Secret.Renewable = !p.kind.Traits().EndsByItself
 	resp.Warnings = p.terms.warnings
