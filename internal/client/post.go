@@ -3,10 +3,10 @@
 package client
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 )
@@ -19,23 +19,18 @@ func (c *Client) post(ctx context.Context, path string, sent, result any) error 
 	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.transport.origin+path, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	req.Header["Accept"], req.Header["Content-Type"] = asJSON, asJSON
+	scheme, host, _ := strings.Cut(c.transport.origin, "://")
+	req := (&http.Request{
+		Method: http.MethodPost, URL: &url.URL{Scheme: scheme, Host: host, Path: path}, Header: http.Header{"Accept": asJSON, "Content-Type": asJSON},
+	}).WithContext(ctx)
 	if c.sdk.Config.WorkspaceID != "" {
 		req.Header.Set("X-Databricks-Workspace-Id", c.sdk.Config.WorkspaceID)
 	}
-	resp, err := c.transport.RoundTrip(req)
-	if err != nil {
+	answer, err := c.transport.send(req, body)
+	if err != nil || result == nil {
 		return err
 	}
-	defer func() { _ = resp.Body.Close() }()
-	if result == nil {
-		return nil
-	}
-	return json.NewDecoder(resp.Body).Decode(result)
+	return json.Unmarshal(answer.body, result)
 }
 
 var asJSON = []string{"application/json"}

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptrace"
@@ -77,7 +78,7 @@ type transport struct {
 	secrets        []string      // the configured ones, to be scrubbed
 }
 
-// RoundTrip answers with a success or fails with [errSettled] and the reason in the call.
+// RoundTrip is [transport.send] for the SDK.
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	var body []byte
 	if req.Body != nil {
@@ -88,6 +89,24 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 			return nil, errSettled
 		}
 	}
+	answer, err := t.send(req, body)
+	if err != nil {
+		return nil, err
+	}
+	return &http.Response{
+		StatusCode:    answer.status,
+		Proto:         "HTTP/1.1",
+		ProtoMajor:    1,
+		ProtoMinor:    1,
+		Header:        http.Header{"Content-Type": {"application/json"}},
+		Body:          io.NopCloser(bytes.NewReader(answer.body)),
+		ContentLength: int64(len(answer.body)),
+		Request:       req,
+	}, nil
+}
+
+// send answers a request of a call, whose body is given apart, with a success or fails with [errSettled] and the reason in the call.
+func (t *transport) send(req *http.Request, body []byte) (*reply, error) {
 	ca, ok := req.Context().Value(callKey{}).(*call)
 	if !ok {
 		return nil, errSettled
@@ -104,16 +123,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	ca.status, ca.header = answer.status, answer.header
 	answer.body = bytes.TrimSpace(answer.body)
-	return &http.Response{
-		StatusCode:    answer.status,
-		Proto:         "HTTP/1.1",
-		ProtoMajor:    1,
-		ProtoMinor:    1,
-		Header:        http.Header{"Content-Type": {"application/json"}},
-		Body:          io.NopCloser(bytes.NewReader(answer.body)),
-		ContentLength: int64(len(answer.body)),
-		Request:       req,
-	}, nil
+	return answer, nil
 }
 
 // settle sends the request, and repeats it as far as that is needed and allowed.
@@ -259,10 +269,11 @@ func (t *transport) attempt(ctx context.Context, req *http.Request, body []byte,
 	attemptCtx, cancel := context.WithTimeout(ctx, t.attemptTimeout)
 	defer cancel()
 	var connected, wrote atomic.Bool
-	out := req.Clone(httptrace.WithClientTrace(attemptCtx, &httptrace.ClientTrace{
+	out := req.WithContext(httptrace.WithClientTrace(attemptCtx, &httptrace.ClientTrace{
 		GotConn:      func(httptrace.GotConnInfo) { connected.Store(true) },
 		WroteHeaders: func() { wrote.Store(true) },
 	}))
+	out.Header = maps.Clone(req.Header)
 	out.Body, out.GetBody, out.ContentLength = http.NoBody, nil, 0
 	if len(body) > 0 {
 		out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
