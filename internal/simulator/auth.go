@@ -115,8 +115,11 @@ func (w *Workspace) authenticate(r *request) *refusal {
 		if account {
 			return unsupportedCredential()
 		}
+		if refused := w.checkAuthentication(KindPAT); refused != nil {
+			return refused
+		}
 		t.lastUsed = now
-		r.caller, r.scopes = t.owner, t.scopes
+		r.caller, r.scopes, r.tokenKind = t.owner, t.scopes, KindPAT
 		return nil
 	}
 	a := w.access[key]
@@ -126,6 +129,9 @@ func (w *Workspace) authenticate(r *request) *refusal {
 	if account && !a.account {
 		return unsupportedCredential()
 	}
+	if refused := w.checkAuthentication(a.kind); refused != nil {
+		return refused
+	}
 	if a.kind == KindEntra {
 		if refused := w.checkEntraToken(r, a, now); refused != nil {
 			return refused
@@ -133,7 +139,7 @@ func (w *Workspace) authenticate(r *request) *refusal {
 	} else if !account && !a.owner.inWorkspace {
 		return w.noAccess()
 	}
-	r.caller, r.scopes, r.entra = a.owner, a.scopes, a.kind == KindEntra
+	r.caller, r.scopes, r.tokenKind = a.owner, a.scopes, a.kind
 	return nil
 }
 
@@ -157,12 +163,17 @@ func (w *Workspace) noAccess() *refusal {
 }
 
 // authorize refuses a caller whose token doesn't have the API scope of the
-// endpoint. No scopes at all, and all-apis, mean everything.
+// endpoint, in the form that was recorded of both kinds of token. No scopes at
+// all, and all-apis, mean everything.
 func authorize(r *request, scope string) *refusal {
 	if allows(r.scopes, scope) {
 		return nil
 	}
-	return refuseByGateway(http.StatusForbidden, "PERMISSION_DENIED", "Provided token does not have required scopes: "+scope)
+	kind := "OAuth"
+	if r.tokenKind == KindPAT {
+		kind = "access"
+	}
+	return refuseByGateway(http.StatusForbidden, "403", "Provided "+kind+" token does not have required scopes: "+scope+" [ReqId: "+r.id+"]")
 }
 
 func allows(scopes []string, scope string) bool {

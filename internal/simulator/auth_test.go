@@ -143,7 +143,7 @@ func TestScopesOfTokensAreEnforced(t *testing.T) {
 			a := send(t, w, "GET", path, token, "")
 			require.Equal(t, status, a.status, try.scopes)
 			if status == 403 {
-				requireRefused(t, a, 403, "PERMISSION_DENIED")
+				requireRefused(t, a, 403, 403.0)
 				require.Contains(t, a.json(t)["message"], "required scopes")
 			}
 		}
@@ -176,4 +176,20 @@ func TestTakingAwayThePermissionOnTokens(t *testing.T) {
 	mint(t, w, access, `{}`)
 	require.Len(t, w.Tokens(), 1)
 	require.Panics(t, func() { w.SetTokenPermission(w.AddUser("root@example.com", true), false) })
+}
+
+// TestMissingScopesAreNamed in the texts that were recorded for the two kinds of token.
+func TestMissingScopesAreNamed(t *testing.T) {
+	t.Parallel()
+	w := start(t)
+	sp := w.AddServicePrincipal("etl", false)
+	_, secret := w.AddOAuthSecret(sp, 0)
+	oauth := grant(t, w, sp.ApplicationID, secret, "sql").json(t)["access_token"].(string)
+	root, _ := w.AddToken(sp, "", 0)
+	pat, _ := mint(t, w, root, `{"scopes":["sql"]}`)
+	for token, text := range map[string]string{pat: "Provided access token", oauth: "Provided OAuth token"} {
+		a := send(t, w, "GET", "/api/2.2/jobs/list", token, "")
+		requireRefused(t, a, 403, 403.0)
+		require.Regexp(t, `^`+text+` does not have required scopes: jobs \[ReqId: [0-9a-f-]+\]$`, a.json(t)["message"])
+	}
 }

@@ -25,6 +25,8 @@
 //	PUT    /api/2.0/preview/scim/v2/Groups/{id}
 //	PATCH  /api/2.0/preview/scim/v2/Groups/{id}
 //	DELETE /api/2.0/preview/scim/v2/Groups/{id}
+//	GET    /api/2.0/preview/scim/v2/Users
+//	GET    /api/2.0/preview/scim/v2/Users/{id}
 //	GET    /api/2.0/accounts/servicePrincipals/{sp_id}/credentials/secrets
 //	POST   /api/2.0/accounts/servicePrincipals/{sp_id}/credentials/secrets
 //	DELETE /api/2.0/accounts/servicePrincipals/{sp_id}/credentials/secrets/{secret_id}
@@ -47,6 +49,17 @@
 //	POST   /api/2.0/secrets/acls/delete
 //	GET    /api/2.0/secrets/acls/get
 //	GET    /api/2.0/secrets/acls/list
+//	GET    /api/2.1/clusters/list
+//	GET    /api/2.1/clusters/get
+//	GET    /api/2.0/libraries/all-cluster-statuses
+//	GET    /api/2.0/libraries/cluster-status
+//	GET    /api/2.0/instance-profiles/list
+//	GET    /api/2.2/jobs/list
+//	GET    /api/2.2/jobs/get
+//	GET    /api/2.0/dbfs/list
+//	GET    /api/2.0/dbfs/get-status
+//	GET    /api/2.0/workspace/list
+//	GET    /api/2.0/workspace/get-status
 //	POST   /oidc/v1/token
 //	GET    /oidc/.well-known/oauth-authorization-server
 //	GET    /.well-known/databricks-config
@@ -55,6 +68,9 @@
 // The last one stands in for Microsoft Entra ID. With [WithAccount], the account
 // has service principals, groups, secrets and OAuth endpoints of the same form
 // under /api/2.0/accounts/{account_id}/ and /oidc/accounts/{account_id}/.
+//
+// Clusters, libraries, instance profiles, jobs, files and notebooks are a few fixed
+// ones, for tokens to be tried on.
 //
 // Everything else is 404 ENDPOINT_NOT_FOUND. A new endpoint is one line in the
 // table in server.go and one handler.

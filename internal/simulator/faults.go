@@ -181,6 +181,7 @@ func (f *Fault) reply(r *request) *reply {
 		re = literalReply(status, f.Body)
 	case f.Status >= 400:
 		re = refuse(f.Status, f.errorCode(r), f.message()).reply(r)
+		re.status = f.Status // whatever [WithStatuses] says
 	case f.Status != 0:
 		re = &reply{status: f.Status, header: http.Header{}}
 	default:

@@ -70,15 +70,26 @@ func refuseByGateway(status int, code, message string) *refusal {
 	return refused
 }
 
+// WithStatuses sends refusals with other statuses than their codes go by, such as
+// RESOURCE_DOES_NOT_EXIST with 400 or RESOURCE_ALREADY_EXISTS with 409, which
+// services of Databricks have been seen to do. Refusals of the SCIM API, which
+// have no code, go by "SCIM_" and the status that stays in their envelope, as the
+// SDKs name them: SCIM_404.
+func WithStatuses(byCode map[string]int) Option {
+	return func(s *settings) { s.statuses = byCode }
+}
+
 // reply puts the refusal into its envelope: RFC 6749 under /oidc/, SCIM
 // (RFC 7644) under /scim/, Databricks' own elsewhere. A numeric code, as in
 // answers about credentials, is sent as a number.
 func (f *refusal) reply(r *request) *reply {
 	var envelope map[string]any
+	status, code := f.status, f.code
 	switch {
-	case underOIDC(r):
+	case underOIDC(r) && !f.gateway:
 		envelope = map[string]any{"error": f.code, "error_description": f.message}
 	case underSCIM(r) && !f.gateway:
+		code = "SCIM_" + strconv.Itoa(f.status)
 		envelope = map[string]any{
 			"schemas": []string{"urn:ietf:params:scim:api:messages:2.0:Error"},
 			"detail":  f.message,
@@ -98,7 +109,10 @@ func (f *refusal) reply(r *request) *reply {
 		envelope = map[string]any{"error_code": code, "message": f.message}
 	}
 	maps.Copy(envelope, f.extra)
-	re := jsonReply(r, f.status, envelope)
+	if other := r.statuses[code]; other != 0 {
+		status = other
+	}
+	re := jsonReply(r, status, envelope)
 	if f.gateway {
 		re.header.Set("Content-Type", "application/json")
 	}

@@ -49,7 +49,7 @@ func (w *Workspace) me(r *request) (any, *refusal) {
 		"entitlements": valuesOf(entitlements),
 	}
 	if p.ApplicationID == "" {
-		user["emails"] = []map[string]any{{"type": "work", "value": p.UserName, "primary": true}}
+		user["emails"] = emailOf(p)
 	}
 	r.extra.Set("X-Databricks-Org-Id", w.settings.workspaceID)
 	return r.project(user), nil

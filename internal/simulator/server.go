@@ -43,6 +43,8 @@ var endpoints = []struct {
 	{"PUT /api/2.0/preview/scim/v2/Groups/{id}", "scim", scimAdminOnly((*Workspace).replaceGroup)},
 	{"PATCH /api/2.0/preview/scim/v2/Groups/{id}", "scim", scimAdminOnly((*Workspace).patchGroup)},
 	{"DELETE /api/2.0/preview/scim/v2/Groups/{id}", "scim", scimAdminOnly((*Workspace).deleteGroup)},
+	{"GET /api/2.0/preview/scim/v2/Users", "scim", (*Workspace).listUsers},
+	{"GET /api/2.0/preview/scim/v2/Users/{id}", "scim", (*Workspace).getUser},
 
 	{"GET /api/2.0/accounts/{account_id}/scim/v2/ServicePrincipals", "scim", (*Workspace).listServicePrincipals},
 	{"POST /api/2.0/accounts/{account_id}/scim/v2/ServicePrincipals", "scim", (*Workspace).createServicePrincipal},
@@ -86,6 +88,18 @@ var endpoints = []struct {
 	{"GET /api/2.0/secrets/acls/get", "secrets", (*Workspace).getACL},
 	{"GET /api/2.0/secrets/acls/list", "secrets", (*Workspace).listACLs},
 
+	{"GET /api/2.1/clusters/list", "clusters", list("clusters", clusters)},
+	{"GET /api/2.1/clusters/get", "clusters", get("cluster_id", clusters, noCluster)},
+	{"GET /api/2.0/libraries/all-cluster-statuses", "libraries", list("statuses", libraries)},
+	{"GET /api/2.0/libraries/cluster-status", "libraries", get("cluster_id", libraries, noCluster)},
+	{"GET /api/2.0/instance-profiles/list", "instance-profiles", list("instance_profiles", instanceProfiles)},
+	{"GET /api/2.2/jobs/list", "jobs", list("jobs", jobs)},
+	{"GET /api/2.2/jobs/get", "jobs", get("job_id", jobs, noJob)},
+	{"GET /api/2.0/dbfs/list", "files", listDirectory("files", files, noFile)},
+	{"GET /api/2.0/dbfs/get-status", "files", get("path", files, noFile)},
+	{"GET /api/2.0/workspace/list", "workspace", listDirectory("objects", notebooks, noPath)},
+	{"GET /api/2.0/workspace/get-status", "workspace", get("path", notebooks, noPath)},
+
 	{"POST /oidc/v1/token", "", (*Workspace).grantAccessToken},
 	{"GET /oidc/.well-known/oauth-authorization-server", "", (*Workspace).oauthMetadata},
 	{"POST /oidc/accounts/{account_id}/v1/token", "", ofAccount((*Workspace).grantAccessToken)},
@@ -97,14 +111,15 @@ var endpoints = []struct {
 // request is a request whose body has been read.
 type request struct {
 	*http.Request
-	id     string // X-Request-Id of the answer
-	body   []byte
-	caller *principal  // nil until authenticated
-	scopes []string    // of the caller's token
-	entra  bool        // the caller's token is of Microsoft Entra ID
-	effect bool        // a handler ran
-	status int         // of a success, 0 = 200
-	extra  http.Header // sent along with a success
+	id        string // X-Request-Id of the answer
+	body      []byte
+	caller    *principal     // nil until authenticated
+	scopes    []string       // of the caller's token
+	tokenKind string         // of the caller's token, such as [KindPAT]
+	effect    bool           // a handler ran
+	status    int            // of a success, 0 = 200
+	extra     http.Header    // sent along with a success
+	statuses  map[string]int // see [WithStatuses]
 }
 
 // decode reads the JSON body into v. An empty body counts as {}, and unknown
@@ -178,7 +193,7 @@ func (w *Workspace) Close() {
 // entry is complete before the answer leaves, so that a client which has an
 // answer finds it in the log.
 func (w *Workspace) answer(mux *http.ServeMux, out http.ResponseWriter, in *http.Request) {
-	r := &request{Request: in, id: newUUID(), extra: http.Header{}}
+	r := &request{Request: in, id: newUUID(), extra: http.Header{}, statuses: w.settings.statuses}
 	body, err := io.ReadAll(in.Body)
 	r.body = body
 	date := w.settings.now()
@@ -235,6 +250,9 @@ type dispatch struct {
 }
 
 func (w *Workspace) route(mux *http.ServeMux, out http.ResponseWriter, r *request) *reply {
+	if refused := w.admit(r); refused != nil {
+		return refused.reply(r)
+	}
 	for _, name := range []string{"X-Databricks-Workspace-Id", "X-Databricks-Org-Id"} {
 		if id := r.Header.Get(name); id != "" && id != w.settings.workspaceID {
 			// The real form of this refusal is unknown.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
@@ -61,35 +62,40 @@ type Workspace struct {
 	scopes            map[string]*secretScope // by name in lower case
 
 	secretReadsRefused bool
-	aclDelay           int // stale reads after each change of an ACL
+	aclDelay           int            // stale reads after each change of an ACL
+	allowedAddresses   []netip.Prefix // empty = all
+	authenticationDown []string       // kinds of token
 }
 
 // Option changes a setting of a workspace before it starts.
 type Option func(*settings)
 
 type settings struct {
-	addr             string
-	tls              bool
-	now              func() time.Time
-	seed             uint64
-	workspaceID      string
-	tokenQuota       int
-	maxTokenLifetime time.Duration
-	deleteAbsent     DeleteAbsentForm
-	scopeLimit       int
-	secretLimit      int
-	withoutPremium   bool
-	azureKeyVault    bool
-	cloud            string
-	accountID        string
-	unified          bool
-	azureResourceID  string
-	principalLimit   int
-	quotaStatus      int
-	quotaCode        string
-	killTokens       bool
-	noCallLog        bool
-	observer         func(Call)
+	addr               string
+	tls                bool
+	now                func() time.Time
+	seed               uint64
+	workspaceID        string
+	tokenQuota         int
+	maxTokenLifetime   time.Duration
+	deleteAbsent       DeleteAbsentForm
+	scopeLimit         int
+	secretLimit        int
+	withoutPremium     bool
+	azureKeyVault      bool
+	cloud              string
+	accountID          string
+	unified            bool
+	azureResourceID    string
+	principalLimit     int
+	quotaStatus        int
+	quotaCode          string
+	killTokens         bool
+	statuses           map[string]int // by code
+	allowedAddresses   []string
+	authenticationDown []string
+	noCallLog          bool
+	observer           func(Call)
 }
 
 // WithAddr listens on addr, "host:port" with a loopback host ("localhost",
@@ -169,8 +175,8 @@ func New(opts ...Option) *Workspace {
 }
 
 // Start starts a workspace. It fails when the address is not loopback or can't
-// be listened on, when the workspace id is not a positive number, and when there
-// is no such cloud.
+// be listened on, when the workspace id is not a positive number, when there is no
+// such cloud, and when an address of the IP access list is none.
 func Start(opts ...Option) (*Workspace, error) {
 	s := settings{
 		addr:             "127.0.0.1:0",
@@ -197,6 +203,10 @@ func Start(opts ...Option) (*Workspace, error) {
 	if err := checkLoopback(s.addr); err != nil {
 		return nil, err
 	}
+	addresses, err := parseAddresses(s.allowedAddresses)
+	if err != nil {
+		return nil, err
+	}
 	w := &Workspace{
 		settings:     s,
 		served:       make(chan struct{}),
@@ -211,6 +221,8 @@ func Start(opts ...Option) (*Workspace, error) {
 		secrets:      map[string]*oauthSecret{},
 		entraApps:    map[entraID]*entraApp{},
 		scopes:       map[string]*secretScope{},
+
+		allowedAddresses: addresses, authenticationDown: s.authenticationDown,
 	}
 	w.users = w.addGroup(usersName, false)
 	w.admins = w.addGroup(adminsName, false)
