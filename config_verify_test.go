@@ -127,14 +127,30 @@ func TestStatusShowsTheDenialOfARotation(t *testing.T) {
 	}
 }
 
-// TestAuthenticationThatIsDownForGood: a 503 that lasts ends the retries, and says what it may mean.
+// TestAuthenticationThatIsDownForGood: a 503 that lasts, such as a workspace gives to tokens of a kind that it doesn't take, ends the retries,
+// and says what it may mean.
 func TestAuthenticationThatIsDownForGood(t *testing.T) {
 	t.Parallel()
-	m := newMount(t)
-	fault := m.workspace.Inject(simulator.Fault{Path: "/api/*", Status: http.StatusServiceUnavailable, Message: "Authentication is temporarily unavailable"})
-	resp, err := m.do(logical.UpdateOperation, "config", map[string]any{"host": m.workspace.URL(), "token": m.token, "max_retries": 2})
-	m.coded(http.StatusBadGateway, resp, err, "TEMPORARILY_UNAVAILABLE", "use another auth_type")
-	require.Equal(t, 3, fault.Hits())
+	for kind, config := range map[string]func(m *mount) map[string]any{
+		simulator.KindPAT: func(m *mount) map[string]any { return map[string]any{"host": m.workspace.URL(), "token": m.token} },
+		simulator.KindOAuth: func(m *mount) map[string]any {
+			sp := m.workspace.AddServicePrincipal("engine", true)
+			_, secret := m.workspace.AddOAuthSecret(sp, day)
+			return map[string]any{"host": m.workspace.URL(), "client_id": sp.ApplicationID, "client_secret": m.unlogged(secret)}
+		},
+		simulator.KindEntra: func(m *mount) map[string]any { return m.azureConfig(m.workspace.AddServicePrincipal("engine", true)) },
+	} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			m := newMount(t, simulator.WithCloud("azure"), simulator.WithAuthenticationDown(kind))
+			data := config(m)
+			data["max_retries"] = 2
+			resp, err := m.do(logical.UpdateOperation, "config", data)
+			m.coded(http.StatusBadGateway, resp, err, "nothing was stored", "TEMPORARILY_UNAVAILABLE", "Authentication is temporarily unavailable", "use another auth_type")
+			require.Equal(t, 3, m.workspace.Count("", mePath))
+			require.Nil(t, m.absent("config"))
+		})
+	}
 }
 
 // TestWhichOfTwoIsWrongIsLeftOpen: Databricks refuses a wrong client_id as it refuses a wrong client_secret.

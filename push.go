@@ -247,7 +247,7 @@ func failsForAll(err error) bool {
 		return true
 	}
 	switch remote.Kind {
-	case client.Unauthenticated, client.PermissionDenied, client.NetworkDenied, client.NotInWorkspace, client.NotFound, client.Canceled:
+	case client.Unauthenticated, client.PermissionDenied, client.NetworkDenied, client.NotInWorkspace, client.ScopeMissing, client.NotFound, client.Canceled:
 		return true
 	default:
 		return false

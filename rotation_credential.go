@@ -101,7 +101,7 @@ func (b *backend) revokeStored(ctx context.Context, conn *connection, k *storedC
 		return badField(keyHost, "%s %s was made at %s, but the mount is now connected to %s; connect it to the first again, or wait until it ends by itself at %s", k.Type, k.ID, k.Host, conn.config.Host, rfc3339(k.Expires))
 	}
 	err = kind.Revoke(ctx, conn, access, credential.Ref{ID: k.ID, ServicePrincipalID: k.ServicePrincipalID})
-	if ended, _ := conn.passed(b.now(), k.Expires.Add(clockFar)); ended && client.IsKind(err, client.PermissionDenied) {
+	if ended, _ := conn.passed(b.now(), k.Expires.Add(clockFar)); ended && client.IsKind(err, client.PermissionDenied, client.ScopeMissing) {
 		return nil // nobody needs to be asked for the right to remove what has ended
 	}
 	if err != nil {

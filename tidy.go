@@ -318,7 +318,7 @@ func (b *backend) endTidy(ctx context.Context, run *tidyRun, err error) {
 	case !run.automatic:
 	case err == nil && run.more:
 		s.NextAutomatic = s.Finished // the next periodic call continues
-	case err == nil && s.Failed == 0, client.IsKind(err, client.PermissionDenied):
+	case err == nil && s.Failed == 0, client.IsKind(err, client.PermissionDenied, client.ScopeMissing):
 		s.NextAutomatic = s.Finished.Add(tidyPeriod)
 	}
 	ended := *s

@@ -155,7 +155,7 @@ func (b *backend) listMarked(ctx context.Context, run *tidyRun) ([]tidyObject, e
 		principals = append(principals, named...)
 	}
 	// Without permission to list service principals, the run still removes tokens.
-	if tokensToo && client.IsKind(err, client.PermissionDenied) {
+	if tokensToo && client.IsKind(err, client.PermissionDenied, client.ScopeMissing) {
 		err = fmt.Errorf("service principals were left out: %w", err)
 		b.Logger().Warn("tidy may not see everything", "error", err)
 		b.changeTidy(func(s *tidyStatus) { s.LastError = err.Error() })

@@ -6,6 +6,7 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -125,6 +126,32 @@ func TestTokenRefusedForGood(t *testing.T) {
 	require.True(t, e.Unprocessed)
 	require.EqualValues(t, 2, endpoint.issued.Load())
 	require.True(t, c.LastSuccess().IsZero())
+}
+
+// TestAMissingScopeLeavesTheTokenInUse: another one of the same credential would lack it, too.
+func TestAMissingScopeLeavesTheTokenInUse(t *testing.T) {
+	t.Parallel()
+	endpoint := &tokenEndpoint{lifetime: time.Hour}
+	var refused atomic.Int64
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/token/create") {
+			refused.Add(1)
+			answer(403, `{"error_code":403,"message":"Provided OAuth token does not have required scopes: authentication [ReqId: x]"}`)(w, r)
+			return
+		}
+		endpoint.handler(w, r)
+	}))
+	t.Cleanup(s.Close)
+	c := newClient(t, oauthConfig(s.URL))
+	for n := range int64(2) {
+		_, err := c.CreateToken(t.Context(), aMinute)
+		e := failureOf(t, err)
+		require.Equal(t, ScopeMissing, e.Kind)
+		require.True(t, e.Unprocessed)
+		require.False(t, e.Issued)
+		require.EqualValues(t, n+1, refused.Load())
+	}
+	require.EqualValues(t, 1, endpoint.issued.Load())
 }
 
 func TestGrantFaults(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,6 +33,9 @@ const (
 	NetworkDenied
 	// NotInWorkspace is an identity, or a credential of another workspace, that may not enter this one.
 	NotInWorkspace
+	// ScopeMissing is a credential that is good, but limited to API scopes other than the one that the request needs. It says nothing about
+	// the rights of its identity.
+	ScopeMissing
 	// Throttled means that Databricks still asked to slow down after the call's retries or its budget.
 	Throttled
 	// Unavailable means that Databricks can't be reached, fails, or gives an answer that can't be read.
@@ -59,6 +63,8 @@ func (k Kind) String() string {
 		return "network denied"
 	case NotInWorkspace:
 		return "not in workspace"
+	case ScopeMissing:
+		return "scope missing"
 	case Throttled:
 		return "throttled"
 	case Unavailable:
@@ -77,7 +83,7 @@ func (k Kind) phrase() string {
 	switch k {
 	case NotFound:
 		return "Databricks does not know it"
-	case QuotaExceeded, PermissionDenied, Refused:
+	case QuotaExceeded, PermissionDenied, ScopeMissing, Refused:
 		return "Databricks refused the request"
 	case Unauthenticated:
 		return "Databricks refused the credential of this connection"
@@ -208,6 +214,7 @@ const (
 	hintIPAccessList = "the address is not on the IP access list, which says nothing about the credential; let an admin add it to the list, or let Vault's traffic leave from an address that is on it"
 	hintNetwork      = "an IP access list, a network policy of the account or private link keeps this network out, which says nothing about the credential; let an admin admit the address that Vault's traffic leaves from, or let Vault reach the workspace through its private link"
 	hintNotInside    = "the credential was not found to be wrong; check that host is the workspace that it is for, and that its identity has been added to that workspace (on Azure, azure_workspace_resource_id lets in who has rights on the workspace's resource)"
+	hintScopes       = "the credential in the config is good, but limited to API scopes, and these are not among them; connect with one that has them"
 	hintIssued       = "an access token was issued, so the credential in the config is good; check that host is the workspace or account that it is for, and that the identity has been added there"
 	hintAuthDown     = "if that lasts, the workspace does not take credentials of this kind, such as tokens of Entra ID; use another auth_type"
 )
@@ -240,10 +247,10 @@ func ended(op string, cause error, sent bool) *Error {
 	return e
 }
 
-// IsKind reports whether err is, or wraps, an *Error of the kind.
-func IsKind(err error, kind Kind) bool {
+// IsKind reports whether err is, or wraps, an *Error of one of the kinds.
+func IsKind(err error, kinds ...Kind) bool {
 	var remote *Error
-	return errors.As(err, &remote) && remote.Kind == kind
+	return errors.As(err, &remote) && slices.Contains(kinds, remote.Kind)
 }
 
 // IsGone reports whether err says that what the request was about does not exist at Databricks.

@@ -73,6 +73,10 @@ func TestVerdicts(t *testing.T) {
 		{"no workspace to go to", 404, `{"error_code":404,"message":"Unable to find workspace 123"}`, "", Refused, "", "check that host"},
 		{"a token of a workspace", 404, envelope("NOT_FOUND", "Token x does not exist in workspace 123"), "", NotFound, "NOT_FOUND", ""},
 		{"absent in SCIM", 404, `{"detail":"User 1 not found.","status":"404"}`, "", NotFound, "SCIM_404", "User 1 not found."},
+		{"absent in SCIM, with the status of a refusal", 400, `{"detail":"User 1 not found.","status":"404"}`, "", NotFound, "SCIM_404", "User 1 not found."},
+		{"not allowed in SCIM, with the status of absence", 404, `{"detail":"/x is only accessible by admins","status":"403"}`, "", PermissionDenied, "SCIM_403", "only accessible by admins"},
+		{"invalid in SCIM, with the status of absence", 404, `{"detail":"no","status":"400"}`, "", Refused, "SCIM_400", ""},
+		{"absent in SCIM, without a status", 404, `{"schemas":["urn:ietf:params:scim:api:messages:2.0:Error"],"detail":"no"}`, "", NotFound, "SCIM_", "no"},
 		{"absent with a numeric code", 404, `{"error_code":404,"message":"no token"}`, "", NotFound, "", "no token"},
 		{"unknown path", 404, envelope("ENDPOINT_NOT_FOUND", "No API found"), "", Refused, "ENDPOINT_NOT_FOUND", "check that host"},
 		{"feature off", 404, envelope("FEATURE_DISABLED", "PATs are disabled"), "", Refused, "FEATURE_DISABLED", ""},
@@ -84,6 +88,10 @@ func TestVerdicts(t *testing.T) {
 		{"bad credential", 403, `{"error_code":403,"message":"Invalid access token. [ReqId: a]"}`, "", Unauthenticated, "", "check that the credential"},
 		{"bad credential by header", 403, `{"message":"no"}`, "Invalid access token.", Unauthenticated, "", ""},
 		{"bad credential as a page", 403, "<html><pre> Invalid access token. </pre></html>", "", Unauthenticated, "", "Invalid access token"},
+		{"scope missing", 403, `{"error_code":403,"message":"Provided access token does not have required scopes: secrets [ReqId: a]"}`, "", ScopeMissing, "",
+			"Databricks refused the request (HTTP 403): Provided access token does not have required scopes: secrets [ReqId: a]; the credential in the config is good, but limited to API scopes"},
+		{"scope missing, of an OAuth token", 403, `{"error_code":403,"message":"Provided OAuth token does not have required scopes: authentication"}`, "", ScopeMissing, "", "limited to API scopes"},
+		{"scope missing, in other words", 403, envelope("PERMISSION_DENIED", "Invalid scope, required scopes: jobs"), "", ScopeMissing, "PERMISSION_DENIED", "limited to API scopes"},
 		{"numeric 403", 403, `{"error_code":403,"message":"no"}`, "", Unauthenticated, "", ""},
 		{"feature off says nothing about the host", 404, envelope("FEATURE_DISABLED", "PATs are disabled"), "", Refused, "FEATURE_DISABLED", "PATs are disabled [request id"},
 		{"broken, with the status of a refusal", 400, envelope("INTERNAL_ERROR", "no"), "", Unavailable, "INTERNAL_ERROR", "Databricks is unavailable"},
@@ -169,7 +177,7 @@ func TestMessagesAreScrubbed(t *testing.T) {
 
 func TestErrorTexts(t *testing.T) {
 	t.Parallel()
-	kinds := []Kind{Refused, NotFound, QuotaExceeded, Unauthenticated, PermissionDenied, NetworkDenied, NotInWorkspace, Throttled, Unavailable, Timeout, Canceled, Kind(99)}
+	kinds := []Kind{Refused, NotFound, QuotaExceeded, Unauthenticated, PermissionDenied, NetworkDenied, NotInWorkspace, ScopeMissing, Throttled, Unavailable, Timeout, Canceled, Kind(99)}
 	seen := map[string]bool{}
 	for _, kind := range kinds {
 		require.False(t, seen[kind.String()])

@@ -172,13 +172,14 @@ func TestBudget(t *testing.T) {
 		var requests atomic.Int64
 		bubble(t, cfg, func(w http.ResponseWriter, r *http.Request) {
 			requests.Add(1)
-			answer(503, "")(w, r)
+			answer(503, envelope("TEMPORARILY_UNAVAILABLE", "Authentication is temporarily unavailable"))(w, r)
 		}, func(t *testing.T, c *Client) {
 			start := time.Now()
 			_, err := c.CreateToken(t.Context(), aMinute)
 			e := failureOf(t, err)
 			require.Equal(t, Unavailable, e.Kind)
 			require.Equal(t, 503, e.Status)
+			require.ErrorContains(t, err, "Authentication is temporarily unavailable; "+hintAuthDown)
 			require.Less(t, time.Since(start), CallBudget)
 			require.Greater(t, time.Since(start), CallBudget-backoffCap)
 			require.Less(t, requests.Load(), int64(30), "the back-off must grow")

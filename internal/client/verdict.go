@@ -155,6 +155,7 @@ func judgeAPI(ca *call, req *http.Request, r *reply) *Error {
 	if e.deniedEntry(r) {
 		return e
 	}
+	scim := scimStatus(e.ErrorCode, r.status)
 	switch {
 	// SCIM answers 500 when it throttles, with the code in its text, and the token bucket has none at all.
 	case strings.Contains(e.Message, "REQUEST_LIMIT_EXCEEDED"), strings.Contains(text, "token bucket limit has been exceeded"):
@@ -170,13 +171,13 @@ func judgeAPI(ca *call, req *http.Request, r *reply) *Error {
 		e.Kind = Refused
 	case known:
 		e.Kind = kind
-	case r.status == http.StatusNotFound && enveloped && (numeric || strings.HasPrefix(e.ErrorCode, "SCIM_") ||
-		e.ErrorCode == "" && names(ca.op, text)):
+	case scim == http.StatusNotFound,
+		r.status == http.StatusNotFound && enveloped && (numeric || e.ErrorCode == "" && names(ca.op, text)):
 		// Only Databricks knows that the object is gone: a gateway on the way there, or a workspace that is not the one we
 		// mean, answers 404 as well.
 		e.Kind = NotFound
 	default:
-		e.Kind = kindOfStatus(r, numeric, text)
+		e.Kind = kindOfStatus(cmp.Or(scim, r.status), r, numeric, text)
 	}
 	// The whole workspace, or account, is not there: nothing is known of what the request was about.
 	absent := e.Kind == NotFound && elsewhere.MatchString(text) && !names(ca.op, text)
@@ -192,8 +193,8 @@ func judgeAPI(ca *call, req *http.Request, r *reply) *Error {
 	return e
 }
 
-// denials are the texts by which Databricks refuses whoever calls, whatever the credential. It has no code for them: they come with the
-// number 403, as a refused credential does, and as a plain text (answers that were recorded).
+// denials are the texts by which Databricks refuses a good credential. It has no code for them: they come with the number 403, as a refused
+// credential does, and as a plain text (answers that were recorded).
 var denials = []struct {
 	text string // in lower case
 	kind Kind
@@ -204,6 +205,7 @@ var denials = []struct {
 	{"unauthorized access to org", NetworkDenied, hintNetwork},
 	{"unauthorized access to workspace", NetworkDenied, hintNetwork},
 	{"invalid access to org", NotInWorkspace, hintNotInside},
+	{"required scopes: ", ScopeMissing, hintScopes},
 }
 
 // deniedEntry recognises the denials, and completes the error of one.
@@ -256,25 +258,38 @@ var (
 	rateText  = regexp.MustCompile(`\b(rate|requests?)\b`)
 )
 
+// scimStatus is the status that the envelope of an answer of the SCIM API names, which the SDK makes its code. It stands for the code that
+// such answers haven't, so it counts rather than the status that the answer came with. It is 0 for another answer.
+func scimStatus(code string, otherwise int) int {
+	named, isSCIM := strings.CutPrefix(code, "SCIM_")
+	if !isSCIM {
+		return 0
+	}
+	if status, err := strconv.Atoi(named); err == nil && status >= 400 && status < 600 {
+		return status
+	}
+	return otherwise
+}
+
 // kindOfStatus judges an answer whose code says nothing. A token that Databricks does not accept is a 403 with a numeric
 // code, seen with an unknown one, or for one of Entra ID a text about its expiring within 30 seconds; another 403 in words
 // is about permission.
-func kindOfStatus(r *reply, numeric bool, text string) Kind {
+func kindOfStatus(status int, r *reply, numeric bool, text string) Kind {
 	switch {
-	case r.status == http.StatusUnauthorized:
+	case status == http.StatusUnauthorized:
 		return Unauthenticated
-	case r.status == http.StatusForbidden:
+	case status == http.StatusForbidden:
 		reason := strings.ToLower(r.header.Get("X-Databricks-Reason-Phrase"))
 		if strings.Contains(text, "invalid access token") || strings.Contains(reason, "invalid access token") ||
 			strings.Contains(text, "30 seconds") || numeric {
 			return Unauthenticated
 		}
 		return PermissionDenied
-	case r.status == http.StatusTooManyRequests:
+	case status == http.StatusTooManyRequests:
 		return Throttled
-	case r.status == http.StatusRequestTimeout:
+	case status == http.StatusRequestTimeout:
 		return Timeout
-	case r.status >= 500:
+	case status >= 500:
 		return Unavailable
 	default:
 		return Refused

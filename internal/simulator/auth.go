@@ -119,7 +119,7 @@ func (w *Workspace) authenticate(r *request) *refusal {
 			return refused
 		}
 		t.lastUsed = now
-		r.caller, r.scopes, r.tokenKind = t.owner, t.scopes, KindPAT
+		r.caller, r.scopes, r.kind = t.owner, t.scopes, KindPAT
 		return nil
 	}
 	a := w.access[key]
@@ -139,7 +139,7 @@ func (w *Workspace) authenticate(r *request) *refusal {
 	} else if !account && !a.owner.inWorkspace {
 		return w.noAccess()
 	}
-	r.caller, r.scopes, r.tokenKind = a.owner, a.scopes, a.kind
+	r.caller, r.scopes, r.kind = a.owner, a.scopes, a.kind
 	return nil
 }
 
@@ -170,7 +170,7 @@ func authorize(r *request, scope string) *refusal {
 		return nil
 	}
 	kind := "OAuth"
-	if r.tokenKind == KindPAT {
+	if r.kind == KindPAT {
 		kind = "access"
 	}
 	return refuseByGateway(http.StatusForbidden, "403", "Provided "+kind+" token does not have required scopes: "+scope+" [ReqId: "+r.id+"]")

@@ -17,7 +17,7 @@ func WithIPAccessList(allowed ...string) Option {
 
 // WithAuthenticationDown is [Workspace.SetAuthenticationDown] from the start.
 func WithAuthenticationDown(kinds ...string) Option {
-	return func(s *settings) { s.authenticationDown = kinds }
+	return func(s *settings) { s.authDown = kinds }
 }
 
 // SetIPAccessList lets in calls from these addresses only ("203.0.113.7", or a range, "203.0.113.0/24"), and takes the list away with
@@ -73,12 +73,12 @@ func (w *Workspace) blockedAddress(address string) string {
 func (w *Workspace) SetAuthenticationDown(kinds ...string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.authenticationDown = kinds
+	w.authDown = kinds
 }
 
 // checkAuthentication refuses a token of a kind that is down. The caller holds the mutex.
 func (w *Workspace) checkAuthentication(kind string) *refusal {
-	if !slices.Contains(w.authenticationDown, kind) {
+	if !slices.Contains(w.authDown, kind) {
 		return nil
 	}
 	return refuseByGateway(http.StatusServiceUnavailable, "TEMPORARILY_UNAVAILABLE", "Authentication is temporarily unavailable")

@@ -224,7 +224,7 @@ func isReserved(name string) bool {
 // and metadata without the members that the SDK requires, in a form of the
 // simulator's own.
 func (w *Workspace) checkKeyVault(r *request, v *keyVault) *refusal {
-	if !w.settings.azureKeyVault && r.tokenKind != KindEntra {
+	if !w.settings.azureKeyVault && r.kind != KindEntra {
 		return refuse(http.StatusBadRequest, "INVALID_PARAMETER_VALUE", "Scope with Azure KeyVault must have userAADToken defined!")
 	}
 	if v.ResourceID == "" || v.DNSName == "" {

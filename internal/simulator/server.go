@@ -111,15 +111,15 @@ var endpoints = []struct {
 // request is a request whose body has been read.
 type request struct {
 	*http.Request
-	id        string // X-Request-Id of the answer
-	body      []byte
-	caller    *principal     // nil until authenticated
-	scopes    []string       // of the caller's token
-	tokenKind string         // of the caller's token, such as [KindPAT]
-	effect    bool           // a handler ran
-	status    int            // of a success, 0 = 200
-	extra     http.Header    // sent along with a success
-	statuses  map[string]int // see [WithStatuses]
+	id       string // X-Request-Id of the answer
+	body     []byte
+	caller   *principal     // nil until authenticated
+	scopes   []string       // of the caller's token
+	kind     string         // of the caller's token, such as [KindPAT]
+	effect   bool           // a handler ran
+	status   int            // of a success, 0 = 200
+	extra    http.Header    // sent along with a success
+	statuses map[string]int // see [WithStatuses]
 }
 
 // decode reads the JSON body into v. An empty body counts as {}, and unknown

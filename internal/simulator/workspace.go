@@ -64,38 +64,38 @@ type Workspace struct {
 	secretReadsRefused bool
 	aclDelay           int            // stale reads after each change of an ACL
 	allowedAddresses   []netip.Prefix // empty = all
-	authenticationDown []string       // kinds of token
+	authDown           []string       // kinds of token
 }
 
 // Option changes a setting of a workspace before it starts.
 type Option func(*settings)
 
 type settings struct {
-	addr               string
-	tls                bool
-	now                func() time.Time
-	seed               uint64
-	workspaceID        string
-	tokenQuota         int
-	maxTokenLifetime   time.Duration
-	deleteAbsent       DeleteAbsentForm
-	scopeLimit         int
-	secretLimit        int
-	withoutPremium     bool
-	azureKeyVault      bool
-	cloud              string
-	accountID          string
-	unified            bool
-	azureResourceID    string
-	principalLimit     int
-	quotaStatus        int
-	quotaCode          string
-	killTokens         bool
-	statuses           map[string]int // by code
-	allowedAddresses   []string
-	authenticationDown []string
-	noCallLog          bool
-	observer           func(Call)
+	addr             string
+	tls              bool
+	now              func() time.Time
+	seed             uint64
+	workspaceID      string
+	tokenQuota       int
+	maxTokenLifetime time.Duration
+	deleteAbsent     DeleteAbsentForm
+	scopeLimit       int
+	secretLimit      int
+	withoutPremium   bool
+	azureKeyVault    bool
+	cloud            string
+	accountID        string
+	unified          bool
+	azureResourceID  string
+	principalLimit   int
+	quotaStatus      int
+	quotaCode        string
+	killTokens       bool
+	statuses         map[string]int // by code
+	allowedAddresses []string
+	authDown         []string
+	noCallLog        bool
+	observer         func(Call)
 }
 
 // WithAddr listens on addr, "host:port" with a loopback host ("localhost",
@@ -222,7 +222,7 @@ func Start(opts ...Option) (*Workspace, error) {
 		entraApps:    map[entraID]*entraApp{},
 		scopes:       map[string]*secretScope{},
 
-		allowedAddresses: addresses, authenticationDown: s.authenticationDown,
+		allowedAddresses: addresses, authDown: s.authDown,
 	}
 	w.users = w.addGroup(usersName, false)
 	w.admins = w.addGroup(adminsName, false)
