@@ -239,7 +239,12 @@ func TestARefusalIsNoAbsence(t *testing.T) {
 	leases := m.leasesOfEachKind()
 	m.write("secrets/etl/plain", map[string]any{"string_value": "a value of a test"})
 	scopes, secrets, principals := m.workspace.Scopes(), m.workspace.OAuthSecrets(sp), m.workspace.ServicePrincipals()
-	m.reconnectAs("modest@example.com")
+	modest := m.reconnectAs("modest@example.com")
+	for _, made := range principals {
+		if made.ID != sp.ID {
+			m.workspace.SetManager(made, modest) // so that its secret can be deleted, and then it can't
+		}
+	}
 	token := "tokens/" + m.minted()[0].ID
 	for _, path := range []string{"secrets/etl/plain", "acls/etl/users", "scopes/etl", token} {
 		resp, err := m.do(logical.DeleteOperation, path, nil)
