@@ -29,9 +29,15 @@ const (
 	backendAzureKeyVault = "AZURE_KEYVAULT"
 )
 
-// secretName is what scopes and keys may be called. The REST reference has no
-// "@", the secret management guide has.
-var secretName = regexp.MustCompile(`^[A-Za-z0-9_.@-]{1,128}$`)
+// scopeName is what scopes may be called. The REST reference has no "@", the
+// secret management guide has.
+var scopeName = regexp.MustCompile(`^[A-Za-z0-9_.@-]{1,128}$`)
+
+// secretKey is what keys may be called. No documentation has the slash, but the
+// Databricks Terraform provider admits it (secrets/resource_secret.go), and real
+// workspaces have such keys. Whether there are rules about where it stands is
+// not known: here there are none.
+var secretKey = regexp.MustCompile(`^[A-Za-z0-9_.@/-]{1,128}$`)
 
 // WithScopeLimit sets how many secret scopes the workspace may have, 1000 if
 // unset.
@@ -39,6 +45,12 @@ func WithScopeLimit(n int) Option { return func(s *settings) { s.scopeLimit = n 
 
 // WithSecretLimit sets how many secrets one scope may have, 1000 if unset.
 func WithSecretLimit(n int) Option { return func(s *settings) { s.secretLimit = n } }
+
+// WithLastSpelling shows a secret under the spelling of the last write of its
+// key. Keys ignore case (Azure Databricks guide "Secret management"), but which
+// spelling is shown after a write in another one is not documented: by default it
+// is that of the first write.
+func WithLastSpelling() Option { return func(s *settings) { s.lastSpelling = true } }
 
 // WithoutPremium takes the Premium plan away: secret scopes can then be created
 // with initial_manage_principal "users" only. Nothing else changes.
@@ -51,9 +63,9 @@ func WithAzureKeyVault() Option { return func(s *settings) { s.azureKeyVault = t
 
 // Scope is a secret scope as it is stored.
 type Scope struct {
-	Name        string // as it was created; names ignore case
-	BackendType string // "DATABRICKS" or "AZURE_KEYVAULT"
-	Secrets     map[string]Secret
+	Name        string            // as it was created; names ignore case
+	BackendType string            // "DATABRICKS" or "AZURE_KEYVAULT"
+	Secrets     map[string]Secret // by key, as it is shown; keys ignore case
 	ACLs        map[string]string // principal to "READ", "WRITE" or "MANAGE"
 }
 
@@ -66,12 +78,18 @@ type Secret struct {
 // secretScope is guarded by the workspace's mutex.
 type secretScope struct {
 	name      string
-	keyVault  *keyVault         // nil for scopes of Databricks' own
-	secrets   map[string]Secret // values are replaced, never changed in place
+	keyVault  *keyVault              // nil for scopes of Databricks' own
+	secrets   map[string]keyedSecret // by key in lower case; values are replaced, never changed in place
 	acls      map[string]permission
 	staleACLs map[string]permission // what the next staleReads reads of the ACLs show
 	// staleReads is 0 when acls is what reads show.
 	staleReads int
+}
+
+// keyedSecret is a secret with its key in the spelling that is shown.
+type keyedSecret struct {
+	key string
+	Secret
 }
 
 // keyVault is AzureKeyVaultSecretScopeMetadata of the Databricks SDK, with the
@@ -83,7 +101,7 @@ type keyVault struct {
 }
 
 func newSecretScope(name, manager string) *secretScope {
-	return &secretScope{name: name, secrets: map[string]Secret{}, acls: map[string]permission{manager: permissionManage}}
+	return &secretScope{name: name, secrets: map[string]keyedSecret{}, acls: map[string]permission{manager: permissionManage}}
 }
 
 func (s *secretScope) backendType() string {
@@ -114,8 +132,8 @@ func (w *Workspace) Scopes() []Scope {
 	for _, name := range slices.Sorted(maps.Keys(w.scopes)) {
 		s := w.scopes[name]
 		scope := Scope{Name: s.name, BackendType: s.backendType(), Secrets: map[string]Secret{}, ACLs: map[string]string{}}
-		for key, secret := range s.secrets {
-			scope.Secrets[key] = Secret{Value: bytes.Clone(secret.Value), Updated: secret.Updated}
+		for _, secret := range s.secrets {
+			scope.Secrets[secret.key] = Secret{Value: bytes.Clone(secret.Value), Updated: secret.Updated}
 		}
 		for principal, p := range s.acls {
 			scope.ACLs[principal] = p.String()
@@ -176,7 +194,7 @@ func (w *Workspace) createScope(r *request) (any, *refusal) {
 	}
 	manager := r.caller.UserName
 	switch {
-	case !secretName.MatchString(body.Scope):
+	case !scopeName.MatchString(body.Scope):
 		return nil, invalidName("scope name", body.Scope)
 	case isReserved(body.Scope):
 		return nil, refuse(http.StatusUnauthorized, "CUSTOMER_UNAUTHORIZED",

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -26,7 +27,7 @@ var keyVaultName = regexp.MustCompile(`^[0-9A-Za-z-]{1,127}$`)
 func (w *Workspace) PutSecret(scope, key string, value []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.mustFindScope(scope).put(key, append([]byte{}, value...), w.settings.now())
+	w.mustFindScope(scope).put(key, append([]byte{}, value...), &w.settings)
 }
 
 // SetSecretReads reports whether secrets/get answers with values, as it does at
@@ -41,12 +42,23 @@ func (w *Workspace) SetSecretReads(allowed bool) {
 
 // put takes value over. An overwritten secret always gets a later timestamp than
 // it had, by a millisecond at least, even if the clock stands still.
-func (s *secretScope) put(key string, value []byte, now time.Time) {
-	updated := now.UTC().Truncate(time.Millisecond)
-	if old, ok := s.secrets[key]; ok && !updated.After(old.Updated) {
+func (s *secretScope) put(key string, value []byte, how *settings) {
+	updated := how.now().UTC().Truncate(time.Millisecond)
+	old, overwritten := s.find(key)
+	if overwritten && !updated.After(old.Updated) {
 		updated = old.Updated.Add(time.Millisecond)
 	}
-	s.secrets[key] = Secret{Value: value, Updated: updated}
+	shown := key
+	if overwritten && !how.lastSpelling {
+		shown = old.key
+	}
+	s.secrets[strings.ToLower(key)] = keyedSecret{shown, Secret{Value: value, Updated: updated}}
+}
+
+// find looks for a secret by its key, in any spelling.
+func (s *secretScope) find(key string) (keyedSecret, bool) {
+	found, exists := s.secrets[strings.ToLower(key)]
+	return found, exists
 }
 
 // putSecret creates or overwrites a secret. Whether a value was sent is a matter
@@ -65,7 +77,7 @@ func (w *Workspace) putSecret(r *request) (any, *refusal) {
 	if (body.StringValue == nil) == (body.BytesValue == nil) {
 		return nil, refuse(http.StatusBadRequest, "MALFORMED_REQUEST", "Exactly one of string_value and bytes_value must be specified.")
 	}
-	if !secretName.MatchString(body.Key) {
+	if !secretKey.MatchString(body.Key) {
 		return nil, invalidName("secret key", body.Key)
 	}
 	var value []byte
@@ -88,11 +100,11 @@ func (w *Workspace) putSecret(r *request) (any, *refusal) {
 	if refused != nil {
 		return nil, refused
 	}
-	if _, exists := s.secrets[body.Key]; !exists && len(s.secrets) >= w.settings.secretLimit {
+	if _, exists := s.find(body.Key); !exists && len(s.secrets) >= w.settings.secretLimit {
 		return nil, refuse(http.StatusBadRequest, "RESOURCE_LIMIT_EXCEEDED",
 			fmt.Sprintf("The limit of %d secrets in scope %s has been reached.", w.settings.secretLimit, body.Scope))
 	}
-	s.put(body.Key, value, w.settings.now())
+	s.put(body.Key, value, &w.settings)
 	return nil, nil
 }
 
@@ -124,10 +136,10 @@ func (w *Workspace) deleteSecret(r *request) (any, *refusal) {
 	if refused != nil {
 		return nil, refused
 	}
-	if _, exists := s.secrets[body.Key]; !exists {
+	if _, exists := s.find(body.Key); !exists {
 		return nil, noSecret(body.Scope, body.Key)
 	}
-	delete(s.secrets, body.Key)
+	delete(s.secrets, strings.ToLower(body.Key))
 	return nil, nil
 }
 
@@ -136,7 +148,8 @@ func noSecret(scope, key string) *refusal {
 		fmt.Sprintf("Secret does not exist with scope: %s and key: %s", scope, key))
 }
 
-// getSecret answers with the stored bytes in base64, however they were put.
+// getSecret answers with the stored bytes in base64, however they were put, and
+// with the key as it is listed; the real spelling is unknown.
 // While reads are refused, the caller's permission is checked first, and the key
 // isn't looked at; the real order and text are unknown.
 func (w *Workspace) getSecret(r *request) (any, *refusal) {
@@ -159,14 +172,15 @@ func (w *Workspace) getSecret(r *request) (any, *refusal) {
 		return nil, refuse(http.StatusBadRequest, "INVALID_PARAMETER_VALUE",
 			fmt.Sprintf("Invalid secret key %q: secrets in Azure KeyVault have names of 1 to 127 alphanumeric characters and dashes.", key))
 	}
-	secret, exists := s.secrets[key]
+	secret, exists := s.find(key)
 	if !exists {
 		return nil, noSecret(scope, key)
 	}
-	return map[string]any{"key": key, "value": secret.Value}, nil
+	return map[string]any{"key": secret.key, "value": secret.Value}, nil
 }
 
-// listSecrets lists the keys in order. The real order is unknown.
+// listSecrets lists the keys in order, without regard to case. The real order is
+// unknown.
 func (w *Workspace) listSecrets(r *request) (any, *refusal) {
 	type metadata struct {
 		Key                  string `json:"key"`
@@ -180,7 +194,8 @@ func (w *Workspace) listSecrets(r *request) (any, *refusal) {
 	}
 	list := make([]metadata, 0, len(s.secrets))
 	for _, key := range slices.Sorted(maps.Keys(s.secrets)) {
-		list = append(list, metadata{key, s.secrets[key].Updated.UnixMilli()})
+		secret := s.secrets[key]
+		list = append(list, metadata{secret.key, secret.Updated.UnixMilli()})
 	}
 	return listOf("secrets", list), nil
 }

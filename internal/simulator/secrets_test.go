@@ -117,13 +117,40 @@ func TestExactlyOneValueIsPut(t *testing.T) {
 func TestNamesOfKeys(t *testing.T) {
 	t.Parallel()
 	w, token := withScope(t)
-	for _, key := range []string{"", "a b", "a/b", "ä", "a\\n", strings.Repeat("k", 129)} {
+	for _, key := range []string{"", "a b", "a\\\\b", "ä", "a\\n", strings.Repeat("k", 129)} {
 		requireRefused(t, send(t, w, "POST", pathPut, token, `{"scope":"s","key":"`+key+`","string_value":"v"}`), 400, "INVALID_PARAMETER_VALUE")
 	}
 	require.Empty(t, w.Scopes()[0].Secrets)
-	for _, key := range []string{"k", "-", "A.b_c-d@e9", strings.Repeat("k", 128)} {
+	for _, key := range []string{"k", "-", "A.b_c-d@e9", "a/b", "/a//b/", strings.Repeat("k", 128)} {
 		requireDone(t, send(t, w, "POST", pathPut, token, `{"scope":"s","key":"`+key+`","string_value":"v"}`))
 		require.Contains(t, w.Scopes()[0].Secrets, key)
+	}
+}
+
+func TestKeysIgnoreCase(t *testing.T) {
+	t.Parallel()
+	for shown, opts := range map[string][]simulator.Option{"Team/DB": nil, "TEAM/db": {simulator.WithLastSpelling()}} {
+		w, token := withScope(t, append(opts, simulator.WithSecretLimit(1))...)
+		put := func(key, value string) {
+			requireDone(t, send(t, w, "POST", pathPut, token, `{"scope":"S","key":"`+key+`","string_value":"`+value+`"}`))
+		}
+		put("Team/DB", "first")
+		updated := w.Scopes()[0].Secrets["Team/DB"].Updated
+		put("TEAM/db", "second") // overwrites, so it needs no room
+		require.Len(t, w.Scopes()[0].Secrets, 1)
+		require.True(t, w.Scopes()[0].Secrets[shown].Updated.After(updated))
+		listed := send(t, w, "GET", pathSecretsList+"?scope=s", token, "").json(t)["secrets"].([]any)
+		require.Len(t, listed, 1)
+		require.Equal(t, shown, listed[0].(map[string]any)["key"])
+		for _, key := range []string{"team/db", "TEAM/DB", "team%2Fdb"} {
+			require.Equal(t, "c2Vjb25k", send(t, w, "GET", pathGet+"?scope=s&key="+key, token, "").json(t)["value"])
+		}
+		w.PutSecret("s", "team/DB", []byte("third"))
+		require.Len(t, w.Scopes()[0].Secrets, 1)
+		w.Restore(w.Snapshot())
+		requireDone(t, send(t, w, "POST", pathSecretDelete, token, `{"scope":"s","key":"tEAM/db"}`))
+		requireRefused(t, send(t, w, "POST", pathSecretDelete, token, `{"scope":"s","key":"Team/DB"}`), 404, "RESOURCE_DOES_NOT_EXIST")
+		require.Empty(t, w.Scopes()[0].Secrets)
 	}
 }
 

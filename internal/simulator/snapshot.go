@@ -127,8 +127,8 @@ func (w *Workspace) Snapshot() Snapshot {
 	for _, name := range slices.Sorted(maps.Keys(w.scopes)) {
 		s := w.scopes[name]
 		shown := SnapshotScope{Name: s.name, Secrets: map[string]SnapshotSecret{}, ACLs: map[string]string{}}
-		for key, secret := range s.secrets {
-			shown.Secrets[key] = SnapshotSecret{Value: bytes.Clone(secret.Value), Updated: secret.Updated}
+		for _, secret := range s.secrets {
+			shown.Secrets[secret.key] = SnapshotSecret{Value: bytes.Clone(secret.Value), Updated: secret.Updated}
 		}
 		for principal, p := range s.acls {
 			shown.ACLs[principal] = p.String()
@@ -201,9 +201,9 @@ func (w *Workspace) Restore(shot Snapshot) {
 		w.secrets[s.ID] = added
 	}
 	for _, s := range shot.Scopes {
-		added := &secretScope{name: s.Name, secrets: map[string]Secret{}, acls: map[string]permission{}}
+		added := &secretScope{name: s.Name, secrets: map[string]keyedSecret{}, acls: map[string]permission{}}
 		for key, secret := range s.Secrets {
-			added.secrets[key] = Secret{Value: bytes.Clone(secret.Value), Updated: secret.Updated}
+			added.secrets[strings.ToLower(key)] = keyedSecret{key, Secret{Value: bytes.Clone(secret.Value), Updated: secret.Updated}}
 		}
 		for principal, permission := range s.ACLs {
 			added.acls[principal] = parsePermission(permission)

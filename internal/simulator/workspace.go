@@ -81,6 +81,7 @@ type settings struct {
 	deleteAbsent     DeleteAbsentForm
 	scopeLimit       int
 	secretLimit      int
+	lastSpelling     bool
 	withoutPremium   bool
 	azureKeyVault    bool
 	cloud            string
