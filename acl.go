@@ -53,10 +53,10 @@ func aclRefOf(data *framework.FieldData) (aclRef, error) {
 	return ref, nil
 }
 
-// checkSlashes returns a fieldError when the scope and the beginning of the principal are in fact the name of a scope with a slash in it,
-// which a path can't tell from a principal with a slash.
-func checkSlashes(ctx context.Context, conn *connection, ref aclRef) error {
-	if !strings.Contains(ref.Principal, "/") {
+// checkSlashes returns a fieldError when a scope and the beginning of what a path has after it, a principal or a key, are in fact the name of
+// a scope with a slash in it, which a path can't tell from a principal or a key with a slash.
+func checkSlashes(ctx context.Context, conn *connection, scope, rest string) error {
+	if !strings.Contains(rest, "/") {
 		return nil
 	}
 	scopes, err := conn.client.ListScopes(ctx)
@@ -66,12 +66,12 @@ func checkSlashes(ctx context.Context, conn *connection, ref aclRef) error {
 	named := func(name string) func(client.Scope) bool {
 		return func(scope client.Scope) bool { return strings.EqualFold(scope.Name, name) }
 	}
-	if slices.ContainsFunc(scopes, named(ref.Scope)) {
+	if slices.ContainsFunc(scopes, named(scope)) {
 		return nil
 	}
-	path := ref.Scope + "/" + ref.Principal
+	path := scope + "/" + rest
 	for i, c := range path {
-		if c == '/' && i > len(ref.Scope) && slices.ContainsFunc(scopes, named(path[:i])) {
+		if c == '/' && i > len(scope) && slices.ContainsFunc(scopes, named(path[:i])) {
 			return badField(keyScope, "%q has a slash, and a scope with a slash in its name can't be addressed through Vault", path[:i])
 		}
 	}
@@ -110,12 +110,27 @@ func setPermission(ctx context.Context, conn *connection, ref aclRef, want strin
 	return explainSecrets(err, ref.Scope, permissionManage)
 }
 
-// guardManage refuses a change after which the engine could no longer manage the scope: of its own permission, or of that
-// of the last of its groups that manages it without a lease. Groups change, so Databricks is asked which they are now.
+// guardManage refuses a change after which the engine could no longer manage the scope, unless it is forced, and any change of the engine's
+// own permission by another spelling of its name than the one that policies name.
 func (b *backend) guardManage(ctx context.Context, s logical.Storage, conn *connection, ref aclRef, permission string, force bool) error {
-	if permission == permissionManage || force {
-		return nil
+	if permission != permissionManage && !force {
+		if err := b.checkLockOut(ctx, s, conn, ref); err != nil {
+			return err
+		}
 	}
+	identity, err := conn.whoami(ctx)
+	if err != nil {
+		return err
+	}
+	if name := identity.UserName; ref.Principal != name && strings.EqualFold(ref.Principal, name) {
+		return badField(keyPrincipal, "%q is the engine's own name in another spelling; send %q, so that policies on it apply", ref.Principal, name)
+	}
+	return nil
+}
+
+// checkLockOut returns a fieldError for the loss of a permission by which the engine manages the scope: its own, or that of the last of its
+// groups that manages it without a lease. Groups change, so Databricks is asked which they are now.
+func (b *backend) checkLockOut(ctx context.Context, s logical.Storage, conn *connection, ref aclRef) error {
 	made, err := conn.origin(ctx)
 	if err != nil {
 		return err

@@ -32,15 +32,14 @@ func checkAddress(req *logical.Request) error {
 		}
 		return checkMountPath(req)
 	}
-	var most int // slashes that a path of the area has
 	switch area {
 	case "scopes":
-		most = 0
 	case "secrets":
-		most = 1
-		if req.Operation == logical.ListOperation {
-			most = 0
+		if req.Operation != logical.ListOperation && strings.HasSuffix(req.Path, "/") && strings.Contains(rest, "/") {
+			_, key, _ := strings.Cut(rest, "/")
+			return badField(keyKey, "%q ends in a slash, by which keys are only listed; leave it out", key+"/")
 		}
+		return nil // a key may have slashes
 	case "acls":
 		if req.Operation != logical.ListOperation {
 			return nil // a principal may have slashes
@@ -48,16 +47,10 @@ func checkAddress(req *logical.Request) error {
 	default:
 		return nil
 	}
-	if strings.Count(rest, "/") <= most {
+	if !strings.Contains(rest, "/") {
 		return nil
 	}
-	if most == 0 && req.Operation == logical.ListOperation {
-		return badField(keyScope, "%q has a slash, and a scope with a slash in its name can't be addressed through Vault; what is in scope %q is listed as a whole", rest, strings.SplitN(rest, "/", 2)[0])
-	}
-	if most == 0 {
-		return badField(keyScope, "%q has a slash, and a scope with a slash in its name can't be addressed through Vault", rest)
-	}
-	return badField(keyKey, "%q has too many slashes: neither a scope nor a key with a slash in its name can be addressed through Vault", rest)
+	return badField(keyScope, "%q has a slash, and a scope with a slash in its name can't be addressed through Vault", rest)
 }
 
 // checkStorable returns a fieldError for a name that Vault can't store an entry under, or a lease, whose id begins with the path of its

@@ -139,8 +139,7 @@ func TestAScopeWithASlashSaysThatItCantBeAddressed(t *testing.T) {
 	permission := map[string]any{"permission": "READ"}
 	const list, read, write, remove = logical.ListOperation, logical.ReadOperation, logical.UpdateOperation, logical.DeleteOperation
 	for path, ops := range map[string][]logical.Operation{
-		"scopes/team/etl": {read, write, remove}, "scopes/team/etl/": {write},
-		"secrets/team/etl/": {list}, "secrets/team/etl/k": {read, write, remove}, "acls/team/etl/": {list},
+		"scopes/team/etl": {read, write, remove}, "scopes/team/etl/": {write}, "acls/team/etl/": {list},
 	} {
 		for _, op := range ops {
 			resp, err := m.do(op, path, nil)
@@ -148,6 +147,22 @@ func TestAScopeWithASlashSaysThatItCantBeAddressed(t *testing.T) {
 		}
 	}
 	require.Empty(t, m.workspace.Calls())
+	value := map[string]any{"string_value": "canary-value"}
+	for path, ops := range map[string][]logical.Operation{
+		"secrets/team/etl/": {list}, "secrets/Team/ETL/k/": {list}, "secrets/team/etl/k": {read, write, remove}, "secrets/TEAM/etl/k/l": {read, write, remove},
+	} {
+		for _, op := range ops {
+			var data map[string]any
+			if op == write {
+				data = value
+			}
+			resp, err := m.do(op, path, data)
+			m.refused(resp, err, "scope: ", "has a slash", "be addressed through Vault")
+		}
+	}
+	resp, err = m.do(write, "secrets/team/etl/k", leasedValue)
+	m.refused(resp, err, `scope: "team/etl" has a slash`)
+	m.rolledBack()
 	for _, op := range []logical.Operation{read, write, remove} {
 		for _, path := range []string{"acls/team/etl/users", "acls/Team/ETL/data/eng"} {
 			var data map[string]any
@@ -159,6 +174,15 @@ func TestAScopeWithASlashSaysThatItCantBeAddressed(t *testing.T) {
 		}
 	}
 	require.Equal(t, before, m.workspace.Scopes())
+	resp, err = m.do(write, "secrets/teams/etl/k", value)
+	m.refused(resp, err, "RESOURCE_DOES_NOT_EXIST", `there is no scope "teams"`)
+
+	// So may a key, with and without such a scope.
+	m.workspace.AddScope("team", m.admin)
+	m.write("secrets/team/etl/k", value)
+	require.NotNil(t, m.read("secrets/team/etl/k"))
+	m.gone("secrets/team/etl/k")
+	m.gone("secrets/team/etl/k")
 
 	// A principal may have slashes, with and without a scope that is called like its beginning.
 	m.workspace.AddScope("etl/data", m.admin)

@@ -271,11 +271,11 @@ func TestKeptIsAListEvenWithoutAny(t *testing.T) {
 func TestPruneKeepsWhatCantBeNamed(t *testing.T) {
 	t.Parallel()
 	m := withScope(t)
-	for _, key := range []string{"team/db", "..", "old"} {
+	for _, key := range []string{"team//db", "/x", "..", "old", "team/old"} {
 		m.workspace.PutSecret("etl", key, []byte("v"))
 	}
 	resp := m.write("secrets/etl", map[string]any{"secrets": map[string]any{"sent": "v"}, "prune": true})
-	require.Equal(t, map[string]any{"written": []string{"sent"}, "deleted": []string{"old"}, "kept": []string{"..", "team/db"}}, resp.Data)
+	require.Equal(t, map[string]any{"written": []string{"sent"}, "deleted": []string{"old", "team/old"}, "kept": []string{"..", "/x", "team//db"}}, resp.Data)
 }
 
 // TestPruneKeepsTheCopyUntilTheNewPlaceHasIt shows that the working copy of a role whose delivery is moving is spared.

@@ -142,7 +142,7 @@ func (b *backend) readACL(ctx context.Context, req *logical.Request, data *frame
 	}
 	permission, err := permissionOf(ctx, conn, ref)
 	if err == nil && permission == "" {
-		err = checkSlashes(ctx, conn, ref)
+		err = checkSlashes(ctx, conn, ref.Scope, ref.Principal)
 	}
 	if err != nil || permission == "" {
 		return nil, err
@@ -172,7 +172,7 @@ func (b *backend) writeACL(ctx context.Context, req *logical.Request, data *fram
 	if err != nil {
 		return nil, err
 	}
-	if err := checkSlashes(ctx, conn, ref); err != nil {
+	if err := checkSlashes(ctx, conn, ref.Scope, ref.Principal); err != nil {
 		return nil, err
 	}
 	if err := b.guardManage(ctx, req.Storage, conn, ref, permission, data.Get(keyForce).(bool)); err != nil {
@@ -207,7 +207,7 @@ func (b *backend) deleteACL(ctx context.Context, req *logical.Request, data *fra
 	if err != nil {
 		return nil, err
 	}
-	if err := checkSlashes(ctx, conn, ref); err != nil {
+	if err := checkSlashes(ctx, conn, ref.Scope, ref.Principal); err != nil {
 		return nil, err
 	}
 	if err := b.guardManage(ctx, req.Storage, conn, ref, "", data.Get(keyForce).(bool)); err != nil {

@@ -173,6 +173,14 @@ func TestACLLockOut(t *testing.T) {
 				m.refused(resp, err, "principal: ", "would lock itself out", "force=true")
 			}
 			require.Equal(t, "MANAGE", m.acl(self))
+			// A policy that protects the engine's name protects it in one spelling.
+			for _, data := range []map[string]any{{"permission": "WRITE", "force": true}, {"permission": "MANAGE"}, {"permission": "READ", "ttl": "1h", "force": true}} {
+				resp, err := m.do(logical.UpdateOperation, "acls/etl/"+strings.ToUpper(self), data)
+				m.refused(resp, err, "principal: ", "in another spelling", self)
+			}
+			refusedAs, err := m.do(logical.DeleteOperation, "acls/etl/"+strings.ToUpper(self), map[string]any{"force": true})
+			m.refused(refusedAs, err, "principal: ", "in another spelling", self)
+			require.Equal(t, "MANAGE", m.acl(self))
 			m.write("acls/etl/"+self, map[string]any{"permission": "MANAGE"})
 			m.write("acls/etl/"+self, map[string]any{"permission": "WRITE", "force": true})
 			require.Equal(t, "WRITE", m.acl(self))

@@ -75,7 +75,7 @@ func (b *backend) pathCreds() []*framework.Path {
 			},
 			keyDeliverKey: {
 				Type:        framework.TypeString,
-				Description: "Key in deliver_scope. An existing secret is overwritten.",
+				Description: "Key in deliver_scope. It may have slashes. An existing secret is overwritten, in whatever case its key is written.",
 			},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{

@@ -40,8 +40,9 @@ func (b *backend) pathSecrets() []*framework.Path {
 			HelpDescription: "Lists the scopes, as scopes/ does:\n\n  vault list databricks/secrets",
 		},
 		b.pathSecretsBulk(),
+		b.pathSecretsBelow(),
 		{
-			Pattern: "secrets/(?P<" + keyScope + ">[^/]+)/(?P<" + keyKey + ">[^/]+)",
+			Pattern: "secrets/(?P<" + keyScope + ">[^/]+)/(?P<" + keyKey + ">.+)",
 			DisplayAttrs: &framework.DisplayAttributes{
 				OperationPrefix: "databricks",
 				OperationSuffix: "secret",
@@ -54,7 +55,7 @@ func (b *backend) pathSecrets() []*framework.Path {
 				},
 				keyKey: {
 					Type:        framework.TypeString,
-					Description: "Key of the secret.",
+					Description: "Key of the secret. It may have slashes, and Databricks ignores its case.",
 					Required:    true,
 				},
 				keyStringValue: {
@@ -145,10 +146,11 @@ func (b *backend) writeSecret(ctx context.Context, req *logical.Request, data *f
 	}
 	ifAbsent := data.Get(keyIfAbsent).(bool)
 	if requested > 0 {
-		return b.leaseSecret(ctx, req, conn, ref, value, requested, ifAbsent)
+		resp, err := b.leaseSecret(ctx, req, conn, ref, value, requested, ifAbsent)
+		return resp, ref.explainMissing(ctx, conn, err)
 	}
 	if err := b.putUnleased(ctx, req.Storage, conn, ref, value, ifAbsent); err != nil {
-		return nil, err
+		return nil, ref.explainMissing(ctx, conn, err)
 	}
 	b.event(ctx, "secret-write", req.Path, "scope", ref.Scope, "key", ref.Key)
 	return &logical.Response{Data: map[string]any{keyScope: ref.Scope, keyKey: ref.Key}}, nil
@@ -165,7 +167,7 @@ func (b *backend) readSecret(ctx context.Context, req *logical.Request, data *fr
 	}
 	value, err := conn.client.GetSecret(ctx, ref.Scope, ref.Key)
 	if client.IsGone(err) {
-		return nil, nil
+		return nil, checkSlashes(ctx, conn, ref.Scope, ref.Key)
 	}
 	if err != nil {
 		return nil, explainSecrets(err, ref.Scope, permissionRead)
@@ -192,7 +194,11 @@ func (b *backend) deleteSecret(ctx context.Context, req *logical.Request, data *
 	if err != nil {
 		return nil, err
 	}
-	if err := conn.client.DeleteSecret(ctx, ref.Scope, ref.Key); err != nil && !client.IsGone(err) {
+	err = conn.client.DeleteSecret(ctx, ref.Scope, ref.Key)
+	if client.IsGone(err) {
+		err = checkSlashes(ctx, conn, ref.Scope, ref.Key)
+	}
+	if err != nil {
 		return nil, explainSecrets(err, ref.Scope, permissionWrite)
 	}
 	b.event(ctx, "secret-delete", req.Path, "scope", ref.Scope, "key", ref.Key)
@@ -201,14 +207,16 @@ func (b *backend) deleteSecret(ctx context.Context, req *logical.Request, data *
 
 const secretsHelp = `
 Manages a secret in a scope, which notebooks and jobs can read. Values have 128 KB at
-most; names consist of letters, digits, dashes, underscores, periods and @. Databricks
-ignores the case of names.
+most; names consist of letters, digits, dashes, underscores, periods and @, and keys
+may have slashes. Databricks ignores the case of names.
 
   vault write databricks/secrets/etl/api-key string_value=-
   vault write databricks/secrets/etl/keystore bytes_value=@keystore.b64
   vault write databricks/secrets/etl/db password_policy=strong ttl=24h
   vault write databricks/secrets/etl/new string_value=- if_absent=true
+  vault write databricks/secrets/etl/team/db string_value=-
   vault list -detailed databricks/secrets/etl
+  vault list databricks/secrets/etl/team
   vault read databricks/secrets/etl/api-key
   vault delete databricks/secrets/etl/api-key
 

@@ -19,6 +19,7 @@ import (
 const (
 	keySecrets = "secrets"
 	keyBytes   = "bytes"
+	keyPrefix  = "prefix"
 	keyPrune   = "prune"
 	keyDryRun  = "dry_run"
 	keyWritten = "written"
@@ -82,10 +83,48 @@ func (b *backend) pathSecretsBulk() *framework.Path {
 	}
 }
 
+// pathSecretsBelow lists what Vault's users take for a folder. Databricks has none: a slash is a character of a key.
+func (b *backend) pathSecretsBelow() *framework.Path {
+	return &framework.Path{
+		Pattern: "secrets/(?P<" + keyScope + ">[^/]+)/(?P<" + keyPrefix + ">.+)/",
+		DisplayAttrs: &framework.DisplayAttributes{
+			OperationPrefix: "databricks",
+			OperationSuffix: "secrets-below",
+		},
+		Fields: map[string]*framework.FieldSchema{
+			keyScope: {
+				Type:        framework.TypeString,
+				Description: "Name of the scope.",
+				Required:    true,
+			},
+			keyPrefix: {
+				Type:        framework.TypeString,
+				Description: "What the keys begin with, up to a slash.",
+				Required:    true,
+			},
+		},
+		Operations: map[logical.Operation]framework.OperationHandler{
+			logical.ListOperation: readOperation(b.listSecrets, "List the keys of a scope that begin with a prefix and a slash, without these.", listResponseFields),
+		},
+		HelpSynopsis:    "List the secrets of a scope whose keys begin alike.",
+		HelpDescription: strings.TrimSpace(bulkHelp),
+	}
+}
+
+// listSecrets lists the keys of a scope or, with a prefix, what follows it and a slash in those that begin so. Both lists are flat: a name in
+// them is a key, never a folder.
 func (b *backend) listSecrets(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
 	scope := data.Get(keyScope).(string)
 	if err := checkName(keyScope, scope); err != nil {
 		return nil, err
+	}
+	below := ""
+	if _, folder := data.Schema[keyPrefix]; folder {
+		prefix := data.Get(keyPrefix).(string)
+		if err := checkKey(keyPrefix, prefix); err != nil {
+			return nil, err
+		}
+		below = prefix + "/"
 	}
 	conn, err := b.connection(ctx, req.Storage)
 	if err != nil {
@@ -93,15 +132,19 @@ func (b *backend) listSecrets(ctx context.Context, req *logical.Request, data *f
 	}
 	secrets, err := conn.client.ListSecrets(ctx, scope)
 	if client.IsGone(err) {
-		return nil, nil
+		return nil, checkSlashes(ctx, conn, scope, below)
 	}
 	if err != nil {
 		return nil, explainSecrets(err, scope, permissionRead)
 	}
 	names, infos := make([]string, 0, len(secrets)), make(map[string]any, len(secrets))
 	for _, secret := range secrets {
-		names = append(names, secret.Key)
-		infos[secret.Key] = updatedTimes(secret.Updated)
+		if len(secret.Key) <= len(below) || !strings.EqualFold(secret.Key[:len(below)], below) {
+			continue
+		}
+		name := secret.Key[len(below):]
+		names = append(names, name)
+		infos[name] = updatedTimes(secret.Updated)
 	}
 	return logical.ListResponseWithInfo(names, infos), nil
 }
@@ -183,11 +226,17 @@ holds exactly what was sent, and what this mount itself keeps there: leased secr
 and the copies of leased credentials and of static roles. Their leases and roles would
 go on as if they were there, so prune spares them and lists them as kept; end the lease
 or change the role to remove them. Leases of version 0.1.0 are not known until they are
-renewed. A key that a push can't name, for example one with a slash, is kept as well. dry_run=true only reports what would happen.
+renewed. A key that a push can't name, for example one that begins with a slash, is kept
+as well. dry_run=true only reports what would happen.
+
+Keys may have slashes. A list of the scope has all of them, and one of a prefix has
+what follows it: team/db of scope etl is "team/db" in the first list of these, and "db"
+in the second.
 
 When some keys fail, the call fails and says which and why; repeating it finishes the
 work.
 
   vault list -detailed databricks/secrets/etl
+  vault list databricks/secrets/etl/team
   vault write databricks/secrets/etl - <<< '{"secrets": {"user": "etl", "password": "…"}, "prune": true}'
 `

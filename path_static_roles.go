@@ -73,7 +73,7 @@ var staticFields = withSchedule(map[string]*framework.FieldSchema{
 		Description: "How long each credential lives at Databricks. 0 means as long as the schedule needs, and 730 days without one.",
 	},
 	keyDeliverScope: {Type: framework.TypeString, Description: "Secret scope in which the current secret part is kept, too, as a text. Needs deliver_key."},
-	keyDeliverKey:   {Type: framework.TypeString, Description: "Key in deliver_scope. What is there is overwritten."},
+	keyDeliverKey:   {Type: framework.TypeString, Description: "Key in deliver_scope. It may have slashes. What is there is overwritten, in whatever case its key is written."},
 	keyForce: {
 		Type:        framework.TypeBool,
 		Description: "On a delete: forget the role even if what it made can't be removed at Databricks.",

@@ -22,7 +22,7 @@ import (
 type push struct {
 	scope string
 	puts  map[string]secretValue
-	sent  map[string]bool // the keys in lower case: Databricks ignores the case
+	sent  map[string]string // the keys by their lower case: Databricks ignores the case
 	prune bool
 
 	surplus []string // keys to delete, which were neither sent nor are held by the mount
@@ -55,7 +55,7 @@ func pushOf(data *framework.FieldData) (*push, error) {
 		scope:   data.Get(keyScope).(string),
 		prune:   data.Get(keyPrune).(bool),
 		puts:    make(map[string]secretValue),
-		sent:    make(map[string]bool),
+		sent:    make(map[string]string),
 		done:    make(map[string][]string),
 		failed:  make(map[string]*pushFailure),
 		started: time.Now(),
@@ -65,9 +65,9 @@ func pushOf(data *framework.FieldData) (*push, error) {
 	}
 	for field, read := range map[string]func(field, text string) (secretValue, error){keySecrets: stringValue, keyBytes: bytesValue} {
 		for key, raw := range data.Get(field).(map[string]any) {
-			if !validName(key) {
+			if !validKey(key) {
 				// The key isn't shown: it may be a value that was sent in its place by mistake.
-				return nil, badField(field, "a key of %d characters is no valid name; use %s", len(key), nameRule)
+				return nil, badField(field, "a key of %d characters is no valid name; use %s", len(key), keyRule)
 			}
 			text, ok := raw.(string)
 			if !ok {
@@ -76,14 +76,14 @@ func pushOf(data *framework.FieldData) (*push, error) {
 			if _, twice := p.puts[key]; twice {
 				return nil, badField(field, "%q is in both %s and %s; send it in one of them", key, keySecrets, keyBytes)
 			}
-			if p.sent[strings.ToLower(key)] {
-				return nil, badField(field, "%q was sent in two spellings, which Databricks takes for the same key; send it once", key)
+			if other := p.sent[strings.ToLower(key)]; other != "" {
+				return nil, badField(field, "%q and %q are two spellings of one key, since Databricks ignores the case; send it once", min(key, other), max(key, other))
 			}
 			value, err := read(fmt.Sprintf("%s: %q", field, key), text)
 			if err != nil {
 				return nil, err
 			}
-			p.puts[key], p.sent[strings.ToLower(key)] = value, true
+			p.puts[key], p.sent[strings.ToLower(key)] = value, key
 		}
 	}
 	switch {
@@ -112,10 +112,10 @@ func (b *backend) planPrune(ctx context.Context, s logical.Storage, conn *connec
 	}
 	for _, secret := range listed {
 		ref := secretRef{Scope: p.scope, Key: secret.Key}
-		if p.sent[strings.ToLower(secret.Key)] {
+		if p.sent[strings.ToLower(secret.Key)] != "" {
 			continue
 		}
-		held := delivered[ref.canonical()] || !validName(secret.Key) // nobody could have sent it
+		held := delivered[ref.canonical()] || !validKey(secret.Key) // nobody could have sent it
 		if !held {
 			if held, err = b.isLeased(ctx, s, conn, ref); err != nil {
 				return err

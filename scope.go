@@ -116,8 +116,12 @@ func explainScope(err error, want *client.Scope) error {
 	}
 }
 
-// nameForm matches the names of scopes and keys (Databricks guide "Secret scopes").
-var nameForm = regexp.MustCompile(`^[A-Za-z0-9_.@-]{1,128}$`)
+// nameForm matches the names of scopes (Databricks guide "Secret scopes"), and keyForm those of keys: real workspaces also have slashes in
+// them (Databricks Terraform provider, secrets/resource_secret.go).
+var (
+	nameForm = regexp.MustCompile(`^[A-Za-z0-9_.@-]{1,128}$`)
+	keyForm  = regexp.MustCompile(`^[A-Za-z0-9_.@/-]{1,128}$`)
+)
 
 func checkName(field, name string) error {
 	if !validName(name) {
@@ -126,8 +130,31 @@ func checkName(field, name string) error {
 	return nil
 }
 
-// validName reports whether a scope or a key can have the name. URLs don't preserve "." and "..", so that these could be written, but
-// not read or deleted.
+// validName reports whether a scope can have the name. URLs don't preserve "." and "..", so that these could be written, but not read or
+// deleted.
 func validName(name string) bool { return nameForm.MatchString(name) && name != "." && name != ".." }
 
 const nameRule = `1 to 128 letters, digits, dashes, underscores, periods and @, but not "." or ".."`
+
+func checkKey(field, key string) error {
+	if !validKey(key) {
+		return badField(field, "%q is no valid name; use %s", key, keyRule)
+	}
+	return nil
+}
+
+// validKey reports whether a key can have the name. What URLs don't preserve, empty parts between slashes included, could be written by a
+// push or a delivery, but not read or deleted.
+func validKey(key string) bool {
+	if !keyForm.MatchString(key) {
+		return false
+	}
+	for part := range strings.SplitSeq(key, "/") {
+		if part == "" || part == "." || part == ".." {
+			return false
+		}
+	}
+	return true
+}
+
+const keyRule = `1 to 128 letters, digits, dashes, underscores, periods, @ and slashes. Before, between and after slashes there must be something, but not "." or ".."`

@@ -3,6 +3,7 @@
 package databricks
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -38,7 +39,15 @@ func (p secretRef) check(scopeField, keyField string) error {
 	if err := checkName(scopeField, p.Scope); err != nil {
 		return err
 	}
-	return checkName(keyField, p.Key)
+	return checkKey(keyField, p.Key)
+}
+
+// explainMissing returns err or, if it says that there is no such scope or key, a fieldError where a scope with a slash in its name is meant.
+func (p secretRef) explainMissing(ctx context.Context, conn *connection, err error) error {
+	if !client.IsGone(err) {
+		return err
+	}
+	return cmp.Or(checkSlashes(ctx, conn, p.Scope, p.Key), err)
 }
 
 // secretUpdated returns when the secret was last written, zero where Databricks lists it without a time, and whether it exists.
