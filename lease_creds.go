@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"time"
 	"vault-plugin-secrets-databricks/internal/credential"
@@ -216,7 +217,8 @@ func (b *backend) nameIntent(ctx context.Context, s logical.Storage, conn *conne
 	return nil
 }
 
-// createCredential creates the credential of an operation, and fills in the fields that all answers have.
+// createCredential creates the credential of an operation, and fills in the fields that all answers have. One that is unfit is left to the
+// undoing of the operation.
 func (b *backend) createCredential(ctx context.Context, op *pendingOperation, conn *connection, kind credential.Type, r credential.Request) (*credential.Credential, error) {
 	token, err := kind.Mint(ctx, conn, r)
 	if err != nil {
@@ -225,6 +227,9 @@ func (b *backend) createCredential(ctx context.Context, op *pendingOperation, co
 	op.duplicate, op.keep = token.Duplicate, cmp.Or(token.Keep, token.ID)
 	ref := credential.Ref{ID: token.ID, ServicePrincipalID: token.ServicePrincipalID}
 	op.undo = func(ctx context.Context) error { return kind.Revoke(ctx, conn, credential.AccessOwn, ref) }
+	if token.Unfit != nil {
+		return nil, logical.CodedError(http.StatusBadGateway, token.Unfit.Error())
+	}
 	if token.Expires.IsZero() {
 		token.Expires = b.now().UTC().Add(token.Lifetime)
 	}

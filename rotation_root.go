@@ -227,13 +227,13 @@ func (r *rootItem) replace(ctx context.Context) (unidentified string, err error)
 	return "", fmt.Errorf("make a new credential: %w", err)
 }
 
-// rootRequest returns the request for another credential of the config's identity. Only a token has scopes.
+// rootRequest returns the request for another credential of the config's identity, with the API scopes of the present one.
 func rootRequest(req *logical.Request, config *configEntry, identity *client.Identity, scopes []string) storedRequest {
 	want := storedRequest{key: configStorageKey, text: "Vault's own, for the mount " + req.MountPoint}
 	if config.AuthType == client.AuthPAT {
 		want.credentialType, want.spec = credential.PAT, credential.Spec{Scopes: scopes, Stored: true}
 	} else {
-		want.credentialType, want.spec = credential.OAuthSecret, credential.Spec{ServicePrincipalID: identity.ID, ApplicationID: config.ClientID, Stored: true}
+		want.credentialType, want.spec = credential.OAuthSecret, credential.Spec{ServicePrincipalID: identity.ID, ApplicationID: config.ClientID, Scopes: scopes, Stored: true}
 	}
 	return want
 }

@@ -20,10 +20,10 @@ import (
 
 // rootFound is what is known of the credential that is to be replaced.
 type rootFound struct {
-	id           string        // empty when it can't be told from others
-	lifetime     time.Duration // that it was made with; 0 for unknown or endless
-	ends         time.Time     // by Databricks' clock; zero for unknown or endless
-	scopes       []string
+	id           string          // empty when it can't be told from others
+	lifetime     time.Duration   // that it was made with; 0 for unknown or endless
+	ends         time.Time       // by Databricks' clock; zero for unknown or endless
+	scopes       []string        // its API scopes, empty for all or unknown
 	live         map[string]bool // all credentials of its kind that the identity has
 	unidentified string          // what to tell the operator when id is empty
 }
@@ -177,7 +177,7 @@ func (b *backend) findSecret(ctx context.Context, s logical.Storage, conn *conne
 		return nil, fmt.Errorf("list the OAuth secrets of the engine's own service principal: %w", credential.ExplainPrincipal(err, identity.ID))
 	}
 	ours := conn.config.Rotation.Credential
-	found := &rootFound{live: make(map[string]bool), id: ours.ID}
+	found := &rootFound{live: make(map[string]bool), id: ours.ID, scopes: ours.Scopes}
 	var all, unknown []string
 	known := make(map[string]bool)
 	err = eachStored(ctx, s, func(_ string, kept []storedCredential) {
@@ -188,11 +188,11 @@ func (b *backend) findSecret(ctx context.Context, s logical.Storage, conn *conne
 	if err != nil && !isUnreadable(err) {
 		return nil, err
 	}
-	lives, ends := make(map[string]time.Duration), make(map[string]time.Time)
+	listed := make(map[string]client.OAuthSecret)
 	for _, secret := range secrets {
 		all = append(all, secret.ID)
 		found.live[secret.ID] = true
-		lives[secret.ID], ends[secret.ID] = credential.Life(secret.CreateTime, secret.ExpireTime), secret.ExpireTime
+		listed[secret.ID] = secret
 		if !known[secret.ID] {
 			unknown = append(unknown, secret.ID)
 		}
@@ -207,8 +207,31 @@ func (b *backend) findSecret(ctx context.Context, s logical.Storage, conn *conne
 			found.unidentified = fmt.Sprintf("The OAuth secret that was replaced can't be told from the others of service principal %s, so it still works. It is one of these, unless they belong to leases of this mount; delete it by hand: %s", identity.UserName, joinIDs(unknown))
 		}
 	}
-	found.lifetime, found.ends = lives[found.id], ends[found.id]
+	if secret, ok := listed[found.id]; ok {
+		found.lifetime, found.ends = credential.Life(secret.CreateTime, secret.ExpireTime), secret.ExpireTime
+		if len(secret.Scopes) > 0 {
+			found.scopes = secret.Scopes
+		}
+	}
+	if found.id == "" {
+		var same bool
+		if found.scopes, same = commonScopes(listed, unknown); !same {
+			found.unidentified += ". As these have different API scopes, it isn't known which it had, so the new one is not limited to any"
+		}
+	}
 	return found, nil
+}
+
+// commonScopes returns the API scopes of the secrets, and whether all of them have the same ones. If they differ, it returns none.
+func commonScopes(listed map[string]client.OAuthSecret, ids []string) (common []string, same bool) {
+	for i, id := range ids {
+		scopes := slices.Sorted(slices.Values(listed[id].Scopes))
+		if i > 0 && !slices.Equal(scopes, common) {
+			return nil, false
+		}
+		common = scopes
+	}
+	return common, true
 }
 
 // errNoRoom says that a service principal has all the secrets that it can have.

@@ -7,8 +7,6 @@ import (
 	"net/http"
 	"strconv"
 	"time"
-
-	"github.com/databricks/databricks-sdk-go/service/oauth2"
 )
 
 // The operations on OAuth secrets of service principals, as errors and counters name them.
@@ -25,6 +23,9 @@ type OAuthSecret struct {
 	CreateTime time.Time // UTC
 	ExpireTime time.Time // UTC; zero for a secret that never expires
 	Status     string    // such as "ACTIVE"
+	// Scopes are the API scopes that bound the tokens made with it, as Databricks answers them. Empty means all of them, or that the workspace
+	// doesn't know the scopes of secrets.
+	Scopes []string
 	// Retried is [CreatedToken.Retried] for a secret that was just made.
 	Retried bool
 }
@@ -39,22 +40,18 @@ func (c *Client) CreateOAuthSecret(ctx context.Context, servicePrincipalID strin
 	if err := checkLifetime(opOAuthSecretCreate, lifetime); err != nil {
 		return nil, err
 	}
-	// The SDK's type has no scopes.
-	body := struct {
-		Lifetime string   `json:"lifetime"`
-		Scopes   []string `json:"scopes,omitempty"`
-	}{strconv.FormatInt(int64(lifetime/time.Second), 10) + "s", scopes}
+	body := createSecret{strconv.FormatInt(int64(lifetime/time.Second), 10) + "s", scopes}
 	var created *OAuthSecret
 	ca, err := c.do(ctx, call{op: opOAuthSecretCreate, creates: true, result: true, signed: true}, func(ctx context.Context) error {
-		var resp oauth2.CreateServicePrincipalSecretResponse
-		if err := c.send(ctx, http.MethodPost, c.secretsPath(servicePrincipalID), body, &resp); err != nil {
+		var resp secretAnswer
+		if err := c.post(ctx, c.secretsPath(servicePrincipalID), body, &resp); err != nil {
 			return err
 		}
 		if resp.Secret == "" {
 			return errIncomplete
 		}
 		var err error
-		created, err = oauthSecret(resp.Id, resp.CreateTime, resp.ExpireTime, resp.Status)
+		created, err = resp.secret()
 		if err != nil {
 			return err
 		}
@@ -80,7 +77,10 @@ func (c *Client) ListOAuthSecrets(ctx context.Context, servicePrincipalID string
 	secrets := []OAuthSecret{}
 	next := ""
 	for range maxPages {
-		var page oauth2.ListServicePrincipalSecretsResponse
+		var page struct {
+			Secrets       []secretAnswer `json:"secrets"`
+			NextPageToken string         `json:"next_page_token"`
+		}
 		_, err := c.do(ctx, call{op: opOAuthSecretList, result: true, signed: true}, func(ctx context.Context) error {
 			var query any
 			if next != "" {
@@ -89,8 +89,8 @@ func (c *Client) ListOAuthSecrets(ctx context.Context, servicePrincipalID string
 			if err := c.send(ctx, http.MethodGet, c.secretsPath(servicePrincipalID), query, &page); err != nil {
 				return err
 			}
-			for _, s := range page.Secrets {
-				secret, err := oauthSecret(s.Id, s.CreateTime, s.ExpireTime, s.Status)
+			for _, answer := range page.Secrets {
+				secret, err := answer.secret()
 				if err != nil {
 					return err
 				}
@@ -129,16 +129,32 @@ func (c *Client) secretsPath(servicePrincipalID string) string {
 	return c.spBase + servicePrincipalID + "/credentials/secrets"
 }
 
-// oauthSecret converts the secret of an answer. It fails when the answer lacks the id, or has malformed times.
-func oauthSecret(id, created, expires, status string) (*OAuthSecret, error) {
-	if id == "" {
+// createSecret and secretAnswer are the request and the answer of the Service principal secrets API's create, with the scopes that the SDK's
+// types lack (Databricks SDK for Python, service/oauth2.py). A list has such answers without the value.
+type createSecret struct {
+	Lifetime string   `json:"lifetime"`
+	Scopes   []string `json:"scopes,omitempty"`
+}
+
+type secretAnswer struct {
+	ID         string   `json:"id"`
+	Secret     string   `json:"secret"`
+	Status     string   `json:"status"`
+	CreateTime string   `json:"create_time"`
+	ExpireTime string   `json:"expire_time"`
+	Scopes     []string `json:"scopes"`
+}
+
+// secret converts an answer. It fails when the answer lacks the id, or has malformed times.
+func (a *secretAnswer) secret() (*OAuthSecret, error) {
+	if a.ID == "" {
 		return nil, errIncomplete
 	}
-	secret := &OAuthSecret{ID: id, Status: status}
+	secret := &OAuthSecret{ID: a.ID, Status: a.Status, Scopes: a.Scopes}
 	for _, field := range []struct {
 		text string
 		time *time.Time
-	}{{created, &secret.CreateTime}, {expires, &secret.ExpireTime}} {
+	}{{a.CreateTime, &secret.CreateTime}, {a.ExpireTime, &secret.ExpireTime}} {
 		if field.text == "" {
 			continue
 		}

@@ -36,12 +36,30 @@ func TestCreateOAuthSecret(t *testing.T) {
 		require.NotContains(t, fmt.Sprintf("%+v", secret), "dose")
 		_, err = c.CreateOAuthSecret(t.Context(), "1234567890123456", time.Second, []string{"sql", "clusters"})
 		require.NoError(t, err)
+		require.Equal(t, "application/json", s.all()[len(s.all())-1].header.Get("Content-Type"))
 
 		all := s.all()
 		sent := all[len(all)-2:]
 		require.Equal(t, "POST "+row.base+"/servicePrincipals/1234567890123456/credentials/secrets", sent[0].line)
 		require.JSONEq(t, `{"lifetime":"5400s"}`, sent[0].body)
 		require.JSONEq(t, `{"lifetime":"1s","scopes":["sql","clusters"]}`, sent[1].body)
+	}
+}
+
+// TestScopesOfOAuthSecretsAreRead in both answers, on both planes. A workspace that doesn't know them answers none.
+func TestScopesOfOAuthSecretsAreRead(t *testing.T) {
+	t.Parallel()
+	for _, cfg := range []func(string) Config{patConfig, accountConfig} {
+		for answered, want := range map[string][]string{`,"scopes":["sql","iam.groups:read"]`: {"sql", "iam.groups:read"}, `,"scopes":[]`: {}, `,"scopes":null`: nil, "": nil} {
+			s := newScript(t, onAccount(answer(200, `{"id":"a","secret":"dose0123456789abcdef"`+answered+`}`)))
+			created, err := newClient(t, cfg(s.URL)).CreateOAuthSecret(t.Context(), "12", time.Hour, []string{"sql"})
+			require.NoError(t, err)
+			require.Equal(t, want, created.Scopes, answered)
+			s = newScript(t, onAccount(answer(200, `{"secrets":[{"id":"b"},{"id":"a"`+answered+`}]}`)))
+			listed, err := newClient(t, cfg(s.URL)).ListOAuthSecrets(t.Context(), "12")
+			require.NoError(t, err)
+			require.Equal(t, []OAuthSecret{{ID: "b"}, {ID: "a", Scopes: want}}, listed)
+		}
 	}
 }
 
@@ -107,7 +125,7 @@ const pageOfOne = `{"secrets":[{"id":"a"}],"next_page_token":"p2"}`
 
 func TestUnreadableOAuthSecrets(t *testing.T) {
 	t.Parallel()
-	for _, fields := range []string{`"status":"ACTIVE"`, `"id":"a","create_time":"yesterday"`, `"id":"a","expire_time":"1704137441"`} {
+	for _, fields := range []string{`"status":"ACTIVE"`, `"id":"a","create_time":"yesterday"`, `"id":"a","expire_time":"1704137441"`, `"id":"a","scopes":"sql"`, `"id":"a","scopes":[1]`} {
 		c := newClient(t, patConfig(newScript(t, answer(200, `{"secret":"dose0123456789abcdef",`+fields+`}`)).URL))
 		_, err := c.CreateOAuthSecret(t.Context(), "1", time.Hour, nil)
 		e := failureOf(t, err)

@@ -124,7 +124,7 @@ func TestRefusalsOfAWorkspace(t *testing.T) {
 		{"delete no scope", admin.DeleteScope(ctx, "t"), NotFound, "RESOURCE_DOES_NOT_EXIST"},
 		{"put in no scope", admin.PutSecretString(ctx, "t", "k", "v"), NotFound, "RESOURCE_DOES_NOT_EXIST"},
 		{"too many secrets", admin.PutSecretString(ctx, "s", "l", "v"), QuotaExceeded, "RESOURCE_LIMIT_EXCEEDED"},
-		{"bad key", admin.PutSecretString(ctx, "s", "a/b", "v"), Refused, "INVALID_PARAMETER_VALUE"},
+		{"bad key", admin.PutSecretString(ctx, "s", "a b", "v"), Refused, "INVALID_PARAMETER_VALUE"},
 		{"too large", admin.PutSecretBytes(ctx, "s", "k", make([]byte, MaxSecretValue+1)), Refused, "INVALID_PARAMETER_VALUE"},
 		{"delete no secret", admin.DeleteSecret(ctx, "s", "l"), NotFound, "RESOURCE_DOES_NOT_EXIST"},
 		{"delete in no scope", admin.DeleteSecret(ctx, "t", "k"), NotFound, "RESOURCE_DOES_NOT_EXIST"},

@@ -123,7 +123,7 @@ func judgeOAuth(op string, req *http.Request, r *reply) *Error {
 	case r.status == http.StatusRequestTimeout:
 		e.Kind = Timeout
 	case e.ErrorCode == "invalid_scope":
-		e.Kind, e.hint = Refused, "check the scopes"
+		e.Kind, e.hint = Refused, "check the scopes; an OAuth secret that is limited to API scopes gives no others"
 	case r.status == http.StatusNotFound && op != opEntraToken:
 		e.Kind, e.hint = Refused, hintHost
 	default:

@@ -191,6 +191,7 @@ type Credential struct {
 	Keep               string         // the id that Undo must keep then; ID when empty
 	Data               map[string]any // the response fields of the type, including the secret
 	Secret             string         // which field of Data is the secret
+	Unfit              error          // why it must be revoked instead of being used, nil for no reason
 }
 
 // SecretPart returns the field of Data that is the secret.

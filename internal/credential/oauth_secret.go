@@ -67,14 +67,19 @@ func (oauthSecretCredential) Warnings(known Known, spec Spec) []string {
 	return slices.Concat(secretWarnings(known, spec), principalWarnings(known, spec), scopeWarnings(spec))
 }
 
-// mintedSecret returns a new OAuth secret as a Credential.
+// mintedSecret returns a new OAuth secret as a Credential. Scopes are those that were asked for.
 func mintedSecret(secret *client.OAuthSecret, principalID, applicationID string, scopes []string) *Credential {
+	shown := secret.Scopes
+	if len(shown) == 0 {
+		shown = scopes
+	}
 	m := &Credential{ID: secret.ID, ServicePrincipalID: principalID, Duplicate: secret.Retried, Secret: fieldClientSecret, Data: map[string]any{
 		fieldClientID:     applicationID,
 		fieldClientSecret: secret.Value.Reveal(),
 		fieldSecretID:     secret.ID,
-		fieldScopes:       append([]string{}, scopes...),
+		fieldScopes:       append([]string{}, shown...),
 	}}
+	m.Unfit = widened(scopes, secret.Scopes)
 	m.Lifetime, m.Expires = Life(secret.CreateTime, secret.ExpireTime), secret.ExpireTime
 	return m
 }

@@ -67,6 +67,7 @@ func (oauthTokenCredential) Mint(ctx context.Context, conn Conn, r Request) (*Cr
 		return mintedAccessToken(token, false), nil
 	}
 
+	// Nobody else gets the secret, and the token is asked for with the scopes, so a workspace that doesn't know those of secrets will do.
 	secret, err := conn.Client().CreateOAuthSecret(ctx, r.ServicePrincipalID, r.Lifetime, r.Scopes)
 	if err != nil {
 		return nil, explainSecretQuota(ctx, conn, r.Spec, err)

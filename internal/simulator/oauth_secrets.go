@@ -39,6 +39,17 @@ func WithSecretQuotaError(status int, code string) Option {
 // default they live on until they expire.
 func WithSecretDeleteKillsTokens() Option { return func(s *settings) { s.killTokens = true } }
 
+// WithoutSecretScopes makes the workspace an older one, which knows no scopes of
+// OAuth secrets: it ignores those that are sent, as it does any member that it
+// doesn't know, and answers none.
+func WithoutSecretScopes() Option { return func(s *settings) { s.noSecretScopes = true } }
+
+// WithAddedSecretScopes gives new OAuth secrets these scopes besides those that
+// were asked for. No workspace is known to do so.
+func WithAddedSecretScopes(scopes ...string) Option {
+	return func(s *settings) { s.addedScopes = scopes }
+}
+
 // OAuthSecret is what the workspace knows of an OAuth secret.
 type OAuthSecret struct {
 	ID      string // 64 hex digits
@@ -62,16 +73,16 @@ type oauthSecret struct {
 
 // AddOAuthSecret adds an OAuth secret to a service principal by hand: no limit
 // is in the way, but it counts. A lifetime of 0 never expires, like secrets from
-// before 2025. The client id that goes with it is p.ApplicationID. It panics if p
-// is a user.
-func (w *Workspace) AddOAuthSecret(p Principal, lifetime time.Duration) (secretID, secret string) {
+// before 2025, and one without scopes has all. The client id that goes with it is
+// p.ApplicationID. It panics if p is a user.
+func (w *Workspace) AddOAuthSecret(p Principal, lifetime time.Duration, scopes ...string) (secretID, secret string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	owner := w.mustFind(p)
 	if p.ApplicationID == "" {
 		panic("simulator: only a service principal has OAuth secrets")
 	}
-	s, secret := w.addSecret(owner, lifetime, nil)
+	s, secret := w.addSecret(owner, lifetime, scopes)
 	return s.id, secret
 }
 
@@ -141,8 +152,8 @@ func (w *Workspace) OAuthSecrets(sp Principal) []OAuthSecret {
 	return list
 }
 
-// oauthSecretInfo is SecretInfo of the Databricks SDK, with the scopes that newer
-// documentation has. The value is in the answer to its creation only.
+// oauthSecretInfo is SecretInfo of the Databricks SDK, with the scopes that the
+// SDK for Python has, in both answers (databricks-sdk-py service/oauth2.py). The value is in the answer to its creation only.
 type oauthSecretInfo struct {
 	ID         string   `json:"id"`
 	Secret     string   `json:"secret,omitempty"`
@@ -215,10 +226,21 @@ func (w *Workspace) createOAuthSecret(r *request) (any, *refusal) {
 		return nil, refuse(w.settings.quotaStatus, w.settings.quotaCode,
 			fmt.Sprintf("Service principal %s has reached the limit of %d secrets.", p.ID, oauthSecretLimit))
 	}
-	s, value := w.addSecret(p, lifetime, body.Scopes)
+	s, value := w.addSecret(p, lifetime, w.settings.scopesFor(body.Scopes))
 	info := s.info()
 	info.Secret = value
 	return info, nil
+}
+
+// scopesFor returns the scopes of a secret for which these were asked.
+func (s *settings) scopesFor(asked []string) []string {
+	switch {
+	case s.noSecretScopes:
+		return nil
+	case len(asked) == 0:
+		return asked
+	}
+	return slices.Concat(asked, s.addedScopes)
 }
 
 // listOAuthSecrets pages in the order of creation; the real order is not

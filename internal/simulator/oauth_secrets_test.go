@@ -170,6 +170,43 @@ func TestScopesOfOAuthSecrets(t *testing.T) {
 	}
 }
 
+// TestWorkspacesThatTreatScopesOfOAuthSecretsInOtherWays shows what the options make of them.
+func TestWorkspacesThatTreatScopesOfOAuthSecretsInOtherWays(t *testing.T) {
+	t.Parallel()
+	for name, try := range map[string]struct {
+		opt    simulator.Option
+		stored []string
+		all    string // what a request for all-apis, and for sql and clusters, is answered with; "" for a refusal
+		some   string
+	}{
+		"ignored": {simulator.WithoutSecretScopes(), nil, "all-apis", "sql clusters"},
+		"widened": {simulator.WithAddedSecretScopes("clusters"), []string{"sql", "clusters"}, "", "sql clusters"},
+		"cut":     {simulator.WithScopesCut(), []string{"sql"}, "sql", "sql"},
+	} {
+		w, _, token := withAdmin(t, try.opt)
+		sp := w.AddServicePrincipal("etl", false)
+		made := send(t, w, "POST", secretsPath(sp), token, `{"scopes":["sql"]}`).json(t)
+		require.Equal(t, try.stored, w.OAuthSecrets(sp)[0].Scopes, name)
+		listed := send(t, w, "GET", secretsPath(sp), token, "").json(t)["secrets"].([]any)[0].(map[string]any)
+		require.Equal(t, made["scopes"], listed["scopes"], name)
+		require.Equal(t, try.stored != nil, made["scopes"] != nil, name)
+		for asked, want := range map[string]string{"all-apis": try.all, "sql clusters": try.some} {
+			a := grant(t, w, sp.ApplicationID, made["secret"].(string), asked)
+			if want == "" {
+				require.Equal(t, "invalid_scope", a.json(t)["error"], name)
+				continue
+			}
+			require.Equal(t, want, a.json(t)["scope"], name)
+		}
+		require.NotContains(t, send(t, w, "POST", secretsPath(sp), token, "{}").json(t), "scopes", name)
+	}
+	w, _, _ := withAdmin(t, simulator.WithScopesCut())
+	sp := w.AddServicePrincipal("etl", false)
+	id, secret := w.AddOAuthSecret(sp, time.Hour, "sql")
+	require.Equal(t, []string{"sql"}, w.OAuthSecrets(sp)[0].Scopes, id)
+	require.Equal(t, "invalid_scope", grant(t, w, sp.ApplicationID, secret, "clusters").json(t)["error"], "nothing is left of it")
+}
+
 func TestOAuthSecretPages(t *testing.T) {
 	t.Parallel()
 	w, _, token := withAdmin(t)

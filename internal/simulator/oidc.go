@@ -10,6 +10,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 )
@@ -24,6 +25,12 @@ const (
 
 	tokenExchangeGrant = "urn:ietf:params:oauth:grant-type:token-exchange"
 )
+
+// WithScopesCut answers a request for an access token that asks for more than the
+// scopes of its OAuth secret with what these allow, as OAuth also lets a server do
+// (RFC 6749, section 3.3), instead of refusing it. Which one Databricks does is not
+// documented.
+func WithScopesCut() Option { return func(s *settings) { s.scopesCut = true } }
 
 // grant is what a token endpoint answers with, before it has a value.
 type grant struct {
@@ -104,6 +111,9 @@ func (w *Workspace) redeemSecret(r *request, form url.Values, _ time.Time) (*gra
 		return nil, invalidClient()
 	}
 	scopes := strings.Fields(form.Get("scope"))
+	if w.settings.scopesCut {
+		scopes = cut(scopes, secret.scopes)
+	}
 	for _, scope := range scopes {
 		if !allows(secret.scopes, scope) {
 			return nil, refuse(http.StatusBadRequest, "invalid_scope", fmt.Sprintf("The client secret does not allow the scope %q.", scope))
@@ -113,6 +123,19 @@ func (w *Workspace) redeemSecret(r *request, form url.Values, _ time.Time) (*gra
 		scopes = secret.scopes
 	}
 	return &grant{owner: secret.owner, scopes: orAllAPIs(scopes), lifetime: accessTokenLifetime, secret: secret}, nil
+}
+
+// cut returns what is allowed of the scopes that were asked for: for all-apis all
+// that is, and the first refused one where nothing is.
+func cut(asked, allowed []string) []string {
+	if slices.Contains(asked, allAPIs) && len(allowed) > 0 {
+		return allowed
+	}
+	left := slices.DeleteFunc(slices.Clone(asked), func(scope string) bool { return !allows(allowed, scope) })
+	if len(left) == 0 {
+		return asked
+	}
+	return left
 }
 
 func orAllAPIs(scopes []string) []string {

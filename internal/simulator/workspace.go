@@ -95,6 +95,9 @@ type settings struct {
 	statuses         map[string]int // by code
 	allowedAddresses []string
 	authDown         []string
+	noSecretScopes   bool
+	addedScopes      []string
+	scopesCut        bool
 	noCallLog        bool
 	observer         func(Call)
 }
