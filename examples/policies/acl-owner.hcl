@@ -14,9 +14,9 @@ path "databricks/acls/etl/*" {
   }
 }
 
-# Protects the engine's own permission on the scope. Replace the name by the engine's user name or application id, as shown
-# by 'vault read databricks/status'. Vault does not check the parameters of a delete, so denied_parameters alone would not
-# prevent the owner from locking out the engine with force=true.
+# Protects the engine's own permission on the scope. Replace the name by the engine's user name or application id, exactly as
+# shown by 'vault read databricks/status': the engine rejects other spellings of it. Vault does not check the parameters of a
+# delete, so denied_parameters alone would not prevent the owner from locking out the engine with force=true.
 path "databricks/acls/etl/engine@example.com" {
   capabilities = ["read"]
 }

@@ -2,9 +2,10 @@
 #
 # Every write must send if_absent=true, with which the engine refuses to overwrite. The parameters are listed, since a value can
 # be demanded only of a parameter that is allowed. The vault command sends "true" as a string, other clients may send it as a
-# boolean. Writing many secrets at once ("update" on databricks/secrets/team-a) can overwrite, so it is not allowed.
+# boolean. Writing many secrets at once ("update" on databricks/secrets/team-a) can overwrite, so it is not allowed. A star
+# rather than a plus sign, because keys may contain slashes.
 
-path "databricks/secrets/team-a/+" {
+path "databricks/secrets/team-a/*" {
   capabilities        = ["update"]
   required_parameters = ["if_absent"]
   allowed_parameters  = {

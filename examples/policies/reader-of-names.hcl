@@ -9,7 +9,8 @@ path "databricks/secrets" {
   capabilities = ["list"]
 }
 
-# The plus sign matches the name of one scope only: databricks/secrets/<scope>/<key> is not included.
+# The plus sign matches the name of one scope only: databricks/secrets/<scope>/<key> is not included. The list has all keys
+# of the scope, those with slashes too.
 path "databricks/secrets/+" {
   capabilities = ["list"]
 }

@@ -122,3 +122,26 @@ func TestReadDeliversNothing(t *testing.T) {
 	require.Empty(t, m.stored("etl"))
 	require.Empty(t, m.minted())
 }
+
+// TestDeliveryToAKeyWithSlashes lets the next token take the place of the first in another case of the key.
+func TestDeliveryToAKeyWithSlashes(t *testing.T) {
+	t.Parallel()
+	m := withScope(t)
+	first := m.write("creds/etl", data{"deliver_scope": "etl", "deliver_key": "jobs/etl/token"})
+	old, _ := m.value("etl", "jobs/etl/token")
+	require.True(t, m.works(server.secret(old, "a delivered token")))
+	m.write("creds/etl", data{"deliver_scope": "etl", "deliver_key": "Jobs/ETL/token"})
+	m.revoke(first)
+	current, _ := m.value("etl", "jobs/etl/token")
+	require.True(t, m.works(server.secret(current, "a delivered token")), "the next token has taken its place")
+	require.Len(t, m.stored("etl"), 1)
+
+	role := data{"credential_type": "pat", "rotation_period": "24h", "deliver_scope": "etl", "deliver_key": "jobs/static"}
+	m.write("static-roles/bi", role)
+	role["deliver_key"] = "Jobs/Static"
+	_, err := m.tryWrite("static-roles/other", role)
+	requireRefused(t, err, 400, "deliver_key: ", `static role "bi" delivers to`)
+	shared := m.creds("bi").secret
+	stored, _ := m.value("etl", "jobs/static")
+	require.Equal(t, shared, stored)
+}

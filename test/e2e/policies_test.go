@@ -108,15 +108,16 @@ func TestPolicyOfAPusher(t *testing.T) {
 	value := data{"string_value": server.secret("pushed-by-a-team", "a secret")}
 	team.may("write", "secrets/team-a/new", value)
 	team.may("write", "secrets/team-a/new", value)
+	team.may("write", "secrets/team-a/sub/new", value)
 	lease := team.may("write", "secrets/team-a/leased", data{"string_value": "pushed-by-a-team", "ttl": "1h"})
 	require.NotEmpty(t, lease.LeaseID)
-	require.ElementsMatch(t, []any{"there", "new", "leased"}, team.may("list", "secrets/team-a", nil).Data["keys"])
+	require.ElementsMatch(t, []any{"there", "new", "sub/new", "leased"}, team.may("list", "secrets/team-a", nil).Data["keys"])
 	team.may("write", "secrets/team-a", data{"secrets": data{"only": "pushed-by-a-team"}, "prune": true})
 	require.Equal(t, map[string]any{"only": "pushed-by-a-team", "leased": "pushed-by-a-team"}, m.stored("team-a"))
 
 	team.mayNot("read", "secrets/team-a/only", nil)
 	team.mayNot("delete", "secrets/team-a/only", nil)
-	team.mayDoNothingWith("secrets/team-b", "secrets/team-b/there", "secrets/TEAM-B/there", "secrets/team-ab/there", "secrets/TEAM-A/only",
+	team.mayDoNothingWith("secrets/team-b", "secrets/team-b/there", "secrets/TEAM-B/there", "secrets/team-ab/there", "secrets/TEAM-A/only", "secrets/team-b/sub/key",
 		"scopes", "scopes/team-a", "scopes/team-b", "secrets", "acls/team-a", "acls/team-a/engineers", "config", "roles/etl", "creds/etl", "tokens", "status")
 	team.mayNotSneakTo("secrets/team-a/", data{"secrets": data{"a": "x"}})
 	team.mayNotSneakTo("secrets/team-a/../team-b/there", value)
@@ -153,6 +154,11 @@ func TestPolicyOfAnAdder(t *testing.T) {
 		adder.mayNot("delete", "secrets/team-a/"+key, nil)
 		adder.mayNot("read", "secrets/team-a/"+key, nil)
 	}
+	adder.may("write", "secrets/team-a/sub/key", data{"string_value": added, "if_absent": true})
+	_, err := adder.try("write", "secrets/team-a/SUB/key", data{"string_value": other, "if_absent": true})
+	requireRefused(t, err, 400, "if_absent: ", "exists")
+	before["sub/key"] = added
+	adder.mayNotSneakTo("secrets/team-a/", data{"secrets": data{"there": other}, "if_absent": true})
 	adder.mayNot("write", "secrets/team-a", data{"secrets": data{"there": other}})
 	adder.mayNot("write", "secrets/team-a", data{"secrets": data{"there": other}, "if_absent": true})
 	require.Equal(t, before, m.stored("team-a"))
@@ -232,8 +238,11 @@ func TestPolicyOfAnOwnerOfACLs(t *testing.T) {
 	owner.mayNot("write", "acls/etl/engineers", data{"permission": "READ", "force": true})
 	owner.mayNot("write", "acls/etl/"+m.admin.UserName, data{"permission": "READ"})
 	owner.mayNot("delete", "acls/etl/"+m.admin.UserName, nil)
-	_, err := owner.client.Logical().DeleteWithData(m.path+"/acls/etl/"+m.admin.UserName, map[string][]string{"force": {"true"}})
+	force := map[string][]string{"force": {"true"}}
+	_, err := owner.client.Logical().DeleteWithData(m.path+"/acls/etl/"+m.admin.UserName, force)
 	requireRefused(t, err, 403)
+	_, err = owner.client.Logical().DeleteWithData(m.path+"/acls/etl/"+strings.ToUpper(m.admin.UserName), force)
+	requireRefused(t, err, 400, "principal: ", "in another spelling")
 	require.Equal(t, map[string]string{m.admin.UserName: "MANAGE"}, m.scope("etl").ACLs)
 
 	owner.mayDoNothingWith("acls/team-a", "acls/team-a/engineers", "acls/ETL/engineers", "scopes", "scopes/etl", "secrets", "secrets/etl", "secrets/etl/there",
@@ -378,17 +387,43 @@ func TestPolicyEndsLeasesOfOneScope(t *testing.T) {
 	grant := lease("acls/team-a/engineers", data{"permission": "READ"})
 	others := []*api.Secret{lease("secrets/team-b/leased", data{"string_value": "leased-under-a-policy"}), lease("acls/team-b/engineers", data{"permission": "READ"})}
 	team := m.loginWith(fmt.Sprintf(`
-		path "sys/leases/revoke/%[1]s/secrets/team-a/leased/*" { capabilities = ["update"] }
+		path "sys/leases/revoke/%[1]s/secrets/team-a/leased/+" { capabilities = ["update"] }
 		path "sys/leases/revoke/%[1]s/acls/team-a/*" { capabilities = ["update"] }`, m.path))
 	for _, other := range others {
 		requireRefused(t, team.Sys().RevokeWithOptions(revokeNow(other)), 403)
 	}
+	below := lease("secrets/team-a/leased/below", data{"string_value": "leased-under-a-policy"})
+	requireRefused(t, team.Sys().RevokeWithOptions(revokeNow(below)), 403)
 	require.NoError(t, team.Sys().RevokeWithOptions(revokeNow(secret)))
 	require.NoError(t, team.Sys().RevokeWithOptions(revokeNow(grant)))
 	require.NotContains(t, m.stored("team-a"), "leased")
+	require.Contains(t, m.stored("team-a"), "leased/below")
 	require.Empty(t, m.permission("team-a", "engineers"))
 	require.Contains(t, m.stored("team-b"), "leased")
 	require.Equal(t, "READ", m.permission("team-b", "engineers"))
+}
+
+// TestPolicyForPartOfAScope allows the keys that begin with a prefix, and no other spelling of it.
+func TestPolicyForPartOfAScope(t *testing.T) {
+	t.Parallel()
+	m := policyMount(t)
+	value := data{"string_value": server.secret("kept-in-a-part-of-a-scope", "a secret")}
+	m.write("secrets/etl/other/key", value)
+	part := &person{mount: m, client: m.loginWith(fmt.Sprintf(`path "%s/secrets/etl/part/*" { capabilities = ["read", "update", "delete", "list"] }`, m.path))}
+	part.may("write", "secrets/etl/part/key", value)
+	part.may("write", "secrets/etl/part/sub/key", value)
+	require.Equal(t, value["string_value"], part.may("read", "secrets/etl/part/key", nil).Data["string_value"])
+	require.ElementsMatch(t, []any{"key", "sub/key"}, part.may("list", "secrets/etl/part", nil).Data["keys"])
+	require.ElementsMatch(t, []any{"key"}, part.may("list", "secrets/etl/part/sub", nil).Data["keys"])
+	part.may("delete", "secrets/etl/part/key", nil)
+	part.mayDoNothingWith("secrets/etl", "secrets/etl/there", "secrets/etl/other", "secrets/etl/other/key", "secrets/etl/PART/key", "secrets/ETL/part/key", "secrets/etl/parts/key")
+	part.mayNotSneakTo("secrets/etl/part/../other/key", value)
+	part.mayNotSneakTo("secrets/etl/part//key", value)
+	part.mayNotSneakTo("secrets/etl/part/%2e%2e/other/key", value)
+	require.Equal(t, map[string]any{"there": "kept-from-etl-policies", "other/key": value["string_value"], "part/sub/key": value["string_value"]}, m.stored("etl"))
+	plus := &person{mount: m, client: m.loginWith(fmt.Sprintf(`path "%s/secrets/etl/+" { capabilities = ["update"] }`, m.path))}
+	plus.may("write", "secrets/etl/plain", value)
+	plus.mayNot("write", "secrets/etl/part/key", value)
 }
 
 func TestPolicyOfAStaticReader(t *testing.T) {

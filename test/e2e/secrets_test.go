@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -137,6 +138,69 @@ func TestSecretOfAnyBytesRoundTripsExactly(t *testing.T) {
 	require.Zero(t, m.workspace.Count("POST", "*"), "what is wrong is told without asking Databricks")
 	_, stored := m.value("etl", "refused")
 	require.False(t, stored)
+}
+
+// TestKeyWithSlashesIsAddressedInEveryWay that Vault's clients have, also percent-encoded.
+func TestKeyWithSlashesIsAddressedInEveryWay(t *testing.T) {
+	t.Parallel()
+	m := withScope(t)
+	first, second := server.secret("of-a-key-with-slashes", "a secret"), server.secret("of-the-same-key-again", "a secret")
+	require.Equal(t, data{"scope": "etl", "key": "team/db/password"}, m.write("secrets/etl/team/db/password", data{"string_value": first}).Data)
+	m.write("secrets/ETL/Team/DB/Password", data{"string_value": second})
+	// As it is on the wire: Vault's API client and browsers would tidy some paths up.
+	raw := func(method, path string) (status int, body string) {
+		request, err := http.NewRequest(method, server.addr+"/v1/"+m.path+"/"+path, strings.NewReader(`{"string_value":"`+first+`"}`))
+		require.NoError(t, err)
+		request.Header.Set("X-Vault-Token", server.rootToken)
+		response, err := http.DefaultTransport.RoundTrip(request)
+		require.NoError(t, err)
+		defer response.Body.Close()
+		text, err := io.ReadAll(response.Body)
+		require.NoError(t, err)
+		return response.StatusCode, string(text)
+	}
+	for _, path := range []string{"secrets/etl/team/db/password", "secrets/etl/TEAM/db/password/"} {
+		require.Equal(t, second, m.read(path)["string_value"], path)
+	}
+	status, body := raw(http.MethodGet, "secrets/etl/team%2FDB%2fpassword")
+	require.Equal(t, http.StatusOK, status)
+	require.Contains(t, body, second)
+	m.write("secrets/etl/plain", data{"string_value": first})
+	require.Equal(t, []string{"plain", "team/db/password"}, m.keys("secrets/etl"))
+	require.Equal(t, []string{"db/password"}, m.keys("secrets/etl/team"))
+	require.Equal(t, []string{"password"}, m.keys("secrets/etl/TEAM/db/"))
+	require.Contains(t, m.details("secrets/etl/team")["db/password"], "last_updated_time")
+	require.Nil(t, m.keys("secrets/etl/none"))
+
+	above := m.write("secrets/etl/team/leased", data{"string_value": first, "ttl": "1h"})
+	below := m.write("secrets/etl/team/leased/below", data{"string_value": second, "ttl": "1h"})
+	require.True(t, strings.HasPrefix(below.LeaseID, m.path+"/secrets/etl/team/leased/below/"), below.LeaseID)
+	_, err := m.client.Sys().Renew(below.LeaseID, 7200)
+	require.NoError(t, err)
+	m.revoke(above)
+	require.NotContains(t, m.stored("etl"), "team/leased")
+	require.Contains(t, m.stored("etl"), "team/leased/below")
+	require.NoError(t, m.client.Sys().RevokePrefix(m.path+"/secrets/etl/team"))
+	require.NotContains(t, m.stored("etl"), "team/leased/below")
+
+	pushed := m.write("secrets/etl", data{"secrets": data{"TEAM/db/password": first, "team/new": second}, "prune": true})
+	require.Equal(t, data{"written": []any{"TEAM/db/password", "team/new"}, "deleted": []any{"plain"}, "kept": []any{}}, pushed.Data)
+	require.Equal(t, map[string]any{"team/db/password": first, "team/new": second}, m.stored("etl"))
+	_, err = m.tryWrite("secrets/etl", data{"secrets": data{"team/new": first, "Team/New": second}})
+	requireRefused(t, err, 400, "secrets: ", `"Team/New" and "team/new" are two spellings`)
+	m.delete("secrets/etl/team/DB/password")
+	m.delete("secrets/etl/team/new/")
+	require.Empty(t, m.stored("etl"))
+	m.requireAbsent("secrets/etl/team/new")
+
+	for _, path := range []string{"secrets/etl/team/new/", "secrets/etl/team//new", "secrets/etl/team/./new", "secrets/etl/a/../new", "secrets/etl/%2Fnew", "secrets/etl/a%2F..%2Fnew"} {
+		for _, method := range []string{http.MethodPut, http.MethodGet, http.MethodDelete} {
+			status, body := raw(method, path)
+			require.GreaterOrEqual(t, status, 300, "%s %s", method, path)
+			t.Log(method, path, status, strings.TrimSpace(body))
+			require.Empty(t, m.stored("etl"), "%s %s", method, path)
+		}
+	}
 }
 
 func TestGeneratedSecretIsSeenByNobody(t *testing.T) {
