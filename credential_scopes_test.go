@@ -20,7 +20,7 @@ var widening = map[string]struct {
 	opt   simulator.Option
 	words []string
 }{
-	"scopes are ignored": {simulator.WithoutSecretScopes(), []string{"did not confirm", "limited to the API scopes sql, jobs", "Leave scopes out", "oauth_token"}},
+	"scopes are ignored": {simulator.WithoutSecretScopes(), []string{"did not confirm", "limited to the API scopes sql, jobs", "leave scopes out", "oauth_token"}},
 	"scopes are added":   {simulator.WithAddedSecretScopes("clusters"), []string{"also has the API scopes clusters", "only sql, jobs were asked for"}},
 }
 

@@ -18,11 +18,11 @@ func widened(asked, answered []string) error {
 		return nil
 	}
 	if len(answered) == 0 {
-		return fmt.Errorf("Databricks did not confirm that the OAuth secret is limited to the API scopes %s, so it is removed again; this workspace may not know scopes of OAuth secrets. Leave scopes out for a secret without limits, or use %s of a named service principal", strings.Join(asked, ", "), OAuthToken)
+		return fmt.Errorf("the new OAuth secret is removed again, since Databricks did not confirm that it is limited to the API scopes %s; this workspace may not know scopes of OAuth secrets, so leave scopes out for a secret without limits, or use %s of a named service principal", strings.Join(asked, ", "), OAuthToken)
 	}
 	more := slices.DeleteFunc(slices.Clone(answered), func(scope string) bool { return slices.Contains(asked, scope) })
 	if len(more) == 0 {
 		return nil
 	}
-	return fmt.Errorf("Databricks made an OAuth secret that also has the API scopes %s, although only %s were asked for, so it is removed again", strings.Join(more, ", "), strings.Join(asked, ", "))
+	return fmt.Errorf("the new OAuth secret is removed again, since it also has the API scopes %s, although only %s were asked for", strings.Join(more, ", "), strings.Join(asked, ", "))
 }
