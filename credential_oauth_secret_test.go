@@ -319,7 +319,7 @@ func TestOAuthSecretGrantedOtherwise(t *testing.T) {
 	m, _ := secretReady(t)
 	reply := func(expires string) {
 		m.workspace.ClearFaults()
-		m.workspace.Inject(simulator.Fault{Method: http.MethodPost, Path: secretsPath + "*", Status: 200, Body: fmt.Sprintf(`{"id":"granted","secret":"dose0","create_time":%q%s}`, time.Now().UTC().Format(time.RFC3339), expires)})
+		m.workspace.Inject(simulator.Fault{Method: http.MethodPost, Path: secretsPath + "*", Status: 200, Body: fmt.Sprintf(`{"id":"granted","secret":"dose0","scopes":["sql","jobs"],"create_time":%q%s}`, time.Now().UTC().Format(time.RFC3339), expires)})
 	}
 	reply(fmt.Sprintf(`,"expire_time":%q`, time.Now().Add(5*time.Minute).UTC().Format(time.RFC3339)))
 	creds := m.mint("job")
