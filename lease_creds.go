@@ -355,7 +355,7 @@ func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework
 	// Nothing has to be revoked if Databricks can't do so or the credential has expired, but a delivered copy does not expire.
 	ended := t.EndsByItself || !t.Lasting && b.expired(ctx, req.Storage, l.Dead)
 	if ended && l.Delivered == nil {
-		return &logical.Response{}, nil
+		return nil, nil
 	}
 	conn, err := b.endingConnection(ctx, req.Storage)
 	if err != nil {
@@ -366,7 +366,7 @@ func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework
 		return nil, err
 	}
 	if access == credential.AccessNone && l.Delivered == nil && !t.Lasting && b.now().After(l.Dead) {
-		return &logical.Response{}, nil // the clock of that workspace can't be asked
+		return nil, nil // the clock of that workspace can't be asked
 	}
 	if access == credential.AccessNone {
 		now, err := conn.origin(ctx)
@@ -398,5 +398,5 @@ func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework
 		b.closeRecord(ctx, req.Storage, l.Record)
 	}
 	b.event(ctx, "creds-revoke", req.Path, "role", l.Role, "credential_type", l.CredentialType, "id", l.ID)
-	return &logical.Response{}, nil
+	return nil, nil
 }
