@@ -54,20 +54,8 @@ func newBackend(mountID string) *backend {
 			LocalStorage:    []string{framework.WALPrefix},
 			SealWrapStorage: []string{configStoragePrefix, staticStoragePrefix},
 		},
-		Paths: framework.PathAppend(
-			b.pathConfig(),
-			b.pathRotateRoot(),
-			b.pathRoles(),
-			b.pathCreds(),
-			b.pathStatic(),
-			b.pathTokens(),
-			b.pathScopes(),
-			b.pathSecrets(),
-			b.pathACLs(),
-			b.pathStatus(),
-			b.pathTidy(),
-		),
-		Secrets:          []*framework.Secret{b.credentialLeaseType(), b.leasedSecretType(), b.aclLeaseType()},
+		Paths:            allPaths,
+		Secrets:          leaseTypes,
 		Invalidate:       b.invalidate,
 		Clean:            b.clean,
 		PeriodicFunc:     b.periodic,
@@ -92,7 +80,7 @@ func (b *backend) HandleRequest(ctx context.Context, req *logical.Request) (resp
 	if !strings.HasPrefix(req.Path, mintPrefix) {
 		b.hostCache.forgetState()
 	}
-	resp, err = b.Backend.HandleRequest(ctx, req)
+	resp, err = b.Backend.HandleRequest(withMount(ctx, b), req)
 	b.logFailure(req, err)
 	if req.Operation == logical.RollbackOperation {
 		// The framework's own rollback reads every entry of the write-ahead log each time.
@@ -124,7 +112,7 @@ func (b *backend) HandleExistenceCheck(ctx context.Context, req *logical.Request
 	if checkAddress(req) != nil || b.checkTypes(req) != nil {
 		return true, true, nil // the request itself will say it, to those whom a policy allows it
 	}
-	return b.Backend.HandleExistenceCheck(ctx, req)
+	return b.Backend.HandleExistenceCheck(withMount(ctx, b), req)
 }
 
 const backendHelp = `

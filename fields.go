@@ -112,8 +112,8 @@ func storedData(entry any, fields map[string]*framework.FieldSchema) map[string]
 
 // pathNames is the path that lists the names under which entries are stored, with what info returns of each. An entry that can't be read
 // is listed with the error.
-func pathNames(pattern, storagePrefix, summary, help string, info func(ctx context.Context, s logical.Storage, name string) (map[string]any, error)) *framework.Path {
-	list := func(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+func pathNames(pattern, storagePrefix, summary, help string, info func(b *backend, ctx context.Context, s logical.Storage, name string) (map[string]any, error)) *framework.Path {
+	list := func(b *backend, ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 		names, err := req.Storage.List(ctx, storagePrefix)
 		if err != nil {
 			return nil, err
@@ -123,7 +123,7 @@ func pathNames(pattern, storagePrefix, summary, help string, info func(ctx conte
 			if ctx.Err() != nil {
 				return nil, ctx.Err()
 			}
-			shown, err := info(ctx, req.Storage, name)
+			shown, err := info(b, ctx, req.Storage, name)
 			if err != nil {
 				shown = map[string]any{"error": err.Error()}
 			}
@@ -148,17 +148,17 @@ func pathNames(pattern, storagePrefix, summary, help string, info func(ctx conte
 }
 
 // readOperation declares an operation that changes nothing.
-func readOperation(callback framework.OperationFunc, summary string, fields map[string]*framework.FieldSchema) *framework.PathOperation {
+func readOperation(serve handler, summary string, fields map[string]*framework.FieldSchema) *framework.PathOperation {
 	return &framework.PathOperation{
-		Callback: callback, Summary: summary,
+		Callback: on(serve), Summary: summary,
 		Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: fields}}},
 	}
 }
 
 // writeOperation declares an operation that changes storage, and is therefore forwarded to a node that may.
-func (b *backend) writeOperation(callback framework.OperationFunc, summary string, responses []framework.Response, examples ...framework.RequestExample) *framework.PathOperation {
+func writeOperation(serve handler, summary string, responses []framework.Response, examples ...framework.RequestExample) *framework.PathOperation {
 	return &framework.PathOperation{
-		Callback:                    exactly(callback, nil),
+		Callback:                    exactly(on(serve), nil),
 		Summary:                     summary,
 		Examples:                    examples,
 		Responses:                   map[int][]framework.Response{http.StatusOK: responses},
@@ -169,9 +169,9 @@ func (b *backend) writeOperation(callback framework.OperationFunc, summary strin
 
 // deleteOperation declares an operation that deletes, with the parameters that it accepts besides those in the path. It answers 204,
 // or 200 with warnings where there is something to say.
-func (b *backend) deleteOperation(callback framework.OperationFunc, summary string, accepts ...string) *framework.PathOperation {
-	op := b.writeOperation(nil, summary, nil)
-	op.Callback = exactly(callback, append([]string{}, accepts...))
+func deleteOperation(serve handler, summary string, accepts ...string) *framework.PathOperation {
+	op := writeOperation(serve, summary, nil)
+	op.Callback = exactly(on(serve), append([]string{}, accepts...))
 	op.Responses = map[int][]framework.Response{
 		http.StatusNoContent: {{Description: "Deleted, or there was none."}},
 		http.StatusOK:        {{Description: "Done, with warnings.", Fields: map[string]*framework.FieldSchema{}}},

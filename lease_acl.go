@@ -218,8 +218,8 @@ func (b *backend) sweepACLRecord(ctx context.Context, s logical.Storage, key str
 }
 
 // aclLeaseType returns the lease type of permissions.
-func (b *backend) aclLeaseType() *framework.Secret {
-	return &framework.Secret{Type: secretTypeACL, Fields: aclResponseFields, Renew: b.renewWrite, Revoke: b.revokeACL}
+func aclLeaseType() *framework.Secret {
+	return &framework.Secret{Type: secretTypeACL, Fields: aclResponseFields, Renew: on((*backend).renewWrite), Revoke: on((*backend).revokeACL)}
 }
 
 // leaseACL sets a permission that is revoked when its lease ends. The record is stored before the permission is set, so that

@@ -19,12 +19,12 @@ import (
 )
 
 // credentialLeaseType returns the lease type that all credential types share.
-func (b *backend) credentialLeaseType() *framework.Secret {
+func credentialLeaseType() *framework.Secret {
 	return &framework.Secret{
 		Type:   secretTypeCredential,
 		Fields: credsResponseFields,
-		Renew:  b.renew,
-		Revoke: b.revoke,
+		Renew:  on((*backend).renew),
+		Revoke: on((*backend).revoke),
 	}
 }
 

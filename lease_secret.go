@@ -192,8 +192,8 @@ func errNoTimestamp(ref secretRef) error {
 }
 
 // leasedSecretType returns the lease type of secrets.
-func (b *backend) leasedSecretType() *framework.Secret {
-	return &framework.Secret{Type: secretTypeSecret, Fields: secretWriteFields, Renew: b.renewWrite, Revoke: b.revokeSecret}
+func leasedSecretType() *framework.Secret {
+	return &framework.Secret{Type: secretTypeSecret, Fields: secretWriteFields, Renew: on((*backend).renewWrite), Revoke: on((*backend).revokeSecret)}
 }
 
 // writeLease is what Vault keeps with the lease of a secret or a permission.

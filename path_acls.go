@@ -31,7 +31,7 @@ const (
 	waitBudget = 45 * time.Second
 )
 
-func (b *backend) pathACLs() []*framework.Path {
+func pathACLs() []*framework.Path {
 	write := []framework.Response{{Description: "The permission. With a ttl it is a lease.", Fields: aclResponseFields}}
 	scope := &framework.FieldSchema{Type: framework.TypeString, Description: "Name of the scope.", Required: true}
 	return []*framework.Path{
@@ -43,7 +43,7 @@ func (b *backend) pathACLs() []*framework.Path {
 			},
 			Fields: map[string]*framework.FieldSchema{keyScope: scope},
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ListOperation: readOperation(b.listACLs, "List who has a permission on a scope.", listResponseFields),
+				logical.ListOperation: readOperation((*backend).listACLs, "List who has a permission on a scope.", listResponseFields),
 			},
 			HelpSynopsis:    "List the principals with a permission on a scope.",
 			HelpDescription: "Lists principals, with their permissions as details:\n\n  vault list -detailed databricks/acls/etl",
@@ -83,12 +83,12 @@ func (b *backend) pathACLs() []*framework.Path {
 				},
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.UpdateOperation: b.writeOperation(b.writeACL, "Give a principal a permission on a scope, or change it.", write,
+				logical.UpdateOperation: writeOperation((*backend).writeACL, "Give a principal a permission on a scope, or change it.", write,
 					framework.RequestExample{Description: "Without a lease.", Data: map[string]any{keyPermission: permissionRead}},
 					framework.RequestExample{Description: "For an hour.", Data: map[string]any{keyPermission: permissionWrite, keyTTL: "1h"}},
 				),
-				logical.DeleteOperation: b.deleteOperation(b.deleteACL, "Take a principal's permission on a scope.", keyForce, keyWait),
-				logical.ReadOperation:   readOperation(b.readACL, "Read a principal's own permission on a scope, not what it has through groups.", aclResponseFields),
+				logical.DeleteOperation: deleteOperation((*backend).deleteACL, "Take a principal's permission on a scope.", keyForce, keyWait),
+				logical.ReadOperation:   readOperation((*backend).readACL, "Read a principal's own permission on a scope, not what it has through groups.", aclResponseFields),
 			},
 			ExistenceCheck:  existsAtDatabricks,
 			HelpSynopsis:    "A principal's permission on a scope.",

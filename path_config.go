@@ -41,7 +41,7 @@ const (
 	keyIdentityTokenTTL         = "identity_token_ttl"
 )
 
-func (b *backend) pathConfig() []*framework.Path {
+func pathConfig() []*framework.Path {
 	write := []framework.Response{{Description: "The config as stored, without secrets.", Fields: configResponseFields}}
 	return []*framework.Path{{
 		Pattern: "config",
@@ -50,15 +50,15 @@ func (b *backend) pathConfig() []*framework.Path {
 		},
 		Fields: configFields(),
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.CreateOperation: b.writeOperation(b.writeConfig, "Connect the mount to a workspace.", write,
+			logical.CreateOperation: writeOperation((*backend).writeConfig, "Connect the mount to a workspace.", write,
 				framework.RequestExample{
 					Description: "Connect with a personal access token.",
 					Data:        map[string]any{keyHost: "https://dbc-a1b2c3d4-e5f6.cloud.databricks.com", keyToken: "dapi…"},
 				}),
-			logical.UpdateOperation: b.writeOperation(b.writeConfig, "Change the connection; fields that are not named keep their values.", write),
-			logical.PatchOperation:  b.writeOperation(b.writeConfig, "Change the connection; null resets a field.", write),
-			logical.DeleteOperation: b.deleteOperation(b.deleteConfig, "Remove the connection. It is retained for the revocation of leases, unless force is sent.", keyForce),
-			logical.ReadOperation:   readOperation(b.handleReadConfig, "Read the connection, without its secrets.", configResponseFields),
+			logical.UpdateOperation: writeOperation((*backend).writeConfig, "Change the connection; fields that are not named keep their values.", write),
+			logical.PatchOperation:  writeOperation((*backend).writeConfig, "Change the connection; null resets a field.", write),
+			logical.DeleteOperation: deleteOperation((*backend).deleteConfig, "Remove the connection. It is retained for the revocation of leases, unless force is sent.", keyForce),
+			logical.ReadOperation:   readOperation((*backend).handleReadConfig, "Read the connection, without its secrets.", configResponseFields),
 		},
 		ExistenceCheck: func(ctx context.Context, req *logical.Request, _ *framework.FieldData) (bool, error) {
 			entry, err := req.Storage.Get(ctx, configStorageKey)

@@ -30,11 +30,11 @@ const (
 	mintPrefix = "creds/"
 )
 
-func (b *backend) pathCreds() []*framework.Path {
+func pathCreds() []*framework.Path {
 	operation := func(suffix, summary string, examples ...framework.RequestExample) *framework.PathOperation {
 		return &framework.PathOperation{
 			// A read mints, too, so it refuses what it does not know.
-			Callback:                  exactly(b.mint, nil),
+			Callback:                  exactly(on((*backend).mint), nil),
 			DisplayAttrs:              &framework.DisplayAttributes{OperationSuffix: suffix},
 			Summary:                   summary,
 			Examples:                  examples,

@@ -28,10 +28,10 @@ const (
 	keyDisplayNameTemplate = "display_name_template"
 )
 
-func (b *backend) pathRoles() []*framework.Path {
+func pathRoles() []*framework.Path {
 	write := []framework.Response{{Description: "The role as stored.", Fields: roleResponseFields}}
 	return []*framework.Path{
-		pathNames("roles", roleStoragePrefix, "List the names of the roles, with credential_type, ttl and max_ttl of each in key_info.", rolesHelp, b.roleInfo),
+		pathNames("roles", roleStoragePrefix, "List the names of the roles, with credential_type, ttl and max_ttl of each in key_info.", rolesHelp, (*backend).roleInfo),
 		{
 			Pattern: "roles/" + framework.GenericNameRegex(keyName),
 			DisplayAttrs: &framework.DisplayAttributes{
@@ -40,18 +40,18 @@ func (b *backend) pathRoles() []*framework.Path {
 			},
 			Fields: roleFields,
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.CreateOperation: b.writeOperation(b.writeRole, "Create a role.", write,
+				logical.CreateOperation: writeOperation((*backend).writeRole, "Create a role.", write,
 					framework.RequestExample{
 						Description: "Tokens for 15 minutes, renewable up to one hour.",
 						Data:        map[string]any{keyCredentialType: credential.PAT, keyTTL: "15m", keyMaxTTL: "1h"},
 					}),
-				logical.UpdateOperation: b.writeOperation(b.writeRole, "Change a role; fields that are not named keep their values.", write),
-				logical.PatchOperation:  b.writeOperation(b.writeRole, "Change a role; null resets a field.", write),
-				logical.DeleteOperation: b.deleteOperation(b.deleteRole, "Delete a role. Its leases can't be renewed any more; they stay until they end or are revoked."),
-				logical.ReadOperation:   readOperation(b.handleReadRole, "Read a role.", roleResponseFields),
+				logical.UpdateOperation: writeOperation((*backend).writeRole, "Change a role; fields that are not named keep their values.", write),
+				logical.PatchOperation:  writeOperation((*backend).writeRole, "Change a role; null resets a field.", write),
+				logical.DeleteOperation: deleteOperation((*backend).deleteRole, "Delete a role. Its leases can't be renewed any more; they stay until they end or are revoked."),
+				logical.ReadOperation:   readOperation((*backend).handleReadRole, "Read a role.", roleResponseFields),
 			},
 			ExistenceCheck: func(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
-				role, err := b.role(ctx, req.Storage, data.Get(keyName).(string))
+				role, err := mountOf(ctx).role(ctx, req.Storage, data.Get(keyName).(string))
 				return role != nil, err
 			},
 			HelpSynopsis:    "Define which credentials can be minted, and for how long.",

@@ -21,7 +21,7 @@ const (
 	keyRetiredIDs      = "retired_ids"
 )
 
-func (b *backend) pathRotateRoot() []*framework.Path {
+func pathRotateRoot() []*framework.Path {
 	return []*framework.Path{{
 		Pattern: "config/rotate-root",
 		DisplayAttrs: &framework.DisplayAttributes{
@@ -30,7 +30,7 @@ func (b *backend) pathRotateRoot() []*framework.Path {
 			OperationSuffix: "root-credentials",
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.UpdateOperation: b.writeOperation(b.handleRotateRoot, "Replace the engine's own credential.",
+			logical.UpdateOperation: writeOperation((*backend).handleRotateRoot, "Replace the engine's own credential.",
 				[]framework.Response{{Description: "Replaced.", Fields: rootResponseFields}}, framework.RequestExample{Description: "Replace it now.", Data: map[string]any{}}),
 		},
 		HelpSynopsis:    "Replace the engine's own credential by one that only Vault knows.",

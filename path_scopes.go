@@ -26,7 +26,7 @@ const (
 	principalUsers = "users"
 )
 
-func (b *backend) pathScopes() []*framework.Path {
+func pathScopes() []*framework.Path {
 	write := []framework.Response{{Description: "The scope.", Fields: scopeResponseFields}}
 	return []*framework.Path{
 		{
@@ -36,7 +36,7 @@ func (b *backend) pathScopes() []*framework.Path {
 				OperationSuffix: "scopes",
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ListOperation: readOperation(b.listScopes, "List the secret scopes of the workspace.", listResponseFields),
+				logical.ListOperation: readOperation((*backend).listScopes, "List the secret scopes of the workspace.", listResponseFields),
 			},
 			HelpSynopsis:    "List the secret scopes of the workspace.",
 			HelpDescription: strings.TrimSpace(scopesHelp),
@@ -78,13 +78,13 @@ func (b *backend) pathScopes() []*framework.Path {
 				},
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.UpdateOperation: b.writeOperation(b.writeScope, "Create a secret scope. Succeeds if it exists with the same settings; scopes can't be changed.", write,
+				logical.UpdateOperation: writeOperation((*backend).writeScope, "Create a secret scope. Succeeds if it exists with the same settings; scopes can't be changed.", write,
 					framework.RequestExample{Description: "A scope that the engine manages.", Data: map[string]any{}},
 					framework.RequestExample{Description: "A scope that all users manage.", Data: map[string]any{keyInitialManagePrincipal: principalUsers}},
 				),
-				logical.DeleteOperation: b.deleteOperation(b.deleteScope, "Delete a scope with its secrets and permissions."),
+				logical.DeleteOperation: deleteOperation((*backend).deleteScope, "Delete a scope with its secrets and permissions."),
 				logical.ReadOperation: &framework.PathOperation{
-					Callback:  b.readScope,
+					Callback:  on((*backend).readScope),
 					Summary:   "Read a scope.",
 					Responses: map[int][]framework.Response{http.StatusOK: write},
 				},

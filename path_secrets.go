@@ -24,7 +24,7 @@ const (
 	keyUpdatedTime    = "last_updated_time"
 )
 
-func (b *backend) pathSecrets() []*framework.Path {
+func pathSecrets() []*framework.Path {
 	write := []framework.Response{{Description: "Scope and key of the secret. With a ttl it is a lease.", Fields: secretWriteFields}}
 	return []*framework.Path{
 		{
@@ -34,13 +34,13 @@ func (b *backend) pathSecrets() []*framework.Path {
 				OperationSuffix: "secret-scopes",
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ListOperation: readOperation(b.listScopes, "List the secret scopes of the workspace.", listResponseFields),
+				logical.ListOperation: readOperation((*backend).listScopes, "List the secret scopes of the workspace.", listResponseFields),
 			},
 			HelpSynopsis:    "List the secret scopes of the workspace.",
 			HelpDescription: "Lists the scopes, as scopes/ does:\n\n  vault list databricks/secrets",
 		},
-		b.pathSecretsBulk(),
-		b.pathSecretsBelow(),
+		pathSecretsBulk(),
+		pathSecretsBelow(),
 		{
 			Pattern: "secrets/(?P<" + keyScope + ">[^/]+)/(?P<" + keyKey + ">.+)",
 			DisplayAttrs: &framework.DisplayAttributes{
@@ -82,13 +82,13 @@ func (b *backend) pathSecrets() []*framework.Path {
 				},
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.UpdateOperation: b.writeOperation(b.writeSecret, "Store a secret, over the value that the key has.", write,
+				logical.UpdateOperation: writeOperation((*backend).writeSecret, "Store a secret, over the value that the key has.", write,
 					framework.RequestExample{Description: "A string.", Data: map[string]any{keyStringValue: "s3cr3t"}},
 					framework.RequestExample{Description: "A generated value, for a day.", Data: map[string]any{keyPasswordPolicy: "strong", keyTTL: "24h"}},
 					framework.RequestExample{Description: "A string, unless the key exists.", Data: map[string]any{keyStringValue: "s3cr3t", keyIfAbsent: true}},
 				),
-				logical.DeleteOperation: b.deleteOperation(b.deleteSecret, "Delete a secret."),
-				logical.ReadOperation:   readOperation(b.readSecret, "Read a secret, where the workspace gives values to REST clients.", secretReadFields),
+				logical.DeleteOperation: deleteOperation((*backend).deleteSecret, "Delete a secret."),
+				logical.ReadOperation:   readOperation((*backend).readSecret, "Read a secret, where the workspace gives values to REST clients.", secretReadFields),
 			},
 			ExistenceCheck:  existsAtDatabricks,
 			HelpSynopsis:    "A secret in a scope.",

@@ -33,7 +33,7 @@ const (
 	bulkProgress = 5 * time.Second
 )
 
-func (b *backend) pathSecretsBulk() *framework.Path {
+func pathSecretsBulk() *framework.Path {
 	return &framework.Path{
 		Pattern: "secrets/(?P<" + keyScope + ">[^/]+)/?",
 		DisplayAttrs: &framework.DisplayAttributes{
@@ -66,8 +66,8 @@ func (b *backend) pathSecretsBulk() *framework.Path {
 			},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.ListOperation: readOperation(b.listSecrets, "List the keys of a scope.", listResponseFields),
-			logical.UpdateOperation: b.writeOperation(b.pushSecrets, "Store many secrets at once.",
+			logical.ListOperation: readOperation((*backend).listSecrets, "List the keys of a scope.", listResponseFields),
+			logical.UpdateOperation: writeOperation((*backend).pushSecrets, "Store many secrets at once.",
 				[]framework.Response{{Description: "The keys that were written, deleted and kept.", Fields: map[string]*framework.FieldSchema{
 					keyWritten: {Type: framework.TypeStringSlice, Required: true, Description: "Keys that were stored."},
 					keyDeleted: {Type: framework.TypeStringSlice, Required: true, Description: "Keys that were deleted."},
@@ -84,7 +84,7 @@ func (b *backend) pathSecretsBulk() *framework.Path {
 }
 
 // pathSecretsBelow lists what Vault's users take for a folder. Databricks has none: a slash is a character of a key.
-func (b *backend) pathSecretsBelow() *framework.Path {
+func pathSecretsBelow() *framework.Path {
 	return &framework.Path{
 		Pattern: "secrets/(?P<" + keyScope + ">[^/]+)/(?P<" + keyPrefix + ">.+)/",
 		DisplayAttrs: &framework.DisplayAttributes{
@@ -104,7 +104,7 @@ func (b *backend) pathSecretsBelow() *framework.Path {
 			},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.ListOperation: readOperation(b.listSecrets, "List the keys of a scope that begin with a prefix and a slash, without these.", listResponseFields),
+			logical.ListOperation: readOperation((*backend).listSecrets, "List the keys of a scope that begin with a prefix and a slash, without these.", listResponseFields),
 		},
 		HelpSynopsis:    "List the secrets of a scope whose keys begin alike.",
 		HelpDescription: strings.TrimSpace(bulkHelp),

@@ -13,26 +13,26 @@ import (
 	"vault-plugin-secrets-databricks/internal/credential"
 )
 
-func (b *backend) pathStaticCreds() *framework.Path {
+func pathStaticCreds() *framework.Path {
 	return &framework.Path{
 		Pattern:      "static-creds/" + framework.GenericNameRegex(keyName),
 		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: "databricks", OperationSuffix: "static-credentials"},
 		Fields:       map[string]*framework.FieldSchema{keyName: {Type: framework.TypeString, Description: "Name of the static role.", Required: true}},
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.ReadOperation: readOperation(b.readStaticCreds, "Read the current credential of a static role.", staticCredsFields),
+			logical.ReadOperation: readOperation((*backend).readStaticCreds, "Read the current credential of a static role.", staticCredsFields),
 		},
 		HelpSynopsis:    "The current credential of a static role.",
 		HelpDescription: strings.TrimSpace(staticHelp),
 	}
 }
 
-func (b *backend) pathRotateRole() *framework.Path {
+func pathRotateRole() *framework.Path {
 	return &framework.Path{
 		Pattern:      "rotate-role/" + framework.GenericNameRegex(keyName),
 		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: "databricks", OperationVerb: "rotate", OperationSuffix: "static-role"},
 		Fields:       map[string]*framework.FieldSchema{keyName: {Type: framework.TypeString, Description: "Name of the static role.", Required: true}, keyEndOldest: endOldestField},
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.UpdateOperation: b.writeOperation(b.handleRotateRole, "Replace the credential of a static role now.",
+			logical.UpdateOperation: writeOperation((*backend).handleRotateRole, "Replace the credential of a static role now.",
 				[]framework.Response{{Description: "Replaced.", Fields: staticResponseFields}}, framework.RequestExample{Description: "Replace it now.", Data: map[string]any{}}),
 		},
 		HelpSynopsis:    "Replace the credential of a static role now.",

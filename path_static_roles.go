@@ -24,29 +24,29 @@ const (
 	keyEndOldest      = "end_oldest_grace"
 )
 
-func (b *backend) pathStatic() []*framework.Path {
+func pathStatic() []*framework.Path {
 	return []*framework.Path{
-		pathNames("static-roles", staticStoragePrefix, "List the static roles, with the credential_type of each, and how its rotations go, in key_info.", staticHelp, b.staticInfo),
-		b.pathStaticRole(), b.pathStaticCreds(), b.pathRotateRole(),
+		pathNames("static-roles", staticStoragePrefix, "List the static roles, with the credential_type of each, and how its rotations go, in key_info.", staticHelp, (*backend).staticInfo),
+		pathStaticRole(), pathStaticCreds(), pathRotateRole(),
 	}
 }
 
-func (b *backend) pathStaticRole() *framework.Path {
+func pathStaticRole() *framework.Path {
 	write := []framework.Response{{Description: "The static role as stored.", Fields: staticResponseFields}}
 	return &framework.Path{
 		Pattern:      "static-roles/" + framework.GenericNameRegex(keyName),
 		DisplayAttrs: &framework.DisplayAttributes{OperationPrefix: "databricks", OperationSuffix: "static-role"},
 		Fields:       staticFields,
 		Operations: map[logical.Operation]framework.OperationHandler{
-			logical.CreateOperation: b.writeOperation(b.writeStatic, "Create a static role, and its first credential.", write,
+			logical.CreateOperation: writeOperation((*backend).writeStatic, "Create a static role, and its first credential.", write,
 				framework.RequestExample{
 					Description: "A secret of a service principal, replaced every week, with a day of overlap.",
 					Data:        map[string]any{keyCredentialType: credential.OAuthSecret, keyApplicationID: "6f5ccf28-d83a-4957-9bfb-5bbfac551410", keyRotationPeriod: "168h", keyGrace: "24h"},
 				}),
-			logical.UpdateOperation: b.writeOperation(b.writeStatic, "Change a static role; fields that are not named keep their values.", write),
-			logical.PatchOperation:  b.writeOperation(b.writeStatic, "Change a static role; null resets a field.", write),
-			logical.DeleteOperation: b.deleteOperation(b.deleteStatic, "Delete a static role, and what it made at Databricks.", keyForce),
-			logical.ReadOperation:   readOperation(b.readStaticRole, "Read a static role, and how its rotations go.", staticResponseFields),
+			logical.UpdateOperation: writeOperation((*backend).writeStatic, "Change a static role; fields that are not named keep their values.", write),
+			logical.PatchOperation:  writeOperation((*backend).writeStatic, "Change a static role; null resets a field.", write),
+			logical.DeleteOperation: deleteOperation((*backend).deleteStatic, "Delete a static role, and what it made at Databricks.", keyForce),
+			logical.ReadOperation:   readOperation((*backend).readStaticRole, "Read a static role, and how its rotations go.", staticResponseFields),
 		},
 		ExistenceCheck: func(ctx context.Context, req *logical.Request, data *framework.FieldData) (bool, error) {
 			entry, err := req.Storage.Get(ctx, staticStoragePrefix+data.Get(keyName).(string))

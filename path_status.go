@@ -28,7 +28,7 @@ const (
 	keySplitBrain      = "split_brain"
 )
 
-func (b *backend) pathStatus() []*framework.Path {
+func pathStatus() []*framework.Path {
 	return []*framework.Path{{
 		Pattern: "status",
 		DisplayAttrs: &framework.DisplayAttributes{
@@ -44,7 +44,7 @@ func (b *backend) pathStatus() []*framework.Path {
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: &framework.PathOperation{
-				Callback:  b.readStatus,
+				Callback:  on((*backend).readStatus),
 				Summary:   "Read the engine's identity at Databricks and statistics of its calls, without making a call.",
 				Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: statusFields}}},
 			},

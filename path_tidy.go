@@ -34,7 +34,7 @@ const (
 	keyNextAutomaticTime = "next_automatic_time"
 )
 
-func (b *backend) pathTidy() []*framework.Path {
+func pathTidy() []*framework.Path {
 	responses := []framework.Response{{Description: "OK", Fields: tidyResponseFields}}
 	return []*framework.Path{
 		{
@@ -58,7 +58,7 @@ func (b *backend) pathTidy() []*framework.Path {
 				},
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.UpdateOperation: b.writeOperation(b.writeTidy, "Remove from Databricks what this mount created and no longer owns.", responses,
+				logical.UpdateOperation: writeOperation((*backend).writeTidy, "Remove from Databricks what this mount created and no longer owns.", responses,
 					framework.RequestExample{
 						Description: "Report what would be removed.",
 						Data:        map[string]any{keyDryRun: true},
@@ -75,7 +75,7 @@ func (b *backend) pathTidy() []*framework.Path {
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.ReadOperation: &framework.PathOperation{
-					Callback:  b.readTidy,
+					Callback:  on((*backend).readTidy),
 					Summary:   "Read the result of the latest run, or the progress of the current one.",
 					Responses: map[int][]framework.Response{http.StatusOK: responses},
 					// The progress of a run is in the memory of the node that executes it.

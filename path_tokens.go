@@ -32,7 +32,7 @@ var allField = &framework.FieldSchema{
 	Query:       true,
 }
 
-func (b *backend) pathTokens() []*framework.Path {
+func pathTokens() []*framework.Path {
 	return []*framework.Path{
 		{
 			Pattern: "tokens/?",
@@ -43,7 +43,7 @@ func (b *backend) pathTokens() []*framework.Path {
 			Fields: map[string]*framework.FieldSchema{keyAll: allField},
 			Operations: map[logical.Operation]framework.OperationHandler{
 				logical.ListOperation: &framework.PathOperation{
-					Callback: b.listTokens,
+					Callback: on((*backend).listTokens),
 					Summary:  "List the live personal access tokens of the engine's identity.",
 					Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: map[string]*framework.FieldSchema{
 						"keys":     {Type: framework.TypeStringSlice, Description: "Ids of the tokens."},
@@ -69,8 +69,8 @@ func (b *backend) pathTokens() []*framework.Path {
 				keyAll: allField,
 			},
 			Operations: map[logical.Operation]framework.OperationHandler{
-				logical.ReadOperation:   readOperation(b.readToken, "Read what is known of a token. Its value is never shown again.", tokenResponseFields),
-				logical.DeleteOperation: b.deleteOperation(b.deleteToken, "Delete a token at Databricks at once, whatever its lease says.", keyAll),
+				logical.ReadOperation:   readOperation((*backend).readToken, "Read what is known of a token. Its value is never shown again.", tokenResponseFields),
+				logical.DeleteOperation: deleteOperation((*backend).deleteToken, "Delete a token at Databricks at once, whatever its lease says.", keyAll),
 			},
 			HelpSynopsis:    "A token that exists at Databricks.",
 			HelpDescription: strings.TrimSpace(tokensHelp),
