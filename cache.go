@@ -53,15 +53,13 @@ func (c *cache[T]) drop(key string) (T, bool) {
 	return value, ok
 }
 
-// put replaces the entry and returns what it replaced, if anything.
-func (c *cache[T]) put(key string, value T) (T, bool) {
+// put replaces the entry.
+func (c *cache[T]) put(key string, value T) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	old, ok := c.entries[key]
 	if c.entries == nil {
 		c.entries = make(map[string]T)
 	}
 	c.entries[key] = value
 	c.generation++
-	return old, ok
 }

@@ -186,9 +186,7 @@ func (b *backend) putConnection(ctx context.Context, s logical.Storage, conn *co
 		b.dropConnection()
 		return err
 	}
-	if old, ok := b.connections.put(configStorageKey, conn); ok {
-		old.client.Close()
-	}
+	b.connections.put(configStorageKey, conn)
 	return nil
 }
 

@@ -137,9 +137,7 @@ func (b *backend) endingConnection(ctx context.Context, s logical.Storage) (*con
 
 // dropRetainedConnection makes the next request read the retained config again.
 func (b *backend) dropRetainedConnection() {
-	if old, ok := b.connections.drop(retainedStorageKey); ok {
-		old.client.Close()
-	}
+	b.connections.drop(retainedStorageKey)
 }
 
 // retainConfig deletes the config and retains it until the time given. The retained one is stored first and counts only while there is no
@@ -156,12 +154,8 @@ func (b *backend) retainConfig(ctx context.Context, s logical.Storage, config *c
 		return nil, err
 	}
 	// The connection goes on as it is, with what it knows of the identity and of Databricks' clock.
-	if conn, ok := b.connections.drop(configStorageKey); ok {
-		if conn.config.sameCredential(config) {
-			b.connections.put(retainedStorageKey, conn)
-		} else {
-			conn.client.Close()
-		}
+	if conn, ok := b.connections.drop(configStorageKey); ok && conn.config.sameCredential(config) {
+		b.connections.put(retainedStorageKey, conn)
 	}
 	return kept, nil
 }

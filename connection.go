@@ -209,9 +209,7 @@ func (c *configEntry) account() bool {
 
 // dropConnection makes the next request read the config again. Calls in flight on the old connection continue.
 func (b *backend) dropConnection() {
-	if old, ok := b.connections.drop(configStorageKey); ok {
-		old.client.Close()
-	}
+	b.connections.drop(configStorageKey)
 }
 
 // userAgent returns the plugin and Vault with their versions, in the form that Databricks parses: words of key/value.

@@ -3,7 +3,6 @@
 package databricks
 
 import (
-	"cmp"
 	"fmt"
 	"strings"
 
@@ -102,7 +101,11 @@ func (r *roleEntry) template() (field, text string) {
 // compile compiles the template. Version 0.1.0 stored some that can't be used any more.
 func (r *roleEntry) compile() {
 	_, text := r.template()
-	r.text, r.unusable = parseTemplate(cmp.Or(text, defaultComment))
+	if text == "" {
+		r.text, r.unusable = defaultText, nil // shared by all roles without one
+		return
+	}
+	r.text, r.unusable = parseTemplate(text)
 }
 
 // checkTemplate refuses a template that fails or swells with one of the samples. Before is the stored role, or an empty one: a template that

@@ -210,7 +210,7 @@ func TestLeasedSecretOverAnotherConnection(t *testing.T) {
 	require.Len(t, elsewhere.Scopes()[0].Secrets, 1)
 
 	m.write("config", map[string]any{"host": m.workspace.URL(), "token": m.token, "verify_connection": false, "max_retries": 0})
-	m.workspace.Inject(simulator.Fault{Path: mePath, Reset: true, Times: 1})
+	m.workspace.Inject(simulator.Fault{Path: mePath, Status: 500, ErrorCode: "INTERNAL_ERROR", Times: 1})
 	resp, err = m.revoke(lease)
 	m.coded(http.StatusBadGateway, resp, err)
 

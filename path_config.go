@@ -231,14 +231,12 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 	}
 	if subject := b.subjectToken(config); subject != nil {
 		if _, err := subject(ctx); err != nil {
-			conn.client.Close()
 			return nil, err
 		}
 	}
 	if config.VerifyConnection {
 		identity, err := conn.whoami(ctx)
 		if err != nil {
-			conn.client.Close()
 			return nil, unverified(config, err)
 		}
 		config.Identity, config.Verified = identity, b.now().UTC()
@@ -247,18 +245,15 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 	given, unknownEnd := b.findEnd(ctx, req, conn, old)
 	unlock, err := b.jobLocks.Lock(ctx, configStorageKey)
 	if err != nil {
-		conn.client.Close()
 		return nil, err
 	}
 	defer unlock()
 	managed, next, err := b.registerRotationJob(ctx, req.MountPoint, old, config)
 	if err != nil {
-		conn.client.Close()
 		return nil, err
 	}
 	config.Rotation.Managed = managed
 	if err := b.swapConfig(ctx, req.Storage, before, conn, given, next); err != nil {
-		conn.client.Close()
 		if managed {
 			b.Logger().Warn("Vault's rotation manager may have a schedule that was not stored; write the config again", "error", err)
 		}

@@ -859,7 +859,7 @@ func TestRevokeOverAnotherConnection(t *testing.T) {
 		m := ready(t)
 		creds := m.mint("etl")
 		m.write("config", map[string]any{"verify_connection": false, "max_retries": 0})
-		m.workspace.Inject(simulator.Fault{Path: mePath, Reset: true, Times: 1})
+		m.workspace.Inject(simulator.Fault{Path: mePath, Status: 500, ErrorCode: "INTERNAL_ERROR", Times: 1})
 		resp, err := m.revoke(creds.Secret)
 		m.coded(http.StatusBadGateway, resp, err)
 		resp, err = m.revoke(creds.Secret)

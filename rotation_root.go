@@ -138,11 +138,10 @@ func (r *rootItem) followUp(ctx context.Context) error {
 	if pending.IsZero() || pending.After(r.b.now()) {
 		return nil
 	}
-	conn, done, err := r.b.connectionOf(ctx, r.req.Storage, r.config)
+	conn, err := r.b.connectionOf(ctx, r.req.Storage, r.config)
 	if err != nil {
 		return err
 	}
-	defer done()
 	gone, why := r.removeRetired(ctx, conn)
 	return r.recordPending(ctx, gone, why)
 }
@@ -182,11 +181,10 @@ func (r *rootItem) replace(ctx context.Context) (unidentified string, err error)
 	if !rotates(config.AuthType) {
 		return "", notRotated(keyAuthType, config.AuthType)
 	}
-	conn, done, err := b.connectionOf(ctx, r.req.Storage, config)
+	conn, err := b.connectionOf(ctx, r.req.Storage, config)
 	if err != nil {
 		return "", err
 	}
-	defer done()
 	if err := r.makeRoom(ctx, conn); err != nil {
 		return "", err
 	}
@@ -273,7 +271,6 @@ func (r *rootItem) adopt(ctx context.Context, identity *client.Identity, old *ro
 		return err
 	}
 	if err := b.putConnection(ctx, r.req.Storage, conn); err != nil {
-		conn.client.Close()
 		return &uncertainError{err}
 	}
 	r.config = config
@@ -286,7 +283,6 @@ func (b *backend) verifyRoot(ctx context.Context, config *configEntry, identity 
 	if err != nil {
 		return err
 	}
-	defer conn.client.Close()
 	who, err := conn.client.Me(ctx)
 	switch {
 	case client.IsKind(err, client.Unauthenticated):
@@ -344,9 +340,6 @@ func (b *backend) removeCredentials(ctx context.Context, config *configEntry, al
 	all = slices.Clone(all)
 	slices.Reverse(all)
 	conn, connErr := b.connect(ctx, config)
-	if connErr == nil {
-		defer conn.client.Close()
-	}
 	for _, k := range all {
 		b.Logger().Info("removing a credential of the engine, since its config is no longer used", "credential_type", k.Type, "id", k.ID, "host", k.Host)
 		err := connErr

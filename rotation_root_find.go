@@ -98,16 +98,12 @@ func accessTokenEnd(token client.Secret) time.Time {
 // endOfTime is the year 10000 in seconds since 1970, which RFC 3339 can't write.
 const endOfTime = 253402300800 - 1
 
-// connectionOf returns a connection with the stored config: the mount's own, if that has the same credential. The caller must call
-// done.
-func (b *backend) connectionOf(ctx context.Context, s logical.Storage, config *configEntry) (conn *connection, done func(), err error) {
+// connectionOf returns a connection with the stored config: the mount's own, if that has the same credential.
+func (b *backend) connectionOf(ctx context.Context, s logical.Storage, config *configEntry) (*connection, error) {
 	if shared, err := b.connection(ctx, s); err == nil && shared.config.sameCredential(config) {
-		return &connection{config: config, client: shared.client, account: shared.account, logger: shared.logger, identity: shared.cachedIdentity()}, func() {}, nil
+		return &connection{config: config, client: shared.client, account: shared.account, logger: shared.logger, identity: shared.cachedIdentity()}, nil
 	}
-	if conn, err = b.connect(ctx, config); err != nil {
-		return nil, nil, err
-	}
-	return conn, conn.client.Close, nil
+	return b.connect(ctx, config)
 }
 
 // find looks for the current credential at Databricks, and makes room for another where it can.

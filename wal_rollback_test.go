@@ -448,7 +448,7 @@ func TestRollbackFailsAndIsRepeated(t *testing.T) {
 	m.requireOK(resp, err)
 	tryAndFail("no connection yet")
 	m.connect(map[string]any{"verify_connection": false, "max_retries": 0})
-	m.workspace.Inject(simulator.Fault{Path: mePath, Reset: true, Times: 1})
+	m.workspace.Inject(simulator.Fault{Path: mePath, Status: 500, ErrorCode: "INTERNAL_ERROR", Times: 1})
 	tryAndFail("scim/me")
 	m.storage.onEach(func(op, key string) error {
 		if op == "delete" {

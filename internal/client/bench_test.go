@@ -33,7 +33,6 @@ func BenchmarkThrottledAtRandom(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	b.Cleanup(c.Close)
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	for range callers {

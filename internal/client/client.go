@@ -4,10 +4,8 @@ package client
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"math"
-	"net"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -38,7 +36,7 @@ const (
 	opOBOCreate     = "token-management/create-obo"
 )
 
-// Client is a connection to one workspace or to one account. It must be made by [New].
+// Client is a connection to one workspace or to one account. It must be made by [New], and needs no closing.
 type Client struct {
 	transport   *transport
 	tokens      *settings.TokensAPI
@@ -62,7 +60,7 @@ func New(cfg Config) (*Client, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	roots, err := cfg.roots()
+	connections, err := cfg.connections()
 	if err != nil {
 		return nil, err
 	}
@@ -94,17 +92,7 @@ func New(cfg Config) (*Client, error) {
 		loginThrottle:  newThrottle(),
 		clock:          clock{now: cfg.Now},
 		secrets:        []string{cfg.Token.Reveal(), cfg.ClientSecret.Reveal(), cfg.AzureClientSecret.Reveal()},
-		base: &http.Transport{
-			Proxy:                 http.ProxyFromEnvironment,
-			DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-			TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
-			TLSHandshakeTimeout:   10 * time.Second,
-			ForceAttemptHTTP2:     true,
-			HTTP2:                 &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
-			MaxIdleConnsPerHost:   256,
-			IdleConnTimeout:       60 * time.Second,
-			ExpectContinueTimeout: time.Second,
-		},
+		base:           connections,
 	}
 	if c.transport.attemptTimeout == 0 {
 		c.transport.attemptTimeout = DefaultRequestTimeout
@@ -142,9 +130,6 @@ func New(cfg Config) (*Client, error) {
 	c.sdk = sdk
 	return c, nil
 }
-
-// Close closes idle connections. Calls in flight continue, and later ones still work.
-func (c *Client) Close() { c.transport.base.CloseIdleConnections() }
 
 // LastSuccess returns when Databricks last accepted a call with our credential, the zero time for never.
 func (c *Client) LastSuccess() time.Time {

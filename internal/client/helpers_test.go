@@ -39,15 +39,18 @@ func oauthConfig(host string) Config {
 	return Config{Host: host, AuthType: AuthOAuthM2M, ClientID: "6f5ccf28-d83a-4957-9bfb-5bbfac551410", ClientSecret: testClientSecret, MaxRetries: 2}
 }
 
-// newClient makes a client whose back-off is too short to matter.
+// newClient makes a client whose back-off is too short to matter, with connections of its own, which a test may change.
 func newClient(t testing.TB, cfg Config) *Client {
 	t.Helper()
 	c, err := New(cfg)
 	require.NoError(t, err)
 	c.transport.backoffBase = time.Millisecond
-	t.Cleanup(c.Close)
+	ownConnections(c)
+	t.Cleanup(c.transport.base.CloseIdleConnections)
 	return c
 }
+
+func ownConnections(c *Client) { c.transport.base = c.transport.base.Clone() }
 
 // server is a Databricks of a few lines: it counts requests and answers the first ones with the given handlers, in order,
 // and the later ones properly.

@@ -65,9 +65,10 @@ func bubble(t *testing.T, cfg Config, handler http.HandlerFunc, test func(t *tes
 		go func() { _ = srv.Serve(network) }()
 		c, err := New(cfg)
 		require.NoError(t, err)
+		ownConnections(c)
 		c.transport.base.DialContext = network.dial
 		defer func() {
-			c.Close()
+			c.transport.base.CloseIdleConnections()
 			_ = srv.Close()
 			synctest.Wait()
 		}()

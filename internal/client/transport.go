@@ -60,13 +60,13 @@ var errSettled = errors.New("settled by the transport")
 // transport carries out the requests of one client. It alone decides about attempts: it buffers the request to repeat it,
 // reads the answer to its end within each attempt's time, and waits as Databricks asks.
 type transport struct {
-	origin         string // scheme and host, the only ones ever sent to but for loginOrigin
-	loginOrigin    string // scheme and host of Entra ID, for entra/token alone; "" without it
-	base           *http.Transport
-	token          Secret      // of a static credential
-	cache          *tokenCache // of a fetched one, else nil
-	management     *tokenCache // of the token that goes with resourceID, nil without it
-	resourceID     string      // of the workspace in Azure, "" when it need not be told
+	origin         string          // scheme and host, the only ones ever sent to but for loginOrigin
+	loginOrigin    string          // scheme and host of Entra ID, for entra/token alone; "" without it
+	base           *http.Transport // shared with other clients, see connections
+	token          Secret          // of a static credential
+	cache          *tokenCache     // of a fetched one, else nil
+	management     *tokenCache     // of the token that goes with resourceID, nil without it
+	resourceID     string          // of the workspace in Azure, "" when it need not be told
 	userAgent      string
 	attemptTimeout time.Duration
 	maxRetries     int
