@@ -15,13 +15,13 @@ import (
 	"vault-plugin-secrets-databricks/internal/simulator"
 )
 
-// widening has the workspaces that answer another secret than was asked for, and what the user reads then.
+// widening has the workspaces that answer another secret than was asked for.
 var widening = map[string]struct {
-	opt   simulator.Option
-	words []string
+	opt     simulator.Option
+	refused bool
 }{
-	"scopes are ignored": {simulator.WithoutSecretScopes(), []string{"did not confirm", "limited to the API scopes sql, jobs", "leave scopes out", "oauth_token"}},
-	"scopes are added":   {simulator.WithAddedSecretScopes("clusters"), []string{"also has the API scopes clusters", "only sql, jobs were asked for"}},
+	"scopes are ignored": {simulator.WithoutSecretScopes(), false},
+	"scopes are added":   {simulator.WithAddedSecretScopes("clusters"), true},
 }
 
 // scopedTypes has mounts with a role "job" for OAuth secrets with the scopes sql and jobs.
@@ -57,17 +57,39 @@ func (m *mount) scopedSecrets() [][]string {
 // principals returns how many service principals there are.
 func (m *mount) principals() int { return len(m.workspace.ServicePrincipals()) }
 
+// A workspace that doesn't know scopes of OAuth secrets ignores them. Roles of v0.1.0 go on working there, with a warning.
+func TestScopesThatAreNotConfirmedAreWarnedOf(t *testing.T) {
+	t.Parallel()
+	for kind, begin := range scopedTypes {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			m := begin(t, simulator.WithoutSecretScopes())
+			creds := m.mint("job")
+			require.Contains(t, strings.Join(creds.Warnings, "\n"), "did not confirm that the OAuth secret is limited to the API scopes sql, jobs")
+			require.Equal(t, []string{"sql", "jobs"}, creds.Data["scopes"])
+			m.end(creds.Secret)
+			require.Empty(t, m.scopedSecrets())
+			m.write("roles/job", map[string]any{"scopes": "all-apis,sql"})
+			require.Empty(t, m.mint("job").Warnings)
+		})
+	}
+}
+
 // TestASecretThatIsWiderThanAskedForIsRemoved at once, or by the rollback where that fails or the process dies first.
 func TestASecretThatIsWiderThanAskedForIsRemoved(t *testing.T) {
 	t.Parallel()
 	for kind, begin := range scopedTypes {
 		for name, row := range widening {
+			if !row.refused {
+				continue
+			}
 			t.Run(kind+", "+name, func(t *testing.T) {
 				t.Parallel()
 				m := begin(t, row.opt)
+				words := []string{"also has the API scopes clusters", "only sql, jobs were asked for"}
 				before := m.principals()
 				resp, err := m.do(logical.ReadOperation, "creds/job", nil)
-				m.coded(http.StatusBadGateway, resp, err, append(row.words, "removed again")...)
+				m.coded(http.StatusBadGateway, resp, err, append(words, "removed again")...)
 				require.Empty(t, m.scopedSecrets())
 				require.Equal(t, before, m.principals())
 				require.Empty(t, m.walEntries())
@@ -76,7 +98,7 @@ func TestASecretThatIsWiderThanAskedForIsRemoved(t *testing.T) {
 				fault := m.workspace.Inject(simulator.Fault{Method: http.MethodDelete, Status: 503})
 				m.write("config", map[string]any{"max_retries": 0})
 				resp, err = m.do(logical.ReadOperation, "creds/job", nil)
-				m.coded(http.StatusBadGateway, resp, err, row.words...)
+				m.coded(http.StatusBadGateway, resp, err, words...)
 				require.Len(t, m.scopedSecrets(), 1)
 				require.Len(t, m.walEntries(), 1)
 				fault.Clear()
@@ -153,6 +175,11 @@ func TestStaticSecretsKeepTheirScopes(t *testing.T) {
 			m.connect()
 			sp := m.workspace.AddServicePrincipal("bi", false)
 			data := role(m, sp)
+			if !row.refused {
+				m.write("static-roles/bi", data)
+				require.Contains(t, m.log.String(), "did not confirm")
+				return
+			}
 			resp, err := m.do(logical.UpdateOperation, "static-roles/bi", data)
 			m.coded(http.StatusBadGateway, resp, err, "removed again")
 			require.Empty(t, m.scopedSecrets())

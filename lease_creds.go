@@ -249,6 +249,9 @@ func (b *backend) create(ctx context.Context, op *pendingOperation, p *mintPlan)
 	if err != nil {
 		return nil, err
 	}
+	if token.Warning != "" {
+		p.terms.warnings = append(p.terms.warnings, token.Warning)
+	}
 	l := p.lease
 	l.ID, l.ServicePrincipalID = token.ID, token.ServicePrincipalID
 	// Databricks' lifetime begins at some time during the create: the lease must end by the earliest possible end, and the

@@ -70,6 +70,13 @@ func (b *backend) makeStored(ctx context.Context, s logical.Storage, conn *conne
 		if token.Lifetime <= 0 {
 			return logical.CodedError(http.StatusBadGateway, "Databricks made a credential that never ends, although a lifetime was asked for, so it is removed again")
 		}
+		switch {
+		case token.Warning == "":
+		case in.OwnerKey == configStorageKey: // a rotation must not give the engine more than the operator did
+			return logical.CodedError(http.StatusBadGateway, "the new credential is removed again: "+token.Warning)
+		default:
+			b.Logger().Warn(token.Warning, append(in.fields(), "id", token.ID)...)
+		}
 		k := &storedCredential{
 			origin: in.origin, Type: want.credentialType, ID: token.ID, Nonce: in.Nonce, ServicePrincipalID: token.ServicePrincipalID,
 			Scopes: want.spec.Scopes, Created: in.Started, Lifetime: int64(token.Lifetime / time.Second), Expires: token.Expires,

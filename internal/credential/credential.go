@@ -192,6 +192,7 @@ type Credential struct {
 	Data               map[string]any // the response fields of the type, including the secret
 	Secret             string         // which field of Data is the secret
 	Unfit              error          // why it must be revoked instead of being used, nil for no reason
+	Warning            string         // what whoever gets it should know, empty for nothing
 }
 
 // SecretPart returns the field of Data that is the secret.

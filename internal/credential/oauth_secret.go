@@ -71,7 +71,7 @@ func (oauthSecretCredential) Warnings(known Known, spec Spec) []string {
 func mintedSecret(secret *client.OAuthSecret, principalID, applicationID string, scopes []string) *Credential {
 	shown := secret.Scopes
 	if len(shown) == 0 {
-		shown = scopes
+		shown = scopes // and a warning says that they are not confirmed
 	}
 	m := &Credential{ID: secret.ID, ServicePrincipalID: principalID, Duplicate: secret.Retried, Secret: fieldClientSecret, Data: map[string]any{
 		fieldClientID:     applicationID,
@@ -79,7 +79,7 @@ func mintedSecret(secret *client.OAuthSecret, principalID, applicationID string,
 		fieldSecretID:     secret.ID,
 		fieldScopes:       append([]string{}, shown...),
 	}}
-	m.Unfit = widened(scopes, secret.Scopes)
+	m.Unfit, m.Warning = widened(scopes, secret.Scopes), unconfirmed(scopes, secret.Scopes)
 	m.Lifetime, m.Expires = Life(secret.CreateTime, secret.ExpireTime), secret.ExpireTime
 	return m
 }
