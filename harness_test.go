@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 	"vault-plugin-secrets-databricks/internal/simulator"
@@ -42,9 +43,9 @@ type mount struct {
 	routes  *backend // the same paths, to look up response schemas
 	storage *hookedStorage
 	system  *logical.StaticSystemView
-	host    logical.SystemView // what the backend gets instead of system, if not nil
-	events  *logical.MockEventSender
-	onEvent func(kind string)
+	host    logical.SystemView       // what the backend gets instead of system, if not nil
+	events  *logical.MockEventSender // read it by sent
+	bus     atomic.Pointer[eventBus]
 
 	tidyHeld bool
 	log      *bytesLog
@@ -188,12 +189,38 @@ func (m *mount) config() *logical.BackendConfig {
 	}
 }
 
+// eventBus is what a test makes of Vault's event bus. An event that it returns an error for is lost.
+type eventBus func(ctx context.Context, kind string) error
+
+// onEvent calls bus for every event, beside the requests.
+func (m *mount) onEvent(bus eventBus) { m.bus.Store(&bus) }
+
 // SendEvent is Vault's event bus.
 func (m *mount) SendEvent(ctx context.Context, kind logical.EventType, event *logical.EventData) error {
-	if m.onEvent != nil {
-		m.onEvent(string(kind))
+	if bus := m.bus.Load(); bus != nil {
+		if err := (*bus)(ctx, string(kind)); err != nil {
+			return err
+		}
 	}
 	return m.events.SendEvent(ctx, kind, event)
+}
+
+// sent are the events so far, those of all requests that have been answered among them.
+func (m *mount) sent() []logical.MockEvent {
+	if s := m.sending(); s != nil {
+		<-s.done
+	}
+	m.events.Lock()
+	defer m.events.Unlock()
+	return slices.Clone(m.events.Events)
+}
+
+// sending is what the mount sends at the moment; nil for nothing.
+func (m *mount) sending() *eventsSent {
+	q := &m.backend.(*backend).events
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.sending
 }
 
 // secrets are the values that may never be seen in the open: the engine's own token, and all that was answered.
@@ -720,6 +747,23 @@ func (m *mount) onCommit(do func() error) {
 		}
 		return do()
 	})
+}
+
+// lastMoments are those of an operation that has done at Databricks what it was to do. Each calls do, once. done reports whether that is done.
+var lastMoments = map[string]func(m *mount, done func() bool, do func()){
+	"before the commit": func(m *mount, done func() bool, do func()) { m.storage.onEach(onceInTheLog(done, do)) },
+	"after the commit":  func(m *mount, done func() bool, do func()) { m.storage.afterEach(onceInTheLog(done, do)) },
+}
+
+// onceInTheLog calls do for the first change of the write-ahead log that comes when something is done.
+func onceInTheLog(done func() bool, do func()) func(op, key string) error {
+	once := new(sync.Once)
+	return func(op, key string) error {
+		if (op == "put" || op == "delete") && strings.HasPrefix(key, framework.WALPrefix) && done() {
+			once.Do(do)
+		}
+		return nil
+	}
 }
 
 // walIntent is the only pending operation of the write-ahead log.

@@ -287,12 +287,12 @@ func (b *backend) leaseACL(ctx context.Context, req *logical.Request, conn *conn
 			defer context.AfterFunc(ctx, stop)()
 			awaitPermission(waiting, conn, ref, permission, resp)
 		}
-		b.event(context.WithoutCancel(ctx), "acl-write", req.Path, "scope", ref.Scope, "principal", ref.Principal, "permission", permission)
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
+	b.event(ctx, "acl-write", req.Path, "scope", ref.Scope, "principal", ref.Principal, "permission", permission)
 	return resp, nil
 }
 

@@ -64,19 +64,17 @@ func (b *backend) mint(ctx context.Context, req *logical.Request, data *framewor
 		} else if err := p.terms.capTo(token, p.request.Lifetime, p.lease.Expires.Sub(b.now())); err != nil {
 			return err
 		}
-		l := p.lease
-		if l.Delivered != nil {
+		if l := p.lease; l.Delivered != nil {
 			l.Record = op.keepRecord(p.conn, p.terms.ttl, l.Delivered, nil)
 		}
-		if resp, err = b.leaseOfCredential(p, token); err != nil {
-			return err
-		}
-		b.event(ctx, "creds-create", req.Path, "role", l.Role, "credential_type", l.CredentialType, "id", l.ID, "expiry_time", rfc3339(l.Expires))
-		return nil
+		resp, err = b.leaseOfCredential(p, token)
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
+	l := p.lease
+	b.event(ctx, "creds-create", req.Path, "role", l.Role, "credential_type", l.CredentialType, "id", l.ID, "expiry_time", rfc3339(l.Expires))
 	return resp, nil
 }
 

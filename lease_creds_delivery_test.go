@@ -42,7 +42,7 @@ func TestDelivery(t *testing.T) {
 	require.Equal(t, 10*time.Minute, resp.Secret.TTL)
 	require.Empty(t, m.walEntries())
 	m.requireDiscreet(resp, nil)
-	for _, event := range m.events.Events {
+	for _, event := range m.sent() {
 		require.NotContains(t, event.Event.GetMetadata().AsMap(), token)
 	}
 

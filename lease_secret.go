@@ -250,15 +250,13 @@ func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *c
 			return err
 		}
 		l := &writeLease{origin: in.origin, writtenSecret: *written, TTL: int64(t.ttl / time.Second), Record: op.keepRecord(conn, t.ttl, written, nil)}
-		if resp, err = b.leaseOfWrite(secretTypeSecret, l, t); err != nil {
-			return err
-		}
-		b.event(ctx, "secret-write", req.Path, "scope", ref.Scope, "key", ref.Key)
-		return nil
+		resp, err = b.leaseOfWrite(secretTypeSecret, l, t)
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
+	b.event(ctx, "secret-write", req.Path, "scope", ref.Scope, "key", ref.Key)
 	return resp, nil
 }
 

@@ -45,7 +45,7 @@ func TestLeasedSecret(t *testing.T) {
 	_, there := m.has("other")
 	require.True(t, there)
 	var kinds []string
-	for _, event := range m.events.Events {
+	for _, event := range m.sent() {
 		kinds = append(kinds, string(event.Type))
 	}
 	require.Equal(t, []string{"databricks/config-write", "databricks/role-write", "databricks/secret-write", "databricks/secret-revoke", "databricks/secret-revoke"}, kinds)
@@ -353,11 +353,11 @@ func TestLeasedSecretStorageFaults(t *testing.T) {
 	})
 }
 
-// TestLeasedSecretCancelled lets the caller go, or the engine break, during the put and in the last moment.
+// TestLeasedSecretCancelled lets the caller go, or the engine break, during the put and in the last moments.
 func TestLeasedSecretCancelled(t *testing.T) {
 	t.Parallel()
 	for name, undone := range map[string]bool{"undone at once": true, "undone later": false} {
-		for _, what := range []string{"cancelled during the put", "cancelled at the end", "a panic at the end"} {
+		run := func(what string, inject func(m *mount, cancel func())) {
 			t.Run(what+", "+name, func(t *testing.T) {
 				t.Parallel()
 				m := withScope(t)
@@ -367,35 +367,35 @@ func TestLeasedSecretCancelled(t *testing.T) {
 				}
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
-				hold := make(chan struct{})
-				if what == "cancelled during the put" {
-					fault := m.workspace.Inject(simulator.Fault{Path: secretPutPath, Hold: hold})
-					go func() {
-						for fault.Hits() == 0 {
-							time.Sleep(time.Millisecond)
-						}
-						cancel()
-						close(hold)
-					}()
-				}
-				m.onEvent = func(kind string) {
-					switch {
-					case kind != "databricks/secret-write":
-					case what == "cancelled at the end":
-						cancel()
-					case what == "a panic at the end":
-						panic("in the event bus")
-					}
-				}
+				inject(m, cancel)
 				m.failure(m.send(ctx, logical.UpdateOperation, "secrets/etl/k", leasedValue))
 				_, there := m.has("k")
 				require.Equal(t, !undone, there)
 				require.Equal(t, !undone, len(m.walEntries()) == 1)
-				m.onEvent = nil
 				m.workspace.ClearFaults()
 				m.rolledBack()
 				require.Empty(t, m.scope("etl").Secrets)
+				require.Empty(t, m.records())
+				require.Empty(t, m.told("secret-write"), "nobody got the lease")
 			})
+		}
+		run("cancelled during the put", func(m *mount, cancel func()) {
+			hold := make(chan struct{})
+			fault := m.workspace.Inject(simulator.Fault{Path: secretPutPath, Hold: hold})
+			go func() {
+				for fault.Hits() == 0 {
+					time.Sleep(time.Millisecond)
+				}
+				cancel()
+				close(hold)
+			}()
+		})
+		for when, moment := range lastMoments {
+			stored := func(m *mount) func() bool {
+				return func() bool { _, there := m.has("k"); return there }
+			}
+			run("cancelled "+when, func(m *mount, cancel func()) { moment(m, stored(m), cancel) })
+			run("a panic "+when, func(m *mount, _ func()) { moment(m, stored(m), func() { panic("in the last moment") }) })
 		}
 	}
 

@@ -76,11 +76,14 @@ type backend struct {
 	recordLocks   orderedLocks // the record of a lease, by its id: one change at a time. Not held over calls to Databricks either
 	roleWrite     orderedMutex // the stored roles
 	configWrite   orderedMutex // the stored config, and the connection that is made from it
-	// Below them are the mutexes inside hostCache, intents, shared, nextRun, lifetimes, tidy, the caches and connections: while one is held, no other lock
+	// Below them are the mutexes inside events, hostCache, intents, shared, nextRun, lifetimes, tidy, the caches and connections: while one is held, no other lock
 	// is taken. Only intents and tidy have two, of which reading and saving come first.
 
 	// hostCache has what Vault answered about the mount and about entities in the last seconds.
 	hostCache hostCache
+
+	// events are the events that wait to be sent to Vault.
+	events eventQueue
 
 	// nextRun says when the next rotation is due.
 	nextRun nextRun
@@ -203,9 +206,11 @@ func (b *backend) invalidate(_ context.Context, key string) {
 	}
 }
 
-// clean is called when Vault unloads the backend. It waits for a tidy run to stop, for tidyStopPatience at most.
+// clean is called when Vault unloads the backend. It waits for a tidy run to stop, for tidyStopPatience at most, and then for the events
+// that are left, for eventFlushPatience.
 func (b *backend) clean(context.Context) {
 	b.stopTidy()
+	b.stopEvents()
 	b.dropConnection()
 	b.dropRetainedConnection()
 }
@@ -217,21 +222,6 @@ func (b *backend) now() time.Time { return b.clock() }
 func (b *backend) mayWrite() bool {
 	state := b.System().ReplicationState()
 	return !state.HasState(consts.ReplicationPerformanceStandby) && !state.HasState(consts.ReplicationDRSecondary)
-}
-
-// eventTimeout limits how long sending an event may hold up what it tells of.
-const eventTimeout = 5 * time.Second
-
-// event tells Vault's event bus of a change; pairs are metadata keys and values, never secrets. A host without an event
-// bus is not an error, and an event that can't be sent must not undo what has happened.
-func (b *backend) event(ctx context.Context, kind, path string, pairs ...string) {
-	pairs = append(pairs, logical.EventMetadataPath, path, logical.EventMetadataModified, "true")
-	ctx, cancel := context.WithTimeout(ctx, eventTimeout)
-	defer cancel()
-	err := logical.SendEvent(ctx, b, "databricks/"+kind, pairs...)
-	if err != nil && !errors.Is(err, framework.ErrNoEvents) {
-		b.Logger().Debug("an event was not sent", "event", kind, "error", err)
-	}
 }
 
 // reportUnreadable logs at error level, once until the entry was read again, that a storage entry can't be read.

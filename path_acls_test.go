@@ -49,7 +49,7 @@ func TestACLs(t *testing.T) {
 	require.Nil(t, resp)
 	require.Empty(t, m.walEntries())
 	var kinds []string
-	for _, event := range m.events.Events {
+	for _, event := range m.sent() {
 		if kind := string(event.Type); strings.Contains(kind, "acl") {
 			kinds = append(kinds, strings.TrimPrefix(kind, "databricks/acl-"))
 		}

@@ -360,35 +360,36 @@ func TestMintUncertainStorage(t *testing.T) {
 func TestMintBetweenCreatingAndAnswering(t *testing.T) {
 	t.Parallel()
 	for name, undone := range map[string]bool{"undone at once": true, "undone later": false} {
-		for what := range map[string]bool{"cancel": true, "panic": true} {
-			t.Run(what+", "+name, func(t *testing.T) {
-				t.Parallel()
-				m := ready(t)
-				m.write("config", map[string]any{"max_retries": 0})
-				if !undone {
-					m.workspace.Inject(simulator.Fault{Path: deletePath, Status: 503})
-				}
-				ctx, cancel := context.WithCancel(t.Context())
-				defer cancel()
-				m.onEvent = func(kind string) {
-					if kind != "databricks/creds-create" {
-						return
+		for when, moment := range lastMoments {
+			for _, what := range []string{"cancel", "panic"} {
+				t.Run(what+" "+when+", "+name, func(t *testing.T) {
+					t.Parallel()
+					m := ready(t)
+					m.write("config", map[string]any{"max_retries": 0})
+					if !undone {
+						m.workspace.Inject(simulator.Fault{Path: deletePath, Status: 503})
 					}
-					if what == "panic" {
-						panic("in the event bus")
-					}
-					cancel()
-				}
-				_, err := m.send(ctx, logical.ReadOperation, "creds/etl", nil)
-				require.Error(t, err)
-				require.Equal(t, undone, len(m.minted()) == 0)
-				m.onEvent = nil
-				m.workspace.ClearFaults()
-				resp, err := m.rollback()
-				m.requireOK(resp, err)
-				require.Empty(t, m.minted())
-				require.Empty(t, m.walEntries())
-			})
+					ctx, cancel := context.WithCancel(t.Context())
+					defer cancel()
+					moment(m, func() bool { return len(m.minted()) > 0 }, func() {
+						if what == "panic" {
+							panic("in the last moment")
+						}
+						cancel()
+					})
+					_, err := m.send(ctx, logical.ReadOperation, "creds/etl", nil)
+					require.Error(t, err)
+					require.Equal(t, what == "panic", strings.Contains(m.log.String(), "recovered from a panic"))
+					require.Equal(t, undone, len(m.minted()) == 0)
+					require.Equal(t, !undone, len(m.walEntries()) == 1)
+					m.workspace.ClearFaults()
+					resp, err := m.rollback()
+					m.requireOK(resp, err)
+					require.Empty(t, m.minted())
+					require.Empty(t, m.walEntries())
+					require.Empty(t, m.told("creds-create"), "nobody got the credential")
+				})
+			}
 		}
 	}
 }
@@ -875,7 +876,7 @@ func TestEvents(t *testing.T) {
 	resp, err := m.revoke(creds.Secret)
 	m.requireOK(resp, err)
 	var kinds []string
-	for _, event := range m.events.Events {
+	for _, event := range m.sent() {
 		kinds = append(kinds, string(event.Type))
 		raw, err := json.Marshal(event.Event.GetMetadata().AsMap())
 		require.NoError(t, err)

@@ -72,7 +72,7 @@ func TestScopes(t *testing.T) {
 	}
 	require.Len(t, m.workspace.Scopes(), 1)
 	var kinds []string
-	for _, event := range m.events.Events {
+	for _, event := range m.sent() {
 		if kind := string(event.Type); strings.Contains(kind, "scope") {
 			kinds = append(kinds, kind)
 		}

@@ -73,7 +73,7 @@ func TestPush(t *testing.T) {
 	log := m.log.String()
 	require.Contains(t, log, "pushed secrets: scope=etl written=1000 of=1000")
 	require.NotContains(t, log, "key-0")
-	for _, event := range m.events.Events {
+	for _, event := range m.sent() {
 		require.NotContains(t, fmt.Sprint(event.Event.GetMetadata().AsMap()), "key-0")
 	}
 }

@@ -66,7 +66,7 @@ func TestStaticRole(t *testing.T) {
 	w.refused(resp, err, `name: there is no static role "bi"`)
 
 	var kinds []string
-	for _, event := range w.events.Events {
+	for _, event := range w.sent() {
 		kinds = append(kinds, string(event.Type))
 		require.Empty(t, w.canaries.in(event.Event.String()))
 	}

@@ -5,6 +5,7 @@ package databricks
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -26,6 +27,7 @@ const (
 	keyClockOffset     = "clock_offset"
 	keyClockStable     = "clock_stable"
 	keySplitBrain      = "split_brain"
+	keyEventsDropped   = "events_dropped"
 )
 
 func pathStatus() []*framework.Path {
@@ -65,6 +67,7 @@ var statusFields = func() map[string]*framework.FieldSchema {
 		"calls_failed":      {Type: framework.TypeInt64, Required: true, Description: "How many of them failed in the end."},
 		"calls_retried":     {Type: framework.TypeInt64, Required: true, Description: "Attempts beyond the first of each call."},
 		"calls_throttled":   {Type: framework.TypeInt64, Required: true, Description: "Answers that asked to slow down."},
+		keyEventsDropped:    {Type: framework.TypeInt64, Required: true, Description: fmt.Sprintf("Events that Vault's event bus did not get since the plugin started on this node: more than %d were waiting, or sending one failed.", maxEvents)},
 		keyHost:             {Type: framework.TypeString, Description: "Origin of the workspace."},
 		keyAuthType:         {Type: framework.TypeString, Description: "How the engine authenticates."},
 		keyWorkspaceID:      {Type: framework.TypeString, Description: "Id of the workspace, as Databricks says."},
@@ -106,6 +109,7 @@ func (b *backend) readStatus(ctx context.Context, req *logical.Request, data *fr
 		"mount_id":       b.mountID,
 	}
 	b.addCalls(status)
+	status[keyEventsDropped] = b.events.droppedCount()
 	conn, err := b.connection(ctx, req.Storage)
 	switch {
 	case errors.Is(err, errNotConfigured):
@@ -212,7 +216,8 @@ func milliseconds(d time.Duration) float64 {
 const statusHelp = `
 Reports who the engine is at Databricks, over which auth type, when that was last
 verified, how its calls went on this node, and which of them failed last. Reading it
-makes no call.
+makes no call. Events are sent to Vault's event bus beside the requests that they tell
+of; events_dropped counts those that it did not get.
 
   vault read databricks/status summary=true
   vault read -format=json databricks/status

@@ -230,7 +230,7 @@ func TestTidy(t *testing.T) {
 	requireTidy(t, m.tidyUp(), "finished", 0, 0, 0)
 	m.backend.Cleanup(t.Context())
 	events := map[string]int{}
-	for _, event := range m.events.Events {
+	for _, event := range m.sent() {
 		if fields := event.Event.Metadata.Fields; event.Type == "databricks/tidy-delete" {
 			of := map[string][]string{"token": garbage, "service_principal": garbageSPs}
 			require.Contains(t, of[fields["kind"].GetStringValue()], fields["id"].GetStringValue())
@@ -752,21 +752,30 @@ func TestTidyConnectionChanges(t *testing.T) {
 
 func TestTidySurvivesAPanic(t *testing.T) {
 	t.Parallel()
-	for _, kind := range []string{"databricks/tidy-start", "databricks/tidy-delete", "databricks/tidy-finish"} {
-		t.Run(kind, func(t *testing.T) {
+	const garbage = tidySaveEvery + 2
+	for name, moment := range map[string]func(op, key string, left int) bool{
+		"before the first delete": func(op, _ string, left int) bool { return op == "list" && left == garbage },
+		"between two deletes": func(op, key string, left int) bool {
+			return op == "put" && key == tidyStorageKey && left > 0 && left < garbage
+		},
+		"at its end": func(op, key string, left int) bool { return op == "put" && key == tidyStorageKey && left == 0 },
+	} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			m, _ := tidyMount(t)
-			m.litter(2)
+			m.litter(garbage - 1)
+			m.workspace.AddServicePrincipal(mark(1, -time.Hour, true), false) // for its sake the storage is read
 			var once sync.Once
-			m.onEvent = func(k string) {
-				if k == kind {
+			m.storage.onEach(func(op, key string) error {
+				if moment(op, key, len(m.workspace.ServicePrincipals())) {
 					once.Do(func() { panic("dapi-in-a-panic") })
 				}
-			}
+				return nil
+			})
 			m.tidyUp()
 			require.Eventually(t, func() bool { return strings.Contains(m.log.String(), "recovered from a panic") }, 10*time.Second, time.Millisecond)
 			status := m.tidyStatus()
-			if kind != "databricks/tidy-finish" {
+			if name != "at its end" {
 				require.Equal(t, "failed", status["state"])
 				require.Contains(t, status["last_error"], "the stack is in Vault's log")
 			}

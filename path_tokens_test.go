@@ -162,7 +162,7 @@ func TestADeleteIsNoSuccessWhereTheTokenMayLive(t *testing.T) {
 		}
 	}
 	require.Equal(t, http.StatusOK, m.whoami(value))
-	for _, event := range m.events.Events {
+	for _, event := range m.sent() {
 		require.NotEqual(t, "databricks/token-delete", string(event.Type))
 	}
 

@@ -36,7 +36,7 @@ func (m *mount) goOn(c *clock, d, step time.Duration) {
 // told are the metadata of the events of the kind that Vault's event bus was sent.
 func (m *mount) told(kind string) []map[string]any {
 	var told []map[string]any
-	for _, event := range m.events.Events {
+	for _, event := range m.sent() {
 		if string(event.Type) == "databricks/"+kind {
 			told = append(told, event.Event.GetMetadata().AsMap())
 		}

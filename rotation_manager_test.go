@@ -471,7 +471,8 @@ func TestRotationManagerFailure(t *testing.T) {
 			require.Contains(t, data["last_rotation_error"], "boom")
 			require.Nil(t, data["next_rotation_attempt"], "that is for the manager to decide")
 		}
-		last := r.events.Events[len(r.events.Events)-1]
+		sent := r.sent()
+		last := sent[len(sent)-1]
 		require.Equal(t, "databricks/root-rotate-fail", string(last.Type))
 		r.tick()
 		r.sound()

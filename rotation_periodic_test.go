@@ -245,7 +245,7 @@ func TestScheduleBacksOff(t *testing.T) {
 			require.Equal(t, rfc3339(due), data["next_vault_rotation"], "it is overdue since then")
 		}
 		failures := 0
-		for _, event := range r.events.Events {
+		for _, event := range r.sent() {
 			if event.Type == "databricks/root-rotate-fail" {
 				failures++
 				require.Equal(t, fmt.Sprint(failures), event.Event.GetMetadata().AsMap()["failures"])

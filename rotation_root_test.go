@@ -244,7 +244,8 @@ func TestRotateRoot(t *testing.T) {
 		require.Equal(t, resp.Data["last_vault_rotation"], r.read("status").Data["last_vault_rotation"])
 		require.Equal(t, "nobody", r.read("status").Data["rotated_by"])
 		require.Equal(t, r.kind == "pat", strings.Contains(warnings(config), r.own), "where it is seen that it is gone, a read of the config warns until then")
-		last := r.events.Events[len(r.events.Events)-1]
+		sent := r.sent()
+		last := sent[len(sent)-1]
 		require.Equal(t, "databricks/root-rotate", string(last.Type))
 		require.Equal(t, first, last.Event.GetMetadata().AsMap()["id"])
 		require.Equal(t, r.own, last.Event.GetMetadata().AsMap()["replaced"])

@@ -72,10 +72,11 @@ type pendingOperation struct {
 // storage entry. It alone owns the order of steps that crash safety depends on:
 //
 //  1. begin: the intent is in the log before anything is done at Databricks;
-//  2. do: creates and delivers, sets op.undo to what reverts that, and sends the event, so that nothing is left to do between
+//  2. do: creates and delivers, sets op.undo to what reverts that, and makes the answer, so that nothing is left to do between
 //     commit and release. For a storage entry, saving it is the last step;
 //  3. commit: the entry is deleted from the log, or becomes the record of the lease, or stays only for a duplicate;
-//  4. release: the lease is returned to the caller, if that is still connected.
+//  4. release: the lease is returned to the caller, if that is still connected. Only then has the event of the operation happened, so
+//     the caller of perform sends it once that has returned nil: that takes no time and can't fail.
 //
 // However else it ends, by an error, a panic or because the caller is gone, what is known to have been done is undone at once, and
 // what is not, or can't be undone now, is left in the log for the rollback. The context of do ends after mintBudget and
