@@ -295,9 +295,11 @@ func (b *backend) reconcile(ctx context.Context, it rotationItem) (next time.Tim
 	switch attempt := v.nextAttempt(); {
 	case attempt.IsZero() || attempt.After(now):
 	case v.missed(now):
-		b.warn(l, fmt.Sprintf("a rotation of %s was left out, because its window has passed", l.kind), "scheduled", rfc3339(v.Next))
-		b.event(ctx, l.event+"-fail", l.path, append(l.pairs, "missed", rfc3339(v.Next))...)
-		_, err = it.change(ctx, func(v rotationView) { v.skip(now) })
+		missed, skipped := rfc3339(v.Next), false
+		if skipped, err = it.change(ctx, func(v rotationView) { v.skip(now) }); err == nil && skipped {
+			b.warn(l, fmt.Sprintf("a rotation of %s was left out, because its window has passed", l.kind), "scheduled", missed)
+			b.event(ctx, l.event+"-fail", l.path, append(l.pairs, "missed", missed)...)
+		}
 	default:
 		if err = it.rotate(ctx); err != nil {
 			_, err = b.recordFailure(ctx, it, err, true)

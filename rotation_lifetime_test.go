@@ -3,8 +3,10 @@
 package databricks
 
 import (
+	"errors"
 	"maps"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -316,6 +318,39 @@ func TestFailuresOutliveAMissedWindow(t *testing.T) {
 			require.Zero(t, well["rotation_failures"])
 			require.Empty(t, well["last_rotation_error"])
 			require.Len(t, m.told(event), len(events))
+		})
+	}
+}
+
+// TestAMissedWindowIsToldOnceItIsStored shows that storage which fails doesn't make every tick tell of the same window.
+func TestAMissedWindowIsToldOnceItIsStored(t *testing.T) {
+	t.Parallel()
+	nightly := map[string]any{"rotation_schedule": "0 3 * * *", "rotation_window": "1h"}
+	for path, event := range map[string]string{"config": "root-rotate-fail", "static-roles/x": "static-rotate-fail"} {
+		t.Run(path, func(t *testing.T) {
+			t.Parallel()
+			m, c := newTimedMount(t)
+			m.connect()
+			m.write("static-roles/x", map[string]any{"credential_type": "pat"})
+			m.write(path, nightly)
+			m.goOn(c, 14*time.Hour, time.Hour)
+			c.advance(150 * time.Minute) // nothing ran while the window was open
+			m.storage.onEach(func(op, key string) error {
+				if op == "put" && (key == configStorageKey || strings.HasPrefix(key, staticStoragePrefix)) {
+					return errors.New("no quorum")
+				}
+				return nil
+			})
+			for range 3 {
+				c.advance(time.Minute)
+				require.ErrorContains(t, m.failure(m.rollback()), "no quorum")
+			}
+			require.Empty(t, m.told(event))
+			require.Empty(t, m.logged("its window has passed"))
+			m.storage.onEach(nil)
+			m.goOn(c, 10*time.Minute, time.Minute)
+			require.Len(t, m.told(event), 1)
+			require.Len(t, m.logged("its window has passed"), 1)
 		})
 	}
 }
