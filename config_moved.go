@@ -97,7 +97,7 @@ func (b *backend) warnOfAdmin(ctx context.Context, req *logical.Request, resp *l
 	}
 	add(roleStoragePrefix, "roles/", func(name string) bool {
 		role, err := b.role(ctx, req.Storage, name)
-		return err == nil && role != nil && (role.CredentialType == credential.PAT || role.CredentialType == credential.OAuthToken && role.ServicePrincipalID == "")
+		return err == nil && role != nil && (role.CredentialType == credential.PAT || role.CredentialType == credential.OAuthToken && role.ServicePrincipalID == "" && role.AssumeGroupID == "")
 	})
 	add(staticStoragePrefix, "static-roles/", func(name string) bool {
 		e, err := b.static(ctx, req.Storage, name)

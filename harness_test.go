@@ -430,7 +430,13 @@ func (m *mount) minted() []simulator.Token {
 // whoami uses a token against the workspace and answers the HTTP status.
 func (m *mount) whoami(token string) int {
 	m.t.Helper()
-	req, err := http.NewRequest(http.MethodGet, m.workspace.URL()+"/api/2.0/preview/scim/v2/Me", nil)
+	return m.get(token, "/api/2.0/preview/scim/v2/Me")
+}
+
+// get asks the workspace with a token and answers the HTTP status.
+func (m *mount) get(token, path string) int {
+	m.t.Helper()
+	req, err := http.NewRequest(http.MethodGet, m.workspace.URL()+path, nil)
 	require.NoError(m.t, err)
 	req.Header.Set("Authorization", "Bearer "+token)
 	resp, err := http.DefaultClient.Do(req)

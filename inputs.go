@@ -24,7 +24,7 @@ import (
 const maxSafeInteger = 1<<53 - 1
 
 // numericIDs are the fields with an id that Databricks writes as a number. They take it as one, too.
-var numericIDs = []string{keyServicePrincipalID, keyWorkspaceID}
+var numericIDs = []string{keyServicePrincipalID, keyWorkspaceID, keyAssumeGroupID}
 
 // storedBools are the boolean fields that are stored, and reset by null.
 var storedBools = []string{keyVerifyConnection, keyDisableRotation}

@@ -26,6 +26,8 @@ const (
 	keyGroups              = "groups"
 	keyEntitlements        = "entitlements"
 	keyDisplayNameTemplate = "display_name_template"
+	keyAssumeGroup         = "assume_group"
+	keyAssumeGroupID       = "assume_group_id"
 )
 
 func pathRoles() []*framework.Path {
@@ -78,6 +80,14 @@ var roleFields = map[string]*framework.FieldSchema{
 	keyGroups: {
 		Type:        framework.TypeCommaStringSlice,
 		Description: "Display names of the groups that a service_principal is made a member of. In admins it is a workspace admin.",
+	},
+	keyAssumeGroup: {
+		Type:        framework.TypeString,
+		Description: "Display name or numeric id of a group of the workspace whose rights an oauth_token has instead of its identity's. Looked up by each write that names it. The identity must be a member of the group or have the Assume permission on it. Callers can't change it.",
+	},
+	keyAssumeGroupID: {
+		Type:        framework.TypeString,
+		Description: "Numeric id of assume_group, which is enough.",
 	},
 	keyEntitlements: {
 		Type:        framework.TypeCommaStringSlice,
@@ -213,11 +223,13 @@ access to creds/<name> can get them, so use a separate role for each team.
   vault list databricks/roles
 
   vault write databricks/roles/job credential_type=oauth_token application_id=6f5ccf28-…
+  vault write databricks/roles/team credential_type=oauth_token assume_group=analysts
   vault write databricks/roles/app credential_type=service_principal groups=readers ttl=1h max_ttl=8h
 
 A credential expires at Databricks one minute after max_ttl, even if Vault can't
 revoke it. ttl, and that of a caller, shortens only the lease: without max_ttl,
 credentials live as long as the mount's maximum allows. Databricks can't extend a
 credential, so no renewal goes past that. An oauth_token lives for one hour and can
-be neither revoked nor renewed.
+be neither revoked nor renewed. With assume_group it has the rights of that group
+instead of those of its identity, over the OAuth of a workspace only.
 `

@@ -114,13 +114,13 @@ func TestRoleNeeds(t *testing.T) {
 	m.connectOAuth()
 	fields := map[string]string{
 		"service_principal_id": sp.ID, "application_id": sp.ApplicationID, "groups": "readers", "entitlements": "workspace-access",
-		"display_name_template": "{{.RoleName}}", "comment": "{{.RoleName}}", "scopes": "sql",
+		"display_name_template": "{{.RoleName}}", "comment": "{{.RoleName}}", "scopes": "sql", "assume_group": "readers",
 	}
 	for credentialType, may := range map[string]string{
 		"pat":               "comment scopes",
 		"obo_token":         "service_principal_id application_id comment scopes",
 		"oauth_secret":      "service_principal_id application_id scopes",
-		"oauth_token":       "service_principal_id application_id scopes",
+		"oauth_token":       "service_principal_id application_id scopes assume_group",
 		"service_principal": "groups entitlements display_name_template scopes",
 	} {
 		required := credentialType == "obo_token" || credentialType == "oauth_secret"

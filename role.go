@@ -33,6 +33,11 @@ type roleEntry struct {
 	ServicePrincipalID string `json:"service_principal_id"`
 	ApplicationID      string `json:"application_id"`
 
+	// The display name and the id of the group whose rights credentials have instead of their identity's. Either was given for the name, and
+	// both were looked up.
+	AssumeGroup   string `json:"assume_group"`
+	AssumeGroupID string `json:"assume_group_id"`
+
 	Groups              []string `json:"groups"`
 	Entitlements        []string `json:"entitlements"`
 	DisplayNameTemplate string   `json:"display_name_template"`
@@ -106,12 +111,13 @@ func mergeRole(ctx context.Context, req *logical.Request, data *framework.FieldD
 func (r *roleEntry) spec() credential.Spec {
 	return credential.Spec{
 		ServicePrincipalID: r.ServicePrincipalID, ApplicationID: r.ApplicationID, Scopes: r.Scopes, Groups: r.Groups, Entitlements: r.Entitlements, Stored: r.stored,
+		Assumed: client.Group{ID: r.AssumeGroupID, DisplayName: r.AssumeGroup},
 	}
 }
 
 // lookedUp returns the fields that are looked up at Databricks, as one string for comparison.
 func (r *roleEntry) lookedUp() string {
-	return strings.Join(append([]string{r.CredentialType, r.ServicePrincipalID, r.ApplicationID}, r.Groups...), "\x00")
+	return strings.Join(append([]string{r.CredentialType, r.ServicePrincipalID, r.ApplicationID, r.AssumeGroup, r.AssumeGroupID}, r.Groups...), "\x00")
 }
 
 // saveRole merges once more, now holding roleWrite, and stores the role with the ids that were looked up for it. If the
@@ -127,6 +133,7 @@ func (b *backend) saveRole(ctx context.Context, req *logical.Request, data *fram
 		return nil, logical.CodedError(http.StatusConflict, "the role was changed by somebody else at the same time; nothing was stored, read it and write again")
 	}
 	role.ServicePrincipalID, role.ApplicationID = settled.ServicePrincipalID, settled.ApplicationID
+	role.AssumeGroup, role.AssumeGroupID = settled.AssumeGroup, settled.AssumeGroupID
 	entry, err := logical.StorageEntryJSON(key, role)
 	if err != nil {
 		return nil, err
@@ -139,13 +146,22 @@ func (b *backend) saveRole(ctx context.Context, req *logical.Request, data *fram
 	return role, nil
 }
 
-// forgetOtherID drops the id that was stored when the request names only the other one, so that it is looked up again.
+// forgetOtherID drops the id that was stored when the request names only the other one, so that it is looked up again; the same for the id and
+// the display name of the group to assume.
 func (r *roleEntry) forgetOtherID(data *framework.FieldData) {
 	switch {
 	case given(data, keyServicePrincipalID) && !given(data, keyApplicationID):
 		r.ApplicationID = ""
 	case given(data, keyApplicationID) && !given(data, keyServicePrincipalID):
 		r.ServicePrincipalID = ""
+	}
+	_, named := data.Raw[keyAssumeGroup]
+	_, numbered := data.Raw[keyAssumeGroupID]
+	switch {
+	case named && !given(data, keyAssumeGroupID):
+		r.AssumeGroupID = ""
+	case numbered && !given(data, keyAssumeGroup):
+		r.AssumeGroup = ""
 	}
 }
 
@@ -166,7 +182,11 @@ func (r *roleEntry) check() error {
 	if r.Scopes, err = cleanScopes(r.Scopes); err != nil {
 		return err
 	}
-	for field, values := range map[string][]string{keyGroups: r.Groups, keyEntitlements: r.Entitlements} {
+	texts := map[string][]string{keyGroups: r.Groups, keyEntitlements: r.Entitlements}
+	if r.AssumeGroup != "" {
+		texts[keyAssumeGroup] = []string{r.AssumeGroup}
+	}
+	for field, values := range texts {
 		for _, value := range values {
 			if strings.TrimSpace(value) == "" || len(value) > maxPrincipal || strings.ContainsFunc(value, unicode.IsControl) {
 				return badField(field, "%q can't be one", value)
@@ -189,6 +209,8 @@ func (r *roleEntry) checkFields(t *credential.Traits) error {
 		{keyApplicationID, r.ApplicationID != "", t.Principal != credential.Never},
 		{keyGroups, len(r.Groups) > 0, t.Groups},
 		{keyEntitlements, len(r.Entitlements) > 0, t.Groups},
+		{keyAssumeGroup, r.AssumeGroup != "", t.Assumes},
+		{keyAssumeGroupID, r.AssumeGroupID != "", t.Assumes},
 		{keyDisplayNameTemplate, r.DisplayNameTemplate != "", t.DisplayName},
 		{keyComment, r.Comment != "", t.Comment},
 	} {
@@ -204,6 +226,9 @@ func (r *roleEntry) checkFields(t *credential.Traits) error {
 			return badField(keyServicePrincipalID, "%q is an application id; send it as %s", id, keyApplicationID)
 		}
 		return badField(keyServicePrincipalID, "%q is not a number", id)
+	}
+	if id := r.AssumeGroupID; strings.Trim(id, "0123456789") != "" {
+		return badField(keyAssumeGroupID, "%q is not a number; send a display name as %s", id, keyAssumeGroup)
 	}
 	if id := r.ApplicationID; id != "" && !applicationIDForm.MatchString(id) {
 		if strings.Trim(id, "0123456789") == "" {
@@ -223,7 +248,7 @@ const hintBudget = 10 * time.Second
 func (r *roleEntry) resolve(ctx context.Context, conn *connection, old *roleEntry) (credential.Known, error) {
 	t := credential.Lookup(r.CredentialType).Traits()
 	if conn == nil {
-		if r.spec().Named() || len(r.Groups) > 0 {
+		if r.spec().Named() || len(r.Groups) > 0 || r.spec().Assumed != (client.Group{}) {
 			return credential.Known{}, badField("config", "a role that names a service principal or groups is looked up at Databricks; write the connection first")
 		}
 		return credential.Known{Unknown: "there is no connection yet"}, nil
@@ -244,6 +269,9 @@ func (r *roleEntry) resolve(ctx context.Context, conn *connection, old *roleEntr
 		if _, err := conn.GroupIDs(ctx, r.Groups); err != nil {
 			return known, err
 		}
+	}
+	if err := r.lookUpAssumed(ctx, conn, old); err != nil {
+		return known, err
 	}
 	return r.hints(ctx, conn, known), nil
 }

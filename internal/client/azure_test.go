@@ -184,11 +184,11 @@ func TestAzureOwnAccessToken(t *testing.T) {
 	s := newScript(t, login.handler)
 	c := newClient(t, azureConfig(s.URL))
 	for i, scopes := range [][]string{nil, {"all-apis"}} {
-		token, err := c.OwnAccessToken(t.Context(), scopes)
+		token, err := c.OwnAccessToken(t.Context(), TokenRights{Scopes: scopes})
 		require.NoError(t, err)
 		require.Equal(t, &AccessToken{Value: Secret(fmt.Sprintf("databricks-%d", i+1)), Type: "Bearer", Lifetime: time.Hour, Scopes: []string{"all-apis"}}, token)
 	}
-	_, err := c.OwnAccessToken(t.Context(), []string{"sql"})
+	_, err := c.OwnAccessToken(t.Context(), TokenRights{Scopes: []string{"sql"}})
 	e := failureOf(t, err)
 	require.Equal(t, Refused, e.Kind)
 	require.Contains(t, err.Error(), "can't be narrowed to scopes")

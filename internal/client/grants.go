@@ -29,6 +29,12 @@ const (
 	freshSecretPatience = 5 * time.Second
 )
 
+// TokenRights limits what an access token may do. The zero value leaves it all that its identity may.
+type TokenRights struct {
+	Scopes  []string // API scopes, all if empty
+	GroupID string   // id of the group of the workspace whose rights the token has instead of those of its identity, "" for these
+}
+
 // AccessToken is an OAuth access token. Nothing at Databricks ends it before its lifetime does.
 type AccessToken struct {
 	Value    Secret
@@ -42,6 +48,30 @@ type grant struct {
 	op      string
 	request *clientcredentials.Config
 	secrets []string // what it carries that must not be shown
+	groupID string   // whose rights it asks for, see TokenRights
+}
+
+// assume makes the request ask for the rights of a group (Databricks SDK for Go, config/auth_m2m.go and auth_rbac.go: tokens of a workspace's
+// OAuth alone).
+func (g *grant) assume(cfg *Config, id string) (*grant, error) {
+	if id == "" {
+		return g, nil
+	}
+	switch {
+	case g.op == opEntraToken:
+		return nil, notSent(g.op, "tokens of Entra ID can't have a group's rights; connect with auth_type %q or %q", AuthOAuthM2M, AuthOIDC)
+	case ofAccount(cfg):
+		return nil, notSent(g.op, "access tokens of an account can't have a group's rights; connect to the workspace")
+	}
+	if err := checkID(g.op, "group", id); err != nil {
+		return nil, err
+	}
+	if g.request.EndpointParams == nil {
+		g.request.EndpointParams = url.Values{}
+	}
+	g.request.EndpointParams.Set("assume_group", id)
+	g.groupID = id
+	return g, nil
 }
 
 // grants makes the requests for access tokens that a config allows.
@@ -121,11 +151,19 @@ func noSubject(reason string) *Error {
 
 // tokenURL returns the token endpoint of a workspace or of an account (Databricks documentation, OAuth machine-to-machine).
 func tokenURL(cfg *Config) string {
-	if cfg.AccountID != "" && IsAccountHost(cfg.Host) || cfg.Account() {
+	if ofAccount(cfg) {
 		return fmt.Sprintf("%s/oidc/accounts/%s/v1/token", cfg.Host, url.PathEscape(cfg.AccountID))
 	}
 	return cfg.Host + "/oidc/v1/token"
 }
+
+// ofAccount reports whether the token endpoint is that of an account.
+func ofAccount(cfg *Config) bool {
+	return cfg.AccountID != "" && IsAccountHost(cfg.Host) || cfg.Account()
+}
+
+// AccountTokens reports whether the connection's access tokens come from an account's token endpoint rather than a workspace's.
+func (c *Client) AccountTokens() bool { return ofAccount(c.grants.cfg) }
 
 // scopeText is the form of a scope (RFC 6749, section 3.3). A space in one would make it two.
 var scopeText = regexp.MustCompile(`^[\x21\x23-\x5b\x5d-\x7e]{1,256}$`)
@@ -172,7 +210,24 @@ func (c *Client) fetch(ctx context.Context, g *grant) (*AccessToken, time.Time, 
 		}
 		return nil
 	})
-	return token, asked, err
+	return token, asked, deniedGroup(g, err)
+}
+
+// deniedGroup makes the refusal of a token with a group's rights one that says so. Databricks doesn't document its form, so every refusal is
+// taken for that which names neither the client nor the scopes. It says nothing of the connection's own credential.
+func deniedGroup(g *grant, err error) error {
+	var failure *Error
+	if g.groupID == "" || !errors.As(err, &failure) || failure.Status == 0 || slices.Contains([]string{"invalid_client", "invalid_scope"}, failure.ErrorCode) ||
+		failure.Kind != Refused && failure.Kind != Unauthenticated {
+		return err
+	}
+	denied := *failure
+	denied.Kind, denied.what = PermissionDenied, "Databricks gave no access token with the rights of the group "+g.groupID
+	denied.hint = "check that the group exists in the workspace, and that the identity is a member of it or has the Assume permission on it"
+	if g.op == opExchange {
+		denied.hint += "; else " + hintFederation
+	}
+	return &denied
 }
 
 // newCache makes a cache of the tokens that a grant without scopes of its own gives.
@@ -196,13 +251,16 @@ func (c *Client) newCache(op string, request func(context.Context, []string) (*g
 	}}
 }
 
-// OwnAccessToken returns a new access token of the connection's identity, never one that the client uses itself. It has
-// the given scopes, or all if none is given; Entra ID knows none, so with [AuthAzureClientSecret] none may be given. With
-// [AuthPAT] it is [Refused], since a personal access token can't be turned into an OAuth token.
-func (c *Client) OwnAccessToken(ctx context.Context, scopes []string) (*AccessToken, error) {
+// OwnAccessToken returns a new access token of the connection's identity, never one that the client uses itself. Entra ID knows neither
+// scopes nor groups, so with [AuthAzureClientSecret] none may be given. With [AuthPAT] it is [Refused], since a personal access token can't
+// be turned into an OAuth token. A group whose rights the identity may not assume is [PermissionDenied].
+func (c *Client) OwnAccessToken(ctx context.Context, rights TokenRights) (*AccessToken, error) {
 	ctx, cancel := context.WithTimeout(ctx, CallBudget)
 	defer cancel()
-	g, err := c.grants.own(ctx, scopes)
+	g, err := c.grants.own(ctx, rights.Scopes)
+	if err == nil {
+		g, err = g.assume(c.grants.cfg, rights.GroupID)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -210,15 +268,17 @@ func (c *Client) OwnAccessToken(ctx context.Context, scopes []string) (*AccessTo
 	return token, err
 }
 
-// AccessTokenFor returns an access token of the service principal whose application id and OAuth secret are given, with the
-// given scopes, or all if none is given. A secret that was made just now may not be known everywhere yet: invalid_client is
+// AccessTokenFor returns an access token of the service principal whose application id and OAuth secret are given. A secret that was made just now may not be known everywhere yet: invalid_client is
 // taken for that for 5 s, and each further attempt counts as a call. After that it is [Refused], not [Unauthenticated], as
 // it says nothing of the connection's own credential.
-func (c *Client) AccessTokenFor(ctx context.Context, clientID string, clientSecret Secret, scopes []string) (*AccessToken, error) {
+func (c *Client) AccessTokenFor(ctx context.Context, clientID string, clientSecret Secret, rights TokenRights) (*AccessToken, error) {
 	if clientID == "" || clientSecret == "" {
 		return nil, notSent(opOIDCToken, "the application id or the secret of the service principal is missing")
 	}
-	g, err := c.grants.bySecret(clientID, clientSecret, scopes)
+	g, err := c.grants.bySecret(clientID, clientSecret, rights.Scopes)
+	if err == nil {
+		g, err = g.assume(c.grants.cfg, rights.GroupID)
+	}
 	if err != nil {
 		return nil, err
 	}

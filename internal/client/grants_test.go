@@ -42,7 +42,7 @@ func TestAccessTokenFor(t *testing.T) {
 	} {
 		s := newScript(t, answer(200, tokenBody))
 		c := newClient(t, row.cfg(s.URL))
-		token, err := c.AccessTokenFor(t.Context(), foreignID, foreignKey, []string{"sql", "clusters"})
+		token, err := c.AccessTokenFor(t.Context(), foreignID, foreignKey, TokenRights{Scopes: []string{"sql", "clusters"}})
 		require.NoError(t, err, name)
 		require.Equal(t, &AccessToken{Value: "access-token-two", Type: "Bearer", Lifetime: 30 * time.Minute, Scopes: []string{"sql", "clusters"}}, token)
 		require.NotContains(t, fmt.Sprintf("%+v", token), "token-two")
@@ -54,7 +54,7 @@ func TestAccessTokenFor(t *testing.T) {
 		require.EqualValues(t, 1, c.counters.Snapshot()[opOIDCToken].Calls)
 		require.True(t, c.LastSuccess().IsZero(), "it says nothing of our own credential")
 
-		_, err = c.AccessTokenFor(t.Context(), foreignID, foreignKey, nil)
+		_, err = c.AccessTokenFor(t.Context(), foreignID, foreignKey, TokenRights{})
 		require.NoError(t, err)
 		require.Equal(t, "grant_type=client_credentials\nscope=all-apis", s.lastForm())
 	}
@@ -72,15 +72,15 @@ func TestScopesOfAToken(t *testing.T) {
 		{[]string{"sql", "jobs"}, []string{"sql"}, time.Hour},
 		{nil, []string{"all-apis"}, time.Hour},
 	} {
-		token, err := c.AccessTokenFor(t.Context(), foreignID, foreignKey, want.asked)
+		token, err := c.AccessTokenFor(t.Context(), foreignID, foreignKey, TokenRights{Scopes: want.asked})
 		require.NoError(t, err)
 		require.Equal(t, &AccessToken{Value: "a", Type: "Bearer", Lifetime: want.lifetime, Scopes: want.got}, token)
 	}
 	before := len(s.all())
 	for _, scope := range []string{"", "sql all-apis", "a\nb", `a"b`, `a\b`, "é", strings.Repeat("a", 257)} {
-		_, foreign := c.AccessTokenFor(t.Context(), foreignID, foreignKey, []string{"sql", scope})
-		_, own := newClient(t, oauthConfig(s.URL)).OwnAccessToken(t.Context(), []string{scope})
-		_, exchanged := newClient(t, oidcConfig(s.URL)).OwnAccessToken(t.Context(), []string{scope})
+		_, foreign := c.AccessTokenFor(t.Context(), foreignID, foreignKey, TokenRights{Scopes: []string{"sql", scope}})
+		_, own := newClient(t, oauthConfig(s.URL)).OwnAccessToken(t.Context(), TokenRights{Scopes: []string{scope}})
+		_, exchanged := newClient(t, oidcConfig(s.URL)).OwnAccessToken(t.Context(), TokenRights{Scopes: []string{scope}})
 		for _, err := range []error{foreign, own, exchanged} {
 			require.True(t, failureOf(t, err).Unprocessed)
 			require.Contains(t, err.Error(), "can't be a scope")
@@ -88,7 +88,7 @@ func TestScopesOfAToken(t *testing.T) {
 	}
 	require.Len(t, s.all(), before)
 	for _, row := range [][2]string{{"", "x"}, {"x", ""}} {
-		_, err := c.AccessTokenFor(t.Context(), row[0], Secret(row[1]), nil)
+		_, err := c.AccessTokenFor(t.Context(), row[0], Secret(row[1]), TokenRights{})
 		require.True(t, failureOf(t, err).Unprocessed)
 	}
 }
@@ -107,7 +107,7 @@ func TestAFreshSecretMayNeedAMoment(t *testing.T) {
 		}
 		bubble(t, patConfig(localhost), handler, func(t *testing.T, c *Client) {
 			known = time.Now().Add(2 * time.Second)
-			token, err := c.AccessTokenFor(t.Context(), foreignID, foreignKey, nil)
+			token, err := c.AccessTokenFor(t.Context(), foreignID, foreignKey, TokenRights{})
 			require.NoError(t, err)
 			require.Equal(t, "access-token-two", token.Value.Reveal())
 			require.Greater(t, c.counters.Snapshot()[opOIDCToken].Errors, int64(1))
@@ -116,7 +116,7 @@ func TestAFreshSecretMayNeedAMoment(t *testing.T) {
 	t.Run("never known", func(t *testing.T) {
 		bubble(t, patConfig(localhost), unknown, func(t *testing.T, c *Client) {
 			start := time.Now()
-			_, err := c.AccessTokenFor(t.Context(), foreignID, foreignKey, nil)
+			_, err := c.AccessTokenFor(t.Context(), foreignID, foreignKey, TokenRights{})
 			e := failureOf(t, err)
 			require.Equal(t, Refused, e.Kind, "it says nothing of our own credential")
 			require.Equal(t, "invalid_client", e.ErrorCode)
@@ -129,7 +129,7 @@ func TestAFreshSecretMayNeedAMoment(t *testing.T) {
 		bubble(t, patConfig(localhost), unknown, func(t *testing.T, c *Client) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
-			_, err := c.AccessTokenFor(ctx, foreignID, foreignKey, nil)
+			_, err := c.AccessTokenFor(ctx, foreignID, foreignKey, TokenRights{})
 			require.Equal(t, Refused, failureOf(t, err).Kind)
 		})
 	})
@@ -137,7 +137,7 @@ func TestAFreshSecretMayNeedAMoment(t *testing.T) {
 		bubble(t, patConfig(localhost), unknown, func(t *testing.T, c *Client) {
 			ctx, cancel := context.WithCancel(t.Context())
 			time.AfterFunc(time.Millisecond, cancel)
-			_, err := c.AccessTokenFor(ctx, foreignID, foreignKey, nil)
+			_, err := c.AccessTokenFor(ctx, foreignID, foreignKey, TokenRights{})
 			require.Equal(t, Canceled, failureOf(t, err).Kind)
 		})
 	})
@@ -156,7 +156,7 @@ func TestOtherRefusalsOfAForeignSecret(t *testing.T) {
 	}
 	for _, row := range table {
 		s := newScript(t, row.answer)
-		_, err := newClient(t, patConfig(s.URL)).AccessTokenFor(t.Context(), foreignID, foreignKey, nil)
+		_, err := newClient(t, patConfig(s.URL)).AccessTokenFor(t.Context(), foreignID, foreignKey, TokenRights{})
 		require.Equal(t, row.kind, failureOf(t, err).Kind)
 		require.Contains(t, err.Error(), row.text)
 		require.Len(t, s.all(), 1)
@@ -165,7 +165,7 @@ func TestOtherRefusalsOfAForeignSecret(t *testing.T) {
 	s := newScript(t, func(w http.ResponseWriter, r *http.Request) {
 		answer(400, envelope("BAD_REQUEST", "header "+r.Header.Get("Authorization")))(w, r)
 	})
-	_, err := newClient(t, patConfig(s.URL)).AccessTokenFor(t.Context(), foreignID, foreignKey, nil)
+	_, err := newClient(t, patConfig(s.URL)).AccessTokenFor(t.Context(), foreignID, foreignKey, TokenRights{})
 	require.Contains(t, err.Error(), "header Basic [redacted]")
 }
 
@@ -179,7 +179,7 @@ func TestOwnAccessToken(t *testing.T) {
 		_, err := c.Me(t.Context())
 		require.NoError(t, err)
 		for _, want := range []Secret{"access-token-2", "access-token-3"} {
-			token, err := c.OwnAccessToken(t.Context(), []string{"sql"})
+			token, err := c.OwnAccessToken(t.Context(), TokenRights{Scopes: []string{"sql"}})
 			require.NoError(t, err)
 			require.Equal(t, &AccessToken{Value: want, Type: "Bearer", Lifetime: time.Hour, Scopes: []string{"sql"}}, token)
 			require.Equal(t, "grant_type=client_credentials\nscope=sql", s.lastForm())
@@ -192,14 +192,14 @@ func TestOwnAccessToken(t *testing.T) {
 	t.Run("oidc", func(t *testing.T) {
 		t.Parallel()
 		s := newScript(t, answer(200, tokenBody))
-		token, err := newClient(t, oidcConfig(s.URL)).OwnAccessToken(t.Context(), nil)
+		token, err := newClient(t, oidcConfig(s.URL)).OwnAccessToken(t.Context(), TokenRights{})
 		require.NoError(t, err)
 		require.Equal(t, []string{"sql", "clusters"}, token.Scopes)
 	})
 	t.Run("pat", func(t *testing.T) {
 		t.Parallel()
 		s := newScript(t, healthy)
-		_, err := newClient(t, patConfig(s.URL)).OwnAccessToken(t.Context(), nil)
+		_, err := newClient(t, patConfig(s.URL)).OwnAccessToken(t.Context(), TokenRights{})
 		e := failureOf(t, err)
 		require.Equal(t, Refused, e.Kind)
 		require.True(t, e.Unprocessed)
@@ -209,7 +209,7 @@ func TestOwnAccessToken(t *testing.T) {
 	t.Run("refused", func(t *testing.T) {
 		t.Parallel()
 		s := newScript(t, answer(401, `{"error":"invalid_client"}`))
-		_, err := newClient(t, oauthConfig(s.URL)).OwnAccessToken(t.Context(), nil)
+		_, err := newClient(t, oauthConfig(s.URL)).OwnAccessToken(t.Context(), TokenRights{})
 		require.Equal(t, Unauthenticated, failureOf(t, err).Kind)
 		require.Len(t, s.all(), 1)
 	})
@@ -231,7 +231,7 @@ func TestExchange(t *testing.T) {
 		s := newScript(t, answer(200, tokenBody))
 		cfg := oidcConfig(s.URL)
 		row.change(&cfg)
-		_, err := newClient(t, cfg).OwnAccessToken(t.Context(), nil)
+		_, err := newClient(t, cfg).OwnAccessToken(t.Context(), TokenRights{})
 		require.NoError(t, err, name)
 		require.Equal(t, "POST "+row.path, s.all()[0].line)
 		require.Equal(t, row.form, s.lastForm())
@@ -307,7 +307,7 @@ func TestRefusedExchanges(t *testing.T) {
 		require.Len(t, s.all(), 1)
 	}
 	s := newScript(t, answer(503, ""), reset, answer(200, tokenBody))
-	_, err := newClient(t, oidcConfig(s.URL)).OwnAccessToken(t.Context(), nil)
+	_, err := newClient(t, oidcConfig(s.URL)).OwnAccessToken(t.Context(), TokenRights{})
 	require.NoError(t, err, "an exchange may be repeated")
 	require.Len(t, s.all(), 3)
 }
@@ -344,7 +344,7 @@ func TestNoSubjectToken(t *testing.T) {
 		cancel()
 		return "", ctx.Err()
 	}
-	_, err := newClient(t, cfg).OwnAccessToken(ctx, nil)
+	_, err := newClient(t, cfg).OwnAccessToken(ctx, TokenRights{})
 	require.Equal(t, Canceled, failureOf(t, err).Kind)
 	require.ErrorIs(t, err, context.Canceled)
 	require.Empty(t, s.all())

@@ -18,6 +18,7 @@ const (
 	opSPList    = "scim/service-principals/list"
 	opSPCreate  = "scim/service-principals/create"
 	opSPDelete  = "scim/service-principals/delete"
+	opGroupGet  = "scim/groups/get"
 	opGroupList = "scim/groups/list"
 )
 
@@ -178,6 +179,38 @@ func (c *Client) GroupID(ctx context.Context, displayName string) (string, error
 			hint:    "rename one of them",
 		}
 	}
+}
+
+// Group is a group of the workspace.
+type Group struct{ ID, DisplayName string }
+
+// FindGroup returns a group by its numeric id or by its display name, in that order (Databricks REST reference, Groups API, get and list). One
+// that does not exist is an error of kind [NotFound], and a name that several groups have is [Refused].
+func (c *Client) FindGroup(ctx context.Context, idOrName string) (*Group, error) {
+	if idOrName != "" && strings.Trim(idOrName, "0123456789") == "" {
+		var found Group
+		_, err := c.do(ctx, call{op: opGroupGet, result: true, signed: true}, func(ctx context.Context) error {
+			var group iam.Group
+			if err := c.send(ctx, http.MethodGet, c.scimBase+"Groups/"+idOrName, nil, &group); err != nil {
+				return err
+			}
+			if found = (Group{group.Id, group.DisplayName}); found.ID == "" || found.DisplayName == "" {
+				return errIncomplete
+			}
+			return nil
+		})
+		if err == nil {
+			return &found, nil
+		}
+		if !IsGone(err) {
+			return nil, err
+		}
+	}
+	id, err := c.GroupID(ctx, idOrName)
+	if err != nil {
+		return nil, err
+	}
+	return &Group{id, idOrName}, nil
 }
 
 // listSCIM returns all that a filter matches, page by page, each of them a call of its own.

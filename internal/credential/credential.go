@@ -132,6 +132,7 @@ type Traits struct {
 	Comment     bool // it has a comment
 	Groups      bool // and entitlements
 	DisplayName bool
+	Assumes     bool // it can have a group's rights instead of its identity's
 	Workspace   bool // can't be minted on an account mount
 	Static      bool // a static role can have it
 
@@ -164,6 +165,7 @@ type Spec struct {
 	ServicePrincipalID, ApplicationID string   // both or none
 	Scopes                            []string // API scopes; empty leaves them to Databricks
 	Groups, Entitlements              []string
+	Assumed                           client.Group // whose rights they have instead of their identity's; the zero value for these
 
 	// Stored is set if a storage entry holds the credentials instead of leases: that of a static role, or the config. Fewer types
 	// can do that.

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
@@ -39,7 +38,7 @@ var _ Type = oauthTokenCredential{}
 var oauthTokenTraits = Traits{
 	Name:      OAuthToken,
 	Summary:   "an OAuth access token of the engine's identity or of a service principal",
-	Principal: Optional, EndsByItself: true, Textless: true, Lifetime: stepSecretLife, Slots: stepSecretSlots,
+	Principal: Optional, Assumes: true, EndsByItself: true, Textless: true, Lifetime: stepSecretLife, Slots: stepSecretSlots,
 	answer: map[string]*framework.FieldSchema{
 		fieldAccessToken: secretField("The access token."),
 		fieldTokenType:   textField("Bearer."),
@@ -48,6 +47,9 @@ var oauthTokenTraits = Traits{
 }
 
 func (oauthTokenCredential) Fits(conn Conn, spec Spec) error {
+	if err := fitsAssumed(conn, spec); err != nil {
+		return err
+	}
 	switch {
 	case spec.Named():
 	case conn.AuthType() == client.AuthPAT:
@@ -59,10 +61,11 @@ func (oauthTokenCredential) Fits(conn Conn, spec Spec) error {
 }
 
 func (oauthTokenCredential) Mint(ctx context.Context, conn Conn, r Request) (*Credential, error) {
+	rights := client.TokenRights{Scopes: r.Scopes, GroupID: r.Assumed.ID}
 	if r.ServicePrincipalID == "" {
-		token, err := conn.Client().OwnAccessToken(ctx, r.Scopes)
+		token, err := conn.Client().OwnAccessToken(ctx, rights)
 		if err != nil {
-			return nil, err
+			return nil, explainAssumed(err, "the engine's identity", r.Spec)
 		}
 		return mintedAccessToken(token, false), nil
 	}
@@ -72,7 +75,7 @@ func (oauthTokenCredential) Mint(ctx context.Context, conn Conn, r Request) (*Cr
 	if err != nil {
 		return nil, explainSecretQuota(ctx, conn, r.Spec, err)
 	}
-	token, err := conn.Client().AccessTokenFor(ctx, r.ApplicationID, secret.Value, r.Scopes)
+	token, err := conn.Client().AccessTokenFor(ctx, r.ApplicationID, secret.Value, rights)
 	// The secret is deleted in any case, even if there is no time left for anything else.
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), stepSecretBudget)
 	defer cancel()
@@ -80,6 +83,7 @@ func (oauthTokenCredential) Mint(ctx context.Context, conn Conn, r Request) (*Cr
 	// A secret that could not be deleted, or a duplicate of it, is left to the rollback.
 	left := deleteErr != nil || secret.Retried
 	if err != nil {
+		err = explainAssumed(err, "service principal "+r.ApplicationID, r.Spec)
 		err = fmt.Errorf("make an access token of service principal %s: %w", r.ApplicationID, err)
 		return nil, &partialError{errors.Join(err, deleteErr), !left}
 	}
@@ -112,8 +116,14 @@ func (oauthTokenCredential) Revoke(context.Context, Conn, Access, Ref) error { r
 func (oauthTokenCredential) Warnings(known Known, spec Spec) []string {
 	all := []string{"Databricks can't revoke access tokens: one lives for its hour, even if its lease is revoked, and the lease can't be renewed either."}
 	if spec.Named() {
-		all = slices.Concat(all, secretWarnings(known, spec), principalWarnings(known, spec))
-	} else {
+		all = append(all, secretWarnings(known, spec)...)
+	}
+	switch {
+	case spec.Assumed.ID != "":
+		all = append(all, assumedWarnings(spec)...)
+	case spec.Named():
+		all = append(all, principalWarnings(known, spec)...)
+	default:
 		all = append(all, adminWarnings(known, spec)...)
 	}
 	return append(all, scopeWarnings(spec)...)

@@ -23,6 +23,7 @@ type TokenState struct {
 	Expires time.Time // zero = never
 	Kind    string    // "" = the token is unknown, and all else is zero
 	Account bool      // it is good for the account, too
+	Group   string    // whose rights it has instead of its owner's, by display name
 	Live    bool      // neither expired nor ended, and its owner isn't either
 }
 
@@ -35,6 +36,7 @@ type accessToken struct {
 	expires  time.Time
 	account  bool         // good for the account plane
 	secret   *oauthSecret // what bought it, nil if something else did
+	assumed  *group       // whose rights it has instead of the owner's, nil for these
 	resource string       // of Entra ID, "" is Databricks
 	tenantID string       // of Entra ID
 	revoked  bool
@@ -54,10 +56,14 @@ func (w *Workspace) Introspect(token string) TokenState {
 		}
 	}
 	if a := w.access[key]; a != nil {
-		return TokenState{
+		state := TokenState{
 			Owner: a.owner.Principal, Scopes: slices.Clone(a.scopes), Expires: a.expires,
 			Kind: a.kind, Account: a.account, Live: w.isLive(a, now),
 		}
+		if a.assumed != nil {
+			state.Group = a.assumed.name
+		}
+		return state
 	}
 	return TokenState{}
 }
@@ -140,6 +146,9 @@ func (w *Workspace) authenticate(r *request) *refusal {
 		return w.noAccess()
 	}
 	r.caller, r.scopes, r.kind = a.owner, a.scopes, a.kind
+	if a.assumed != nil {
+		r.caller = a.owner.actingAs(a.assumed)
+	}
 	return nil
 }
 

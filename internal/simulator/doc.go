@@ -69,6 +69,9 @@
 // has service principals, groups, secrets and OAuth endpoints of the same form
 // under /api/2.0/accounts/{account_id}/ and /oidc/accounts/{account_id}/.
 //
+// A token endpoint takes assume_group: the access token then has the rights of the
+// group instead of its owner's.
+//
 // Clusters, libraries, instance profiles, jobs, files and notebooks are a few fixed
 // ones, for tokens to be tried on.
 //

@@ -34,6 +34,7 @@ type group struct {
 	entitlements []string
 	roles        []string
 	members      map[*principal]bool
+	assumable    map[*principal]bool // who may assume its rights without being a member
 }
 
 // groupName is unique: the workspace and its account have names of their own.
@@ -76,7 +77,7 @@ func (w *Workspace) AddGroup(name string, members ...Principal) (id string) {
 
 // addGroup adds a group without members. The caller holds the mutex.
 func (w *Workspace) addGroup(name string, account bool) *group {
-	added := &group{id: strconv.Itoa(firstGroupID + w.addedGroups), name: name, account: account, members: map[*principal]bool{}}
+	added := &group{id: strconv.Itoa(firstGroupID + w.addedGroups), name: name, account: account, members: map[*principal]bool{}, assumable: map[*principal]bool{}}
 	w.addedGroups++
 	w.groups[added.id] = added
 	w.groupsByName[groupName{account, name}] = added

@@ -70,11 +70,15 @@ func (w *Workspace) grantAccessToken(r *request) (any, *refusal) {
 	if !account && !g.owner.inWorkspace {
 		return nil, invalidClient()
 	}
+	assumed, refused := w.assume(form, account, g.owner)
+	if refused != nil {
+		return nil, refused
+	}
 	r.caller = g.owner
 	scope := strings.Join(g.scopes, " ")
 	value := w.newAccessTokenValue(g, account, now)
 	w.access[hashOf(value)] = &accessToken{
-		kind: KindOAuth, owner: g.owner, scopes: g.scopes, expires: now.Add(g.lifetime), account: account, secret: g.secret,
+		kind: KindOAuth, owner: g.owner, scopes: g.scopes, expires: now.Add(g.lifetime), account: account, secret: g.secret, assumed: assumed,
 	}
 	r.extra.Set("Cache-Control", "no-store")
 	return map[string]any{

@@ -58,6 +58,7 @@ type principal struct {
 	secrets      []*oauthSecret // neither deleted nor seen to be expired
 	groups       []*group       // in the order of joining, without users
 	managers     map[*principal]bool
+	assumed      *group // whose rights it has instead of its own, nil but for a caller
 }
 
 // AddUser adds a user. It panics if the name is taken.

@@ -38,7 +38,7 @@ type aclItem struct {
 // permissionOf is the strongest of what the principal and its groups were given.
 // The caller holds the workspace's mutex.
 func (s *secretScope) permissionOf(p *principal) permission {
-	strongest := max(s.acls[p.UserName], s.acls[usersName])
+	strongest := max(s.acls[p.aclName()], s.acls[usersName])
 	for _, g := range p.groupsOn(false) {
 		strongest = max(strongest, s.acls[g.name])
 	}

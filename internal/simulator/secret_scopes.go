@@ -192,7 +192,7 @@ func (w *Workspace) createScope(r *request) (any, *refusal) {
 	if refused := r.decode(&body); refused != nil {
 		return nil, refused
 	}
-	manager := r.caller.UserName
+	manager := r.caller.aclName()
 	switch {
 	case !scopeName.MatchString(body.Scope):
 		return nil, invalidName("scope name", body.Scope)

@@ -26,6 +26,16 @@ type minting struct {
 	whose          string // "engine", "named" or "lease"
 	secret         string // which field of the answer is the secret
 	fields         []string
+	group          string // whose rights it has instead, "" for these of its identity
+}
+
+// String names the credentials in the names of tests.
+func (k minting) String() string {
+	name := k.credentialType + " of the " + k.whose
+	if k.group != "" {
+		name += " as a group"
+	}
+	return name
 }
 
 var (
@@ -35,22 +45,30 @@ var (
 )
 
 var mintings = []minting{
-	{"pat", "engine", "token_value", tokenFields},
-	{"obo_token", "named", "token_value", tokenFields},
-	{"oauth_secret", "named", "client_secret", secretFields},
-	{"oauth_token", "engine", "access_token", accessFields},
-	{"oauth_token", "named", "access_token", accessFields},
-	{"service_principal", "lease", "client_secret", append([]string{"application_id", "display_name", "service_principal_id"}, secretFields...)},
+	{"pat", "engine", "token_value", tokenFields, ""},
+	{"obo_token", "named", "token_value", tokenFields, ""},
+	{"oauth_secret", "named", "client_secret", secretFields, ""},
+	{"oauth_token", "engine", "access_token", accessFields, ""},
+	{"oauth_token", "named", "access_token", accessFields, ""},
+	{"oauth_token", "engine", "access_token", accessFields, "analysts"},
+	{"oauth_token", "named", "access_token", accessFields, "analysts"},
+	{"service_principal", "lease", "client_secret", append([]string{"application_id", "display_name", "service_principal_id"}, secretFields...), ""},
 }
 
 // refusal says why a credential type can't be minted over a connection: by parts of the error, which comes when the role is
 // written or at the mint. Both are empty where it can.
 func (k minting) refusal(c connection) (writing, atMint string) {
 	switch {
+	case k.group != "" && c.account:
+		return "assume_group: access tokens of an account can't have a group's rights", ""
+	case k.group != "" && k.whose == "engine" && c.authType == "pat":
+		return "assume_group: the mount is connected with a personal access token", ""
+	case k.group != "" && k.whose == "engine" && c.authType == "azure-client-secret":
+		return "assume_group: access tokens of Entra ID", ""
 	case c.account && (k.credentialType == "pat" || k.credentialType == "obo_token"):
-		return k.credentialType + " needs a workspace, and the mount is connected to an account", ""
+		return "credential_type: " + k.credentialType + " needs a workspace, and the mount is connected to an account", ""
 	case k.credentialType == "oauth_token" && k.whose == "engine" && c.authType == "pat":
-		return "connected with a personal access token, which can't be exchanged", ""
+		return "credential_type: the mount is connected with a personal access token, which can't be exchanged", ""
 	case k.credentialType == "obo_token" && c.authType == "azure-client-secret":
 		// The workspace says it. A real one on Azure is known by its host, and then writing the role is refused.
 		return "", "Azure never does"
@@ -105,7 +123,7 @@ func TestEveryCredentialTypeOverEveryConnection(t *testing.T) {
 	t.Parallel()
 	for _, kind := range mintings {
 		for _, way := range connections {
-			t.Run(fmt.Sprintf("%s of the %s over %s", kind.credentialType, kind.whose, way), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s over %s", kind, way), func(t *testing.T) {
 				t.Parallel()
 				m := connect(t, way)
 				row := &tableRow{connected: m, kind: kind}
@@ -113,7 +131,7 @@ func TestEveryCredentialTypeOverEveryConnection(t *testing.T) {
 				body := row.role()
 				if writing != "" {
 					_, err := m.tryWrite("roles/app", body)
-					requireRefused(t, err, 400, "credential_type", writing)
+					requireRefused(t, err, 400, writing)
 					m.requireAbsent("roles/app")
 					return
 				}
@@ -159,6 +177,14 @@ func (r *tableRow) role() data {
 			r.workspace.AddGroup("readers")
 			body["groups"], body["entitlements"] = "readers", "databricks-sql-access,workspace-access"
 		}
+	}
+	if r.kind.group != "" {
+		members := []simulator.Principal{r.engine}
+		if r.kind.whose == "named" {
+			members = []simulator.Principal{r.named}
+		}
+		r.workspace.AddGroup(r.kind.group, members...)
+		body["assume_group"] = r.kind.group
 	}
 	// Tokens of Entra ID have no scopes.
 	if r.kind.credentialType != "oauth_token" || r.kind.whose != "engine" || r.authType != "azure-client-secret" {
@@ -294,6 +320,7 @@ func (r *tableRow) requirePromised(t *testing.T, c *credential) {
 	state := r.workspace.Introspect(c.token)
 	require.True(t, state.Live)
 	require.Equal(t, owner, state.Owner.ID)
+	require.Equal(t, r.kind.group, state.Group)
 	require.Equal(t, r.scopes, state.Scopes)
 	if r.scopes == nil {
 		require.Equal(t, []string{"all-apis"}, texts(t, c.Data["scopes"]))
