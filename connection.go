@@ -48,6 +48,15 @@ func (c *connection) AuthType() string { return c.config.AuthType }
 // Account reports whether the connection is to an account.
 func (c *connection) Account() bool { return c.account }
 
+// UserName returns the name of the engine's identity, by a call only where it isn't known yet.
+func (c *connection) UserName(ctx context.Context) (string, error) {
+	who, err := c.whoami(ctx)
+	if err != nil {
+		return "", err
+	}
+	return who.UserName, nil
+}
+
 // Warn logs what an operator should know.
 func (c *connection) Warn(message string, args ...any) { c.logger.Warn(message, args...) }
 

@@ -22,8 +22,12 @@ func everyKind(t *testing.T, opts ...simulator.Option) (*mount, simulator.Princi
 	m := withScope(t, opts...)
 	sp := m.workspace.AddServicePrincipal("job", false)
 	m.write("config", map[string]any{"max_retries": 1})
-	for _, kind := range []string{"pat", "obo_token", "oauth_secret", "oauth_token", "service_principal"} {
+	for _, kind := range []string{"pat", "obo_token", "oauth_secret", "oauth_token", "service_principal", "database_credential"} {
 		role := map[string]any{"credential_type": kind, "ttl": "10m", "max_ttl": "1h"}
+		if kind == "database_credential" {
+			m.workspace.AddDatabaseEndpoint(shopEndpoint, shopHost)
+			role["database_endpoint"] = shopEndpoint
+		}
 		if kind != "pat" && kind != "service_principal" {
 			role["application_id"] = sp.ApplicationID
 		}
@@ -50,6 +54,7 @@ var attempts = []attempt{
 	{logical.ReadOperation, "creds/oauth_secret", nil},
 	{logical.ReadOperation, "creds/oauth_token", nil},
 	{logical.ReadOperation, "creds/service_principal", nil},
+	{logical.ReadOperation, "creds/database_credential", nil},
 	{logical.UpdateOperation, "creds/pat", map[string]any{"deliver_scope": "etl", "deliver_key": "delivered"}},
 	{logical.UpdateOperation, "rotate-role/dash", nil},
 	{logical.ListOperation, "tokens", nil},

@@ -60,7 +60,7 @@ func (b *backend) mint(ctx context.Context, req *logical.Request, data *framewor
 			return err
 		}
 		if p.kind.Traits().EndsByItself {
-			p.terms.endByItself(token.Lifetime)
+			p.terms.endByItself(token.Lifetime, p.kind.Traits().Plural)
 		} else if err := p.terms.capTo(token, p.request.Lifetime, p.lease.Expires.Sub(b.now())); err != nil {
 			return err
 		}
@@ -138,8 +138,16 @@ func (b *backend) decideMint(req *logical.Request, data *framework.FieldData, na
 		return badField(keyComment, "is %d bytes long; the limit is %d", len(added), maxCallerComment)
 	}
 	t := p.kind.Traits()
+	if _, sent := data.Raw[keyScopes]; sent && t.Database {
+		return badField(keyScopes, "has no meaning for credential_type %s; leave it out", role.CredentialType)
+	}
 	if t.Lifetime > 0 {
 		p.request.Lifetime, p.terms.warnings = t.Lifetime, nil // the lease's ttl does not affect it, so neither does capping it
+	}
+	if t.Database {
+		if err := b.decideLife(role, p); err != nil {
+			return err
+		}
 	}
 	switch {
 	case t.Comment || t.DisplayName:
@@ -231,7 +239,9 @@ func (b *backend) createCredential(ctx context.Context, op *pendingOperation, co
 	if token.Expires.IsZero() {
 		token.Expires = b.now().UTC().Add(token.Lifetime)
 	}
-	token.Data[keyHost] = conn.config.Host
+	if !kind.Traits().Database {
+		token.Data[keyHost] = conn.config.Host
+	}
 	token.Data[keyExpiryTime] = rfc3339(token.Expires)
 	return token, nil
 }

@@ -143,15 +143,15 @@ func (t *terms) capTo(token *credential.Credential, requested, left time.Duratio
 }
 
 // endByItself sets the terms for a credential that can't be revoked: its lease is as long as the credential, whatever was
-// requested.
-func (t *terms) endByItself(lifetime time.Duration) {
+// requested. plural is what such credentials are called.
+func (t *terms) endByItself(lifetime time.Duration, plural string) {
 	lifetime = lifetime.Truncate(time.Second)
 	wanted := t.ttl
 	if t.requested > 0 {
 		wanted = t.requested
 	}
 	if lifetime > wanted || t.requested > lifetime {
-		t.warnings = append(t.warnings, fmt.Sprintf("Databricks makes access tokens that live for %s and can't be revoked, so the lease is as long, although ttl is %s.", duration.Text(lifetime), duration.Text(wanted)))
+		t.warnings = append(t.warnings, fmt.Sprintf("Databricks makes %s that live for %s and can't be revoked, so the lease is as long, although ttl is %s.", plural, duration.Text(lifetime), duration.Text(wanted)))
 	}
 	t.ttl, t.maxTTL = lifetime, lifetime
 }

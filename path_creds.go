@@ -5,6 +5,7 @@ package databricks
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"vault-plugin-secrets-databricks/internal/credential"
 
@@ -56,12 +57,12 @@ func pathCreds() []*framework.Path {
 			},
 			keyTTL: {
 				Type:        framework.TypeDurationSecond,
-				Description: "Lease duration, instead of the role's. A value above max_ttl is capped, with a warning. It does not shorten the credential's own life at Databricks, which max_ttl decides.",
+				Description: "Lease duration, instead of the role's. A value above max_ttl is capped, with a warning. It does not shorten the credential's own life at Databricks, which max_ttl decides. Of a database_credential for an endpoint it is that life, 5m at least.",
 				Query:       true,
 			},
 			keyScopes: {
 				Type:        framework.TypeCommaStringSlice,
-				Description: "API scopes of the credential: a subset of the role's, or any if the role has none.",
+				Description: "API scopes of the credential: a subset of the role's, or any if the role has none. A database_credential has none.",
 				Query:       true,
 			},
 			keyComment: {
@@ -94,7 +95,11 @@ func pathCreds() []*framework.Path {
 // credentialFields returns the response fields for credentials of the types.
 func credentialFields(types []string) map[string]*framework.FieldSchema {
 	fields := credential.AnswerFields(types)
-	fields[keyHost] = &framework.FieldSchema{Type: framework.TypeString, Required: true, Description: "Origin of the workspace."}
+	host := &framework.FieldSchema{Type: framework.TypeString, Required: true, Description: "Origin of the workspace."}
+	if slices.Contains(types, credential.Database) {
+		host.Required, host.Description = false, "Origin of the workspace; of a "+credential.Database+" the database's host name, where that is known."
+	}
+	fields[keyHost] = host
 	fields[keyExpiryTime] = &framework.FieldSchema{Type: framework.TypeString, Required: true, Description: "When the credential expires at Databricks, RFC 3339."}
 	return fields
 }
@@ -126,4 +131,7 @@ A caller can only narrow what the role allows. The token expires at Databricks o
 minute after the lease's longest duration, even if Vault is lost.
 
 An oauth_token is an exception: Databricks can't revoke it. It expires after an hour, its lease is as long and can't be renewed, and revoking that does nothing.
+
+So is a database_credential: username and password log in to the database at host and port, over TLS, until expiry_time, which ttl decides. Connections that
+are open then, or when the lease is revoked, stay open: the password is checked at the login only. The lease can't be renewed; read another one.
 `

@@ -28,6 +28,11 @@ const (
 	keyDisplayNameTemplate = "display_name_template"
 	keyAssumeGroup         = "assume_group"
 	keyAssumeGroupID       = "assume_group_id"
+
+	keyDatabaseEndpoint  = "database_endpoint"
+	keyDatabaseInstances = "database_instances"
+	keyDatabaseHost      = "database_host"
+	keyClaims            = "claims"
 )
 
 func pathRoles() []*framework.Path {
@@ -97,13 +102,29 @@ var roleFields = map[string]*framework.FieldSchema{
 		Type:        framework.TypeString,
 		Description: "Template of the display name of a service_principal, with the fields and functions that comment has.",
 	},
+	keyDatabaseEndpoint: {
+		Type:        framework.TypeString,
+		Description: "Endpoint of a Lakebase project that a database_credential is for, as projects/P/branches/B/endpoints/E. This or database_instances.",
+	},
+	keyDatabaseInstances: {
+		Type:        framework.TypeCommaStringSlice,
+		Description: "Names of the Lakebase instances that a database_credential is for. This or database_endpoint.",
+	},
+	keyDatabaseHost: {
+		Type:        framework.TypeString,
+		Description: "Host name of the database, for the answer. Looked up when the role is written, unless it is sent; of several instances, only what is sent is known.",
+	},
+	keyClaims: {
+		Type:        framework.TypeCommaStringSlice,
+		Description: "Full names of Unity Catalog tables, as catalog.schema.table, that a database_credential may read, by claims of the permission set READ_ONLY. The identity needs the right to them. Empty means no claims.",
+	},
 	keyScopes: {
 		Type:        framework.TypeCommaStringSlice,
 		Description: "API scopes of what is minted, for example sql,clusters. Empty leaves them to Databricks, which gives all. Callers may name a subset. An OAuth secret that Databricks makes with more is removed again; one of which it answers none gives a warning.",
 	},
 	keyTTL: {
 		Type:        framework.TypeDurationSecond,
-		Description: "Duration of a lease until its first renewal. It does not shorten the life of the credential at Databricks; max_ttl does. 0 means the config's, or else the mount's default.",
+		Description: "Duration of a lease until its first renewal. It does not shorten the life of the credential at Databricks; max_ttl does. Of a database_credential for an endpoint it is the credential's own life, 5m to 1h, 1h if unset. 0 means the config's, or else the mount's default.",
 	},
 	keyMaxTTL: {
 		Type:        framework.TypeDurationSecond,
@@ -224,6 +245,8 @@ access to creds/<name> can get them, so use a separate role for each team.
 
   vault write databricks/roles/job credential_type=oauth_token application_id=6f5ccf28-…
   vault write databricks/roles/team credential_type=oauth_token assume_group=analysts
+  vault write databricks/roles/db credential_type=database_credential ttl=15m \
+      database_endpoint=projects/shop/branches/production/endpoints/primary
   vault write databricks/roles/app credential_type=service_principal groups=readers ttl=1h max_ttl=8h
 
 A credential expires at Databricks one minute after max_ttl, even if Vault can't
@@ -231,5 +254,7 @@ revoke it. ttl, and that of a caller, shortens only the lease: without max_ttl,
 credentials live as long as the mount's maximum allows. Databricks can't extend a
 credential, so no renewal goes past that. An oauth_token lives for one hour and can
 be neither revoked nor renewed. With assume_group it has the rights of that group
-instead of those of its identity, over the OAuth of a workspace only.
+instead of those of its identity, over the OAuth of a workspace only. A
+database_credential lives for ttl, 5 minutes to an hour, and ends by itself, too:
+connections that it has opened outlive it.
 `

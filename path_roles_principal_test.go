@@ -93,7 +93,7 @@ func TestRolePrincipalBeforeTheConnection(t *testing.T) {
 	t.Parallel()
 	m := newMount(t)
 	for name, data := range map[string]map[string]any{
-		"obo_token": {"service_principal_id": "1"}, "oauth_secret": {"application_id": unknownUUID}, "oauth_token": {"service_principal_id": "1"}, "service_principal": {"groups": "readers"},
+		"obo_token": {"service_principal_id": "1"}, "oauth_secret": {"application_id": unknownUUID}, "oauth_token": {"service_principal_id": "1"}, "service_principal": {"groups": "readers"}, "database_credential": {"database_endpoint": shopEndpoint},
 	} {
 		data["credential_type"] = name
 		resp, err := m.do(logical.UpdateOperation, "roles/job", data)
@@ -110,24 +110,30 @@ func TestRoleNeeds(t *testing.T) {
 	t.Parallel()
 	m := ready(t)
 	m.workspace.AddGroup("readers")
+	m.workspace.AddDatabaseEndpoint(shopEndpoint, shopHost)
 	sp := m.workspace.AddServicePrincipal("job", false)
 	m.connectOAuth()
 	fields := map[string]string{
 		"service_principal_id": sp.ID, "application_id": sp.ApplicationID, "groups": "readers", "entitlements": "workspace-access",
 		"display_name_template": "{{.RoleName}}", "comment": "{{.RoleName}}", "scopes": "sql", "assume_group": "readers",
+		"database_host": shopHost, "claims": "shop.public.orders",
 	}
 	for credentialType, may := range map[string]string{
-		"pat":               "comment scopes",
-		"obo_token":         "service_principal_id application_id comment scopes",
-		"oauth_secret":      "service_principal_id application_id scopes",
-		"oauth_token":       "service_principal_id application_id scopes assume_group",
-		"service_principal": "groups entitlements display_name_template scopes",
+		"pat":                 "comment scopes",
+		"obo_token":           "service_principal_id application_id comment scopes",
+		"oauth_secret":        "service_principal_id application_id scopes",
+		"oauth_token":         "service_principal_id application_id scopes assume_group",
+		"service_principal":   "groups entitlements display_name_template scopes",
+		"database_credential": "service_principal_id application_id database_host claims",
 	} {
 		required := credentialType == "obo_token" || credentialType == "oauth_secret"
 		for field, value := range fields {
 			data := map[string]any{"credential_type": credentialType}
 			if required && !strings.HasSuffix(field, "_id") {
 				data["service_principal_id"] = sp.ID
+			}
+			if credentialType == "database_credential" {
+				data["database_endpoint"] = shopEndpoint
 			}
 			data[field] = value
 			resp, err := m.do(logical.UpdateOperation, "roles/"+credentialType+field, data)
@@ -141,6 +147,8 @@ func TestRoleNeeds(t *testing.T) {
 		resp, err := m.do(logical.UpdateOperation, "roles/bare", map[string]any{"credential_type": credentialType})
 		if required {
 			m.refused(resp, err, "service_principal_id: is missing", "application_id")
+		} else if credentialType == "database_credential" {
+			m.refused(resp, err, "database_endpoint: is missing", "database_instances")
 		} else {
 			m.requireOK(resp, err)
 		}

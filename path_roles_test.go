@@ -29,7 +29,8 @@ func TestRoles(t *testing.T) {
 	// A role may be written before the connection.
 	written := m.write("roles/etl", map[string]any{"credential_type": "pat", "scopes": "sql,clusters,sql", "ttl": "10m", "max_ttl": 3600, "comment": "for {{.EntityName}}"})
 	want := map[string]any{"credential_type": "pat", "scopes": []string{"sql", "clusters"}, "ttl": int64(600), "max_ttl": int64(3600), "comment": "for {{.EntityName}}",
-		"service_principal_id": "", "application_id": "", "groups": []string{}, "entitlements": []string{}, "display_name_template": ""}
+		"service_principal_id": "", "application_id": "", "groups": []string{}, "entitlements": []string{}, "display_name_template": "",
+		"assume_group": "", "assume_group_id": "", "database_endpoint": "", "database_instances": []string{}, "database_host": "", "claims": []string{}}
 	require.Equal(t, want, written.Data)
 	require.Equal(t, want, m.read("roles/etl").Data)
 

@@ -220,7 +220,7 @@ func (r *randomRequests) data(path *framework.Path) map[string]any {
 		}
 	}
 	for field, values := range map[string][]any{
-		keyCredentialType: {"pat", "obo_token", "oauth_secret", "oauth_token", "service_principal"},
+		keyCredentialType: {"pat", "obo_token", "oauth_secret", "oauth_token", "service_principal", "database_credential"},
 		keyPermission:     {"READ", "WRITE", "MANAGE"},
 		keyStringValue:    {r.secret()},
 	} {

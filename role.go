@@ -38,6 +38,12 @@ type roleEntry struct {
 	AssumeGroup   string `json:"assume_group"`
 	AssumeGroupID string `json:"assume_group_id"`
 
+	// The database that logins are for: one of the first two. The host is sent or looked up; empty where it isn't known.
+	DatabaseEndpoint  string   `json:"database_endpoint"`
+	DatabaseInstances []string `json:"database_instances"`
+	DatabaseHost      string   `json:"database_host"`
+	Claims            []string `json:"claims"` // full names of tables
+
 	Groups              []string `json:"groups"`
 	Entitlements        []string `json:"entitlements"`
 	DisplayNameTemplate string   `json:"display_name_template"`
@@ -101,6 +107,7 @@ func mergeRole(ctx context.Context, req *logical.Request, data *framework.FieldD
 		return nil, nil, err
 	}
 	role.forgetOtherID(data)
+	role.forgetHost(data)
 	if err := role.check(); err != nil {
 		return nil, nil, err
 	}
@@ -111,13 +118,16 @@ func mergeRole(ctx context.Context, req *logical.Request, data *framework.FieldD
 func (r *roleEntry) spec() credential.Spec {
 	return credential.Spec{
 		ServicePrincipalID: r.ServicePrincipalID, ApplicationID: r.ApplicationID, Scopes: r.Scopes, Groups: r.Groups, Entitlements: r.Entitlements, Stored: r.stored,
-		Assumed: client.Group{ID: r.AssumeGroupID, DisplayName: r.AssumeGroup},
+		Assumed:      client.Group{ID: r.AssumeGroupID, DisplayName: r.AssumeGroup},
+		Database:     client.Database{Endpoint: r.DatabaseEndpoint, Instances: r.DatabaseInstances, Tables: r.Claims},
+		DatabaseHost: r.DatabaseHost,
 	}
 }
 
 // lookedUp returns the fields that are looked up at Databricks, as one string for comparison.
 func (r *roleEntry) lookedUp() string {
-	return strings.Join(append([]string{r.CredentialType, r.ServicePrincipalID, r.ApplicationID, r.AssumeGroup, r.AssumeGroupID}, r.Groups...), "\x00")
+	fields := []string{r.CredentialType, r.ServicePrincipalID, r.ApplicationID, r.AssumeGroup, r.AssumeGroupID, r.DatabaseEndpoint, r.DatabaseHost}
+	return strings.Join(slices.Concat(fields, r.Groups, []string{""}, r.DatabaseInstances), "\x00")
 }
 
 // saveRole merges once more, now holding roleWrite, and stores the role with the ids that were looked up for it. If the
@@ -133,7 +143,7 @@ func (b *backend) saveRole(ctx context.Context, req *logical.Request, data *fram
 		return nil, logical.CodedError(http.StatusConflict, "the role was changed by somebody else at the same time; nothing was stored, read it and write again")
 	}
 	role.ServicePrincipalID, role.ApplicationID = settled.ServicePrincipalID, settled.ApplicationID
-	role.AssumeGroup, role.AssumeGroupID = settled.AssumeGroup, settled.AssumeGroupID
+	role.AssumeGroup, role.AssumeGroupID, role.DatabaseHost = settled.AssumeGroup, settled.AssumeGroupID, settled.DatabaseHost
 	entry, err := logical.StorageEntryJSON(key, role)
 	if err != nil {
 		return nil, err
@@ -178,6 +188,11 @@ func (r *roleEntry) check() error {
 	if err := r.checkFields(kind.Traits()); err != nil {
 		return err
 	}
+	if kind.Traits().Database {
+		if err := r.checkDatabase(); err != nil {
+			return err
+		}
+	}
 	var err error
 	if r.Scopes, err = cleanScopes(r.Scopes); err != nil {
 		return err
@@ -211,6 +226,11 @@ func (r *roleEntry) checkFields(t *credential.Traits) error {
 		{keyEntitlements, len(r.Entitlements) > 0, t.Groups},
 		{keyAssumeGroup, r.AssumeGroup != "", t.Assumes},
 		{keyAssumeGroupID, r.AssumeGroupID != "", t.Assumes},
+		{keyDatabaseEndpoint, r.DatabaseEndpoint != "", t.Database},
+		{keyDatabaseInstances, len(r.DatabaseInstances) > 0, t.Database},
+		{keyDatabaseHost, r.DatabaseHost != "", t.Database},
+		{keyClaims, len(r.Claims) > 0, t.Database},
+		{keyScopes, len(r.Scopes) > 0, !t.Database},
 		{keyDisplayNameTemplate, r.DisplayNameTemplate != "", t.DisplayName},
 		{keyComment, r.Comment != "", t.Comment},
 	} {
@@ -248,8 +268,8 @@ const hintBudget = 10 * time.Second
 func (r *roleEntry) resolve(ctx context.Context, conn *connection, old *roleEntry) (credential.Known, error) {
 	t := credential.Lookup(r.CredentialType).Traits()
 	if conn == nil {
-		if r.spec().Named() || len(r.Groups) > 0 || r.spec().Assumed != (client.Group{}) {
-			return credential.Known{}, badField("config", "a role that names a service principal or groups is looked up at Databricks; write the connection first")
+		if r.spec().Named() || len(r.Groups) > 0 || r.spec().Assumed != (client.Group{}) || t.Database {
+			return credential.Known{}, badField("config", "a role that names a service principal, groups or a database is looked up at Databricks; write the connection first")
 		}
 		return credential.Known{Unknown: "there is no connection yet"}, nil
 	}
@@ -272,6 +292,12 @@ func (r *roleEntry) resolve(ctx context.Context, conn *connection, old *roleEntr
 	}
 	if err := r.lookUpAssumed(ctx, conn, old); err != nil {
 		return known, err
+	}
+	if t.Database {
+		var err error
+		if known.HostUnknown, err = r.lookUpDatabase(ctx, conn, old); err != nil {
+			return known, err
+		}
 	}
 	return r.hints(ctx, conn, known), nil
 }

@@ -35,6 +35,7 @@ type call struct {
 	deletes bool     // removes something, so its absence may come as a 400 in words
 	result  bool     // must be answered with a JSON object
 	signed  bool     // carries our bearer token
+	bearer  Secret   // the access token of another identity that it carries instead, if signed is false
 	private Secret   // what the request carries and no error may repeat
 	secrets []string // more of that, for credentials, which look like nothing else
 
@@ -49,7 +50,9 @@ type call struct {
 }
 
 // mayBeAbsent reports whether an answer that there is no such thing answers the call, instead of failing it.
-func (ca *call) mayBeAbsent() bool { return ca.deletes || ca.signed && ca.result && !ca.creates }
+func (ca *call) mayBeAbsent() bool {
+	return ca.deletes || (ca.signed || ca.bearer != "") && ca.result && !ca.creates
+}
 
 type callKey struct{}
 
@@ -220,10 +223,10 @@ type signature struct {
 	management string // for a service principal of Azure that has yet to enter the workspace
 }
 
-// sign returns what to sign the call with, nothing for a call that isn't signed.
+// sign returns what to sign the call with, nothing for a call that carries no token.
 func (t *transport) sign(ctx context.Context, ca *call) (signature, *Error) {
 	if !ca.signed {
-		return signature{}, nil
+		return signature{bearer: ca.bearer.Reveal()}, nil
 	}
 	if t.cache == nil {
 		return signature{bearer: t.token.Reveal()}, nil
@@ -283,7 +286,7 @@ func (t *transport) attempt(ctx context.Context, req *http.Request, body []byte,
 		}
 	}
 	out.Header.Set("User-Agent", t.userAgent)
-	if ca.signed {
+	if sig.bearer != "" {
 		out.Header.Set("Authorization", "Bearer "+sig.bearer)
 	}
 	if sig.management != "" {

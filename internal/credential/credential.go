@@ -52,6 +52,7 @@ var Types = []Type{
 	oauthSecretCredential{described{&oauthSecretTraits}},
 	oauthTokenCredential{described{&oauthTokenTraits}},
 	servicePrincipalCredential{described{&servicePrincipalTraits}},
+	databaseCredential{described{&databaseTraits}},
 }
 
 // Lookup returns the type with the name, and nil where there is none.
@@ -89,6 +90,8 @@ type Conn interface {
 
 	// Account reports whether the connection is to an account rather than to a workspace.
 	Account() bool
+	// UserName returns the name of the engine's identity: the user name of a user, the application id of a service principal.
+	UserName(ctx context.Context) (string, error)
 	// Warn logs what an operator should know of something that succeeded.
 	Warn(message string, args ...any)
 }
@@ -134,10 +137,12 @@ type Traits struct {
 	DisplayName bool
 	Assumes     bool // it can have a group's rights instead of its identity's
 	Workspace   bool // can't be minted on an account mount
+	Database    bool // it is a login to a database: it has no scopes, ttl is its own life, and the host of its answer is the database's
 	Static      bool // a static role can have it
 
-	EndsByItself bool // can neither be revoked nor renewed
-	Lasting      bool // has no expiry at Databricks
+	EndsByItself bool   // can neither be revoked nor renewed
+	Plural       string // what several are called, in what is said of that
+	Lasting      bool   // has no expiry at Databricks
 
 	// Textless is set if it can't carry text, so that one for a named service principal is identified by its lifetime.
 	Textless bool
@@ -166,6 +171,8 @@ type Spec struct {
 	Scopes                            []string // API scopes; empty leaves them to Databricks
 	Groups, Entitlements              []string
 	Assumed                           client.Group // whose rights they have instead of their identity's; the zero value for these
+	Database                          client.Database
+	DatabaseHost                      string // "" where it isn't known
 
 	// Stored is set if a storage entry holds the credentials instead of leases: that of a static role, or the config. Fewer types
 	// can do that.
@@ -181,6 +188,7 @@ type Request struct {
 	Mark     marker.Mark
 	Text     string        // the comment or display name before the mark
 	Lifetime time.Duration // at Databricks, whole seconds
+	Life     time.Duration // of a login to a database, whose Lifetime is that of the step before; whole seconds
 }
 
 // Credential is a new credential.
@@ -245,6 +253,7 @@ func AnswerFields(names []string) map[string]*framework.FieldSchema {
 	}
 	for field, types := range of {
 		if len(types) < len(names) {
+			fields[field].Required = false
 			fields[field].Description += " Of " + strings.Join(types, " and ") + "."
 		}
 	}
@@ -270,6 +279,10 @@ const (
 	fieldApplicationID      = "application_id"
 	fieldServicePrincipalID = "service_principal_id"
 	fieldDisplayName        = "display_name"
+	fieldUsername           = "username"
+	fieldPassword           = "password"
+	fieldHost               = "host"
+	fieldPort               = "port"
 )
 
 // scopesSchema is the schema of the scopes, which every type shows.

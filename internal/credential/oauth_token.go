@@ -38,7 +38,7 @@ var _ Type = oauthTokenCredential{}
 var oauthTokenTraits = Traits{
 	Name:      OAuthToken,
 	Summary:   "an OAuth access token of the engine's identity or of a service principal",
-	Principal: Optional, Assumes: true, EndsByItself: true, Textless: true, Lifetime: stepSecretLife, Slots: stepSecretSlots,
+	Principal: Optional, Assumes: true, EndsByItself: true, Plural: "access tokens", Textless: true, Lifetime: stepSecretLife, Slots: stepSecretSlots,
 	answer: map[string]*framework.FieldSchema{
 		fieldAccessToken: secretField("The access token."),
 		fieldTokenType:   textField("Bearer."),
@@ -70,24 +70,40 @@ func (oauthTokenCredential) Mint(ctx context.Context, conn Conn, r Request) (*Cr
 		return mintedAccessToken(token, false), nil
 	}
 
+	var token *client.AccessToken
+	left, err := throughSecret(ctx, conn, r, rights, func(made *client.AccessToken) error {
+		token = made
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return mintedAccessToken(token, left), nil
+}
+
+// throughSecret makes an access token of the service principal that the request names, by an OAuth secret that lives until use has returned. left
+// is true if the secret, or a duplicate of it, may be left, which is then for the rollback.
+func throughSecret(ctx context.Context, conn Conn, r Request, rights client.TokenRights, use func(*client.AccessToken) error) (left bool, err error) {
 	// Nobody else gets the secret, and the token is asked for with the scopes, so a workspace that doesn't know those of secrets will do.
 	secret, err := conn.Client().CreateOAuthSecret(ctx, r.ServicePrincipalID, r.Lifetime, r.Scopes)
 	if err != nil {
-		return nil, explainSecretQuota(ctx, conn, r.Spec, err)
+		return false, explainSecretQuota(ctx, conn, r.Spec, err)
 	}
 	token, err := conn.Client().AccessTokenFor(ctx, r.ApplicationID, secret.Value, rights)
+	if err != nil {
+		err = fmt.Errorf("make an access token of service principal %s: %w", r.ApplicationID, explainAssumed(err, "service principal "+r.ApplicationID, r.Spec))
+	} else {
+		err = use(token)
+	}
 	// The secret is deleted in any case, even if there is no time left for anything else.
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), stepSecretBudget)
 	defer cancel()
 	deleteErr := deleteOAuthSecret(last, conn, r.ServicePrincipalID, secret.ID)
-	// A secret that could not be deleted, or a duplicate of it, is left to the rollback.
-	left := deleteErr != nil || secret.Retried
+	left = deleteErr != nil || secret.Retried
 	if err != nil {
-		err = explainAssumed(err, "service principal "+r.ApplicationID, r.Spec)
-		err = fmt.Errorf("make an access token of service principal %s: %w", r.ApplicationID, err)
-		return nil, &partialError{errors.Join(err, deleteErr), !left}
+		return left, &partialError{errors.Join(err, deleteErr), !left}
 	}
-	return mintedAccessToken(token, left), nil
+	return left, nil
 }
 
 // mintedAccessToken returns a new access token as a Credential. Its ID matches nothing at Databricks: a rollback has no token

@@ -12,11 +12,12 @@ import (
 
 // Known is what the engine knows of a role's identities when the role is written.
 type Known struct {
-	Account   bool                     // the mount is connected to an account
-	Identity  *client.Identity         // the engine's; nil if it isn't known
-	Unknown   string                   // why it isn't known, if somebody should be warned of that; else empty
-	Principal *client.ServicePrincipal // the one that the role names; nil if it was not looked up
-	Unmanaged bool                     // Databricks refused the engine to list the service principal's secrets
+	Account     bool                     // the mount is connected to an account
+	Identity    *client.Identity         // the engine's; nil if it isn't known
+	Unknown     string                   // why it isn't known, if somebody should be warned of that; else empty
+	Principal   *client.ServicePrincipal // the one that the role names; nil if it was not looked up
+	HostUnknown string                   // why the host of the role's database isn't known; empty if it is
+	Unmanaged   bool                     // Databricks refused the engine to list the service principal's secrets
 }
 
 // Admin reports whether the engine's identity is known to be an admin where the mount is connected.

@@ -60,6 +60,10 @@
 //	GET    /api/2.0/dbfs/get-status
 //	GET    /api/2.0/workspace/list
 //	GET    /api/2.0/workspace/get-status
+//	POST   /api/2.0/postgres/credentials
+//	GET    /api/2.0/postgres/projects/{project}/branches/{branch}/endpoints/{endpoint}
+//	POST   /api/2.0/database/credentials
+//	GET    /api/2.0/database/instances/{name}
 //	POST   /oidc/v1/token
 //	GET    /oidc/.well-known/oauth-authorization-server
 //	GET    /.well-known/databricks-config

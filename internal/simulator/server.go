@@ -100,6 +100,11 @@ var endpoints = []struct {
 	{"GET /api/2.0/workspace/list", "workspace", listDirectory("objects", notebooks, noPath)},
 	{"GET /api/2.0/workspace/get-status", "workspace", get("path", notebooks, noPath)},
 
+	{"POST /api/2.0/postgres/credentials", "postgres", (*Workspace).createEndpointLogin},
+	{"GET /api/2.0/postgres/projects/{project}/branches/{branch}/endpoints/{endpoint}", "postgres", (*Workspace).getDatabaseEndpoint},
+	{"POST /api/2.0/database/credentials", "database", (*Workspace).createInstanceLogin},
+	{"GET /api/2.0/database/instances/{name}", "database", (*Workspace).getDatabaseInstance},
+
 	{"POST /oidc/v1/token", "", (*Workspace).grantAccessToken},
 	{"GET /oidc/.well-known/oauth-authorization-server", "", (*Workspace).oauthMetadata},
 	{"POST /oidc/accounts/{account_id}/v1/token", "", ofAccount((*Workspace).grantAccessToken)},

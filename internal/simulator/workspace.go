@@ -52,14 +52,16 @@ type Workspace struct {
 	groupsByName      map[groupName]*group
 	addedGroups       int // ever
 	users, admins     *group
-	tokens            map[string]*token       // by token id, dead ones included
-	ordered           []*token                // in order of creation, dead ones included
-	access            map[string]*accessToken // by hash, dead ones included
-	secrets           map[string]*oauthSecret // by secret id, without deleted ones
-	addedSecrets      int                     // ever
-	policies          []*federationPolicy     // of principals and of the account
-	entraApps         map[entraID]*entraApp   // of Microsoft Entra ID
-	scopes            map[string]*secretScope // by name in lower case
+	tokens            map[string]*token         // by token id, dead ones included
+	ordered           []*token                  // in order of creation, dead ones included
+	access            map[string]*accessToken   // by hash, dead ones included
+	secrets           map[string]*oauthSecret   // by secret id, without deleted ones
+	addedSecrets      int                       // ever
+	databases         map[string]string         // hosts by name
+	logins            map[string]*databaseLogin // by hash
+	policies          []*federationPolicy       // of principals and of the account
+	entraApps         map[entraID]*entraApp     // of Microsoft Entra ID
+	scopes            map[string]*secretScope   // by name in lower case
 
 	secretReadsRefused bool
 	aclDelay           int            // stale reads after each change of an ACL
@@ -222,6 +224,8 @@ func Start(opts ...Option) (*Workspace, error) {
 		groupsByName: map[groupName]*group{},
 		tokens:       map[string]*token{},
 		access:       map[string]*accessToken{},
+		databases:    map[string]string{},
+		logins:       map[string]*databaseLogin{},
 		secrets:      map[string]*oauthSecret{},
 		entraApps:    map[entraID]*entraApp{},
 		scopes:       map[string]*secretScope{},

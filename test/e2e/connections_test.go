@@ -166,6 +166,8 @@ var operationNames = []struct {
 	name string
 	form *regexp.Regexp
 }{
+	{"postgres/credentials", regexp.MustCompile(`^POST /api/2.0/postgres/credentials$`)},
+	{"database/credentials", regexp.MustCompile(`^POST /api/2.0/database/credentials$`)},
 	{"token/create", regexp.MustCompile(`^POST /api/2.0/token/create$`)},
 	{"token/delete", regexp.MustCompile(`^POST /api/2.0/token/delete$`)},
 	{"token-management/create-obo", regexp.MustCompile(`^POST /api/2.0/token-management/on-behalf-of/tokens$`)},

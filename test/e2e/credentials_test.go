@@ -41,6 +41,7 @@ func (k minting) String() string {
 var (
 	tokenFields  = []string{"comment", "creation_time", "expiry_time", "host", "scopes", "token_id", "token_value"}
 	accessFields = []string{"access_token", "expiry_time", "host", "scopes", "token_type"}
+	loginFields  = []string{"expiry_time", "host", "password", "port", "username"}
 	secretFields = []string{"client_id", "client_secret", "expiry_time", "host", "scopes", "secret_id"}
 )
 
@@ -52,6 +53,8 @@ var mintings = []minting{
 	{"oauth_token", "named", "access_token", accessFields, ""},
 	{"oauth_token", "engine", "access_token", accessFields, "analysts"},
 	{"oauth_token", "named", "access_token", accessFields, "analysts"},
+	{"database_credential", "engine", "password", loginFields, ""},
+	{"database_credential", "named", "password", loginFields, ""},
 	{"service_principal", "lease", "client_secret", append([]string{"application_id", "display_name", "service_principal_id"}, secretFields...), ""},
 }
 
@@ -65,7 +68,7 @@ func (k minting) refusal(c connection) (writing, atMint string) {
 		return "assume_group: the mount is connected with a personal access token", ""
 	case k.group != "" && k.whose == "engine" && c.authType == "azure-client-secret":
 		return "assume_group: access tokens of Entra ID", ""
-	case c.account && (k.credentialType == "pat" || k.credentialType == "obo_token"):
+	case c.account && slices.Contains([]string{"pat", "obo_token", "database_credential"}, k.credentialType):
 		return "credential_type: " + k.credentialType + " needs a workspace, and the mount is connected to an account", ""
 	case k.credentialType == "oauth_token" && k.whose == "engine" && c.authType == "pat":
 		return "credential_type: the mount is connected with a personal access token, which can't be exchanged", ""
@@ -82,6 +85,9 @@ func (k minting) calls(t *testing.T, c connection) (mint, revoke []string) {
 	row := k.credentialType
 	if k.credentialType == "oauth_token" && k.whose == "engine" {
 		row += " " + c.authType
+	}
+	if k.credentialType == "database_credential" && k.whose == "engine" {
+		row += " database_endpoint"
 	}
 	calls, ok := manualCalls(t)[row]
 	require.True(t, ok, "docs/credentials.md has no row for %q in its table of calls", row)
@@ -186,6 +192,11 @@ func (r *tableRow) role() data {
 		r.workspace.AddGroup(r.kind.group, members...)
 		body["assume_group"] = r.kind.group
 	}
+	if r.kind.credentialType == "database_credential" {
+		r.workspace.AddDatabaseEndpoint(shopEndpoint, shopHost)
+		body["database_endpoint"] = shopEndpoint
+		return body // without scopes
+	}
 	// Tokens of Entra ID have no scopes.
 	if r.kind.credentialType != "oauth_token" || r.kind.whose != "engine" || r.authType != "azure-client-secret" {
 		r.scopes = []string{"scim", "sql"}
@@ -197,7 +208,8 @@ func (r *tableRow) role() data {
 // live goes through the life of three credentials.
 func (r *tableRow) live(t *testing.T) {
 	mintCalls, revokeCalls := r.kind.calls(t, r.connection)
-	endsByItself := r.kind.credentialType == "oauth_token"
+	isLogin := r.kind.credentialType == "database_credential"
+	endsByItself := r.kind.credentialType == "oauth_token" || isLogin
 
 	r.workspace.ResetCalls()
 	revoked := r.mintOne(t, nil)
@@ -219,15 +231,24 @@ func (r *tableRow) live(t *testing.T) {
 	require.Equal(t, revokeCalls, r.operations(), "of the revocation")
 	_, err = r.client.Sys().Lookup(revoked.LeaseID)
 	requireRefused(t, err, 400, "invalid lease")
-	require.Equal(t, endsByItself, r.alive(revoked), "revoking ends everything but an access token")
+	require.Equal(t, endsByItself, r.alive(revoked), "revoking ends everything but an access token and a login")
 	if r.kind.whose == "lease" {
 		require.False(t, r.workspace.Introspect(revoked.token).Live, "an access token goes with its service principal")
 		_, exists := r.principal(fmt.Sprint(revoked.Data["service_principal_id"]))
 		require.False(t, exists)
 	}
 
-	expiring := r.mintOne(t, data{"ttl": "2s"})
-	if endsByItself {
+	short := "2s"
+	if isLogin {
+		_, err := r.tryMint("app", data{"ttl": short})
+		requireRefused(t, err, 400, "ttl: ", "is too short", "5m")
+		short = "5m"
+	}
+	expiring := r.mintOne(t, data{"ttl": short})
+	if isLogin {
+		require.InDelta(t, 300, expiring.LeaseDuration, 5, "ttl is its own life")
+		require.WithinDuration(t, time.Now().Add(5*time.Minute), timeOf(t, expiring.Data["expiry_time"]), 30*time.Second)
+	} else if endsByItself {
 		require.Greater(t, expiring.LeaseDuration, 3500, "the lease says when the token ends, whatever was asked for")
 		require.Contains(t, fmt.Sprint(expiring.Warnings), "can't be revoked")
 	} else {
@@ -262,6 +283,10 @@ func (r *tableRow) mintOne(t *testing.T, body data) *credential {
 // alive tells whether the credential can still be used: a token by itself, a secret to buy one.
 func (r *tableRow) alive(c *credential) bool {
 	r.t.Helper()
+	if r.kind.credentialType == "database_credential" {
+		_, ok := r.workspace.DatabaseLogin(c.Data["username"].(string), c.Data["password"].(string))
+		return ok
+	}
 	if r.kind.secret == "client_secret" {
 		return r.buy(c.Data["client_id"].(string), c.Data["client_secret"].(string), r.account) != ""
 	}
@@ -306,6 +331,10 @@ func (r *tableRow) requirePromised(t *testing.T, c *credential) {
 	t.Helper()
 	owner := r.owner(t, c)
 	c.token = c.Data[r.kind.secret].(string)
+	if r.kind.credentialType == "database_credential" {
+		r.requireLogin(t, c)
+		return
+	}
 	expires := time.Time{}
 	if r.kind.secret == "client_secret" {
 		c.token = server.secret(r.buy(c.Data["client_id"].(string), c.token, r.account), "a bought access token")
