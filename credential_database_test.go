@@ -201,10 +201,14 @@ func TestDatabaseIsLookedUpOnce(t *testing.T) {
 		m.databaseSession(creds)
 		m.workspace.ClearFaults()
 	}
+	m.workspace.Inject(simulator.Fault{Method: http.MethodGet, Path: "/api/2.0/postgres/*", Status: 400, ErrorCode: "INVALID_PARAMETER_VALUE"})
+	resp, err := m.do(logical.UpdateOperation, "roles/wrong", map[string]any{"credential_type": "database_credential", "database_endpoint": shopEndpoint})
+	m.refused(resp, err, "database_endpoint: Databricks does not take", "INVALID_PARAMETER_VALUE")
+	m.workspace.ClearFaults()
 	require.Equal(t, shopHost, m.write("roles/blind", map[string]any{"ttl": "10m"}).Data["database_host"], "the next write asks again")
 
 	account, _ := accountReady(t)
-	resp, err := account.do(logical.UpdateOperation, "roles/db", map[string]any{"credential_type": "database_credential", "database_endpoint": shopEndpoint})
+	resp, err = account.do(logical.UpdateOperation, "roles/db", map[string]any{"credential_type": "database_credential", "database_endpoint": shopEndpoint})
 	account.refused(resp, err, "credential_type: database_credential needs a workspace")
 }
 

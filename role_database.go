@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"regexp"
 	"slices"
 	"time"
@@ -108,7 +109,10 @@ func (r *roleEntry) lookUpDatabase(ctx context.Context, conn *connection, old *r
 			return "", badField(field, "there is no %q at %s; create it there, or correct it", name, conn.config.Host)
 		}
 		var refused *client.Error
-		if errors.As(err, &refused) && slices.Contains([]client.Kind{client.PermissionDenied, client.ScopeMissing, client.Refused}, refused.Kind) {
+		if errors.As(err, &refused) && refused.Kind == client.Refused && refused.Status == http.StatusBadRequest {
+			return "", badField(field, "Databricks does not take %q: %s", name, refused)
+		}
+		if refused != nil && slices.Contains([]client.Kind{client.PermissionDenied, client.ScopeMissing, client.Refused}, refused.Kind) {
 			return refused.Error(), nil
 		}
 		if err != nil {
