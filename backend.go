@@ -41,6 +41,7 @@ func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend,
 
 func newBackend(mountID string) *backend {
 	b := &backend{mountID: mountID, clock: time.Now, instance: newInstance()}
+	b.shared.patience = sharedPatience
 	b.rankLocks()
 	if b.mountID == "" {
 		b.mountID = unnamedMount

@@ -86,7 +86,7 @@ func (c *hostCache) duration(of *answered[time.Duration], ask func() time.Durati
 }
 
 // ReplicationState remembers no more than that this node is no standby. If it has become one since, the mint ends where it writes to the
-// write-ahead log, before anything is done at Databricks: Vault refuses the write. Other requests call forgetState first.
+// write-ahead log, before anything is done at Databricks: Vault refuses the write. Requests of other paths call forgetState first.
 func (v hostView) ReplicationState() consts.ReplicationState {
 	c := v.cache
 	c.mu.Lock()
@@ -96,8 +96,8 @@ func (v hostView) ReplicationState() consts.ReplicationState {
 		return known.value
 	}
 	state := v.SystemView.ReplicationState()
-	if state.HasState(consts.ReplicationPerformanceStandby) {
-		return state
+	if state == consts.ReplicationUnknown || state.HasState(consts.ReplicationPerformanceStandby) {
+		return state // unknown is what the SDK says when Vault could not be asked
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

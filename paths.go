@@ -14,28 +14,30 @@ import (
 // nothing of a mount, and must not be modified. The framework anchors the pattern of a path when a mount gets its first request, unless
 // it is anchored already, which all of these are.
 var (
-	allPaths = func() []*framework.Path {
-		paths := framework.PathAppend(
-			pathConfig(),
-			pathRotateRoot(),
-			pathRoles(),
-			pathCreds(),
-			pathStatic(),
-			pathTokens(),
-			pathScopes(),
-			pathSecrets(),
-			pathACLs(),
-			pathStatus(),
-			pathTidy(),
-		)
-		for _, path := range paths {
-			path.Pattern = "^" + path.Pattern + "$"
-		}
-		return slices.Clip(paths)
-	}()
-
+	allPaths   = newPaths()
 	leaseTypes = []*framework.Secret{credentialLeaseType(), leasedSecretType(), aclLeaseType()}
 )
+
+// newPaths returns the paths, with anchored patterns.
+func newPaths() []*framework.Path {
+	paths := framework.PathAppend(
+		pathConfig(),
+		pathRotateRoot(),
+		pathRoles(),
+		pathCreds(),
+		pathStatic(),
+		pathTokens(),
+		pathScopes(),
+		pathSecrets(),
+		pathACLs(),
+		pathStatus(),
+		pathTidy(),
+	)
+	for _, path := range paths {
+		path.Pattern = "^" + path.Pattern + "$"
+	}
+	return slices.Clip(paths)
+}
 
 // handler serves a request of the mount b. Methods of backend are handlers as method expressions, such as (*backend).mint.
 type handler func(b *backend, ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error)

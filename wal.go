@@ -204,8 +204,15 @@ func (op *pendingOperation) noteFailure(ctx context.Context) {
 	}
 }
 
-// discard deletes an entry by which a rollback would find nothing to undo, so that a failure to do so is not an error.
+// discard takes an intent by which a rollback would find nothing to undo out of the log, so that a failure to do so is not an error. It has
+// its own timeout: the operation's time may be over, which must not make a write fail that other operations share.
 func (op *pendingOperation) discard(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
+	defer cancel()
+	op.discardWithin(ctx)
+}
+
+func (op *pendingOperation) discardWithin(ctx context.Context) {
 	remove := op.remove
 	if op.shared != nil {
 		remove = func(ctx context.Context) error {
@@ -217,6 +224,21 @@ func (op *pendingOperation) discard(ctx context.Context) {
 	}
 }
 
+// leave leaves the intent to the rollback. If others share the entry, it gets one of its own, so that the rollback need not wait for them. If
+// that fails, it stays where it is.
+func (op *pendingOperation) leave(ctx context.Context) {
+	if op.shared == nil || !op.b.shared.othersShare(op.shared, op.intent.Nonce) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
+	defer cancel()
+	if err := op.b.putIntent(ctx, op.storage, op.id, &op.intent); err != nil {
+		op.b.Logger().Warn("the rollback of an operation waits for others in its entry of the write-ahead log", append(op.intent.fields(), "error", err)...)
+		return
+	}
+	op.discardWithin(ctx)
+}
+
 // end undoes what is known to have been done, unless that was released. It must be deferred, so that it runs after a panic,
 // too.
 func (op *pendingOperation) end(ctx context.Context) {
@@ -224,7 +246,11 @@ func (op *pendingOperation) end(ctx context.Context) {
 	if op.shared != nil {
 		defer op.b.endShared(ctx, op.storage, op.shared, op.intent.Nonce)
 	}
-	if op.released || op.uncertain || op.undo == nil {
+	if op.released {
+		return
+	}
+	if op.uncertain || op.undo == nil {
+		op.leave(ctx)
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoBudget)
@@ -234,7 +260,7 @@ func (op *pendingOperation) end(ctx context.Context) {
 		op.b.closeRecord(ctx, op.storage, op.recordID)
 	}
 	if err == nil && !op.duplicate {
-		op.discard(ctx)
+		op.discardWithin(ctx)
 		return
 	}
 	left := op.intent
@@ -247,7 +273,7 @@ func (op *pendingOperation) end(ctx context.Context) {
 		return
 	}
 	if op.shared != nil {
-		op.discard(ctx) // the operation has an entry of its own now
+		op.discardWithin(ctx) // the operation has an entry of its own now
 	}
 	if err != nil {
 		op.b.Logger().Warn("what a failed request did at Databricks could not be undone immediately; the rollback will", append(op.intent.fields(), "error", err)...)

@@ -162,6 +162,9 @@ func (b *backend) putEntry(ctx context.Context, s logical.Storage, id string, en
 	}
 	if err := s.Put(ctx, &logical.StorageEntry{Key: framework.WALPrefix + id, Value: value}); err != nil {
 		b.intents.add(id, intents...)
+		if err.Error() == logical.ErrReadOnly.Error() {
+			return logical.ErrReadOnly // in exactly this form Vault sends the request to the active node; gRPC has made it another error
+		}
 		return fmt.Errorf("write to the write-ahead log: %w", err)
 	}
 	b.intents.put(id, intents...)

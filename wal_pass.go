@@ -23,6 +23,8 @@ import (
 // outage stays within its time limit. It is not safe for concurrent use.
 type pass struct {
 	b          *backend
+	began      time.Time
+	busy       map[string]bool // nonces of the operations that were in flight when it began
 	tokens     map[credential.Access]func() ([]client.TokenInfo, error)
 	principals map[string]func() ([]client.OAuthSecret, error)
 	scopes     map[string]*listedScope
@@ -57,11 +59,26 @@ const (
 const listedScopeLife = 5 * time.Second
 
 func newPass(b *backend) *pass {
-	return &pass{
-		b:          b,
-		tokens:     make(map[credential.Access]func() ([]client.TokenInfo, error)),
-		principals: make(map[string]func() ([]client.OAuthSecret, error)),
-		scopes:     make(map[string]*listedScope),
+	p := &pass{b: b, began: b.now(), busy: make(map[string]bool), scopes: make(map[string]*listedScope)}
+	b.inFlight.Range(func(nonce, _ any) bool {
+		p.busy[nonce.(string)] = true
+		return true
+	})
+	p.forgetCredentials()
+	return p
+}
+
+// forgetCredentials makes the pass list credentials anew.
+func (p *pass) forgetCredentials() {
+	p.tokens = make(map[credential.Access]func() ([]client.TokenInfo, error))
+	p.principals = make(map[string]func() ([]client.OAuthSecret, error))
+}
+
+// look is called before the intent is looked at. The lists that the pass has may be from before the operation's end, as it may have begun
+// since, or have been in flight.
+func (p *pass) look(in *intent) {
+	if in.Credential != nil && (p.busy[in.Nonce] || in.Started.After(p.began)) {
+		p.forgetCredentials()
 	}
 }
 

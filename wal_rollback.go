@@ -70,14 +70,20 @@ func (b *backend) rollbackEntry(ctx context.Context, req *logical.Request, p *pa
 		return nil
 	case busy || slices.ContainsFunc(intents, func(in *intent) bool { return b.isInFlight(in.Nonce) }):
 		return errors.New("the request that wrote an entry is still in progress")
-	case len(intents) > 1:
+	}
+	_, immediate := req.Data["immediate"]
+	young := func(in *intent) bool {
+		return !in.dueTime().passed(now, b.intents.startedAt()) && !(immediate && in.Until.IsZero())
+	}
+	if slices.ContainsFunc(intents, young) && !b.System().Tainted() {
+		// It was renewed, or committed a moment ago, or written again since it was indexed, by another process.
+		b.intents.put(id, intents...)
+		return nil
+	}
+	if len(intents) > 1 {
 		return b.rollbackShared(ctx, req, p, id, intents)
 	}
 	in := intents[0]
-	if !in.Until.IsZero() && !in.dueTime().passed(now, b.intents.startedAt()) && !b.System().Tainted() {
-		b.intents.put(id, in) // it was renewed, or committed a moment ago
-		return nil
-	}
 	b.attempt(id, in.dueTime().at)
 	err = b.rollbackOne(ctx, req, p, id, in)
 	if errors.Is(err, errNotDue) {
@@ -132,6 +138,7 @@ func (b *backend) rollbackShared(ctx context.Context, req *logical.Request, p *p
 
 // rollbackOne undoes one operation. It returns nil when nothing is left to undo of it, or when it gives up.
 func (b *backend) rollbackOne(ctx context.Context, req *logical.Request, p *pass, id string, in *intent) error {
+	p.look(in)
 	over, err := p.isOver(ctx, req.Storage, in)
 	if err == nil && (!over || !in.endsByItself()) {
 		err = b.rollbackIntent(ctx, req, p, id, in, over)

@@ -6,7 +6,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -23,21 +25,29 @@ import (
 //     operations fail and are undone, and new ones use another entry.
 //   - An operation that leaves its intent for the rollback closes the entry: no other joins it, and it belongs to the rollback as soon as
 //     the operations in it that are in flight have ended. The rollback never touches it before.
+//
+// The price is that a write which fails makes the operations of its entry fail, where it made one fail.
 
 const (
 	// sharedKind is the kind of entries with the intents of several operations. v0.1.0 does not know it, and leaves them: what their
 	// operations made ends by itself.
 	sharedKind = "intents"
 
-	// sharedEntries is how many entries operations are spread over, so that as many can begin at the same time without a wait.
-	sharedEntries = 1
+	// maxSharing limits how many operations share an entry. Their intents take less than 1 KiB each, and no storage of Vault's refuses values
+	// of 100 KiB.
+	maxSharing = 100
+
+	// sharedPatience is for how long a write may be in progress before new operations begin another entry.
+	sharedPatience = 500 * time.Millisecond
 )
 
 // sharedLog has the shared entries of this process. It is safe for concurrent use; mu is not held over storage operations.
 type sharedLog struct {
 	mu      sync.Mutex
-	open    [sharedEntries]*sharedEntry
+	open    []*sharedEntry          // those that operations may join; the first that can take one does
 	entries map[string]*sharedEntry // by id: the open ones, and closed ones that have operations in flight
+
+	patience time.Duration // sharedPatience; tests that hold up a write have more
 }
 
 // sharedEntry is an entry of the log that several operations share. Its fields are protected by sharedLog.mu.
@@ -55,12 +65,13 @@ type sharedEntry struct {
 type sharedIntent struct {
 	intent  *intent
 	text    json.RawMessage
-	leaving bool // from the next write on it isn't in the entry
+	leaving bool // from the next write on it isn't in the entry; if that fails, there is none
 }
 
 // sharedWrite is one write of an entry, made by the request that joined first.
 type sharedWrite struct {
 	previous *sharedWrite
+	began    time.Time
 	done     chan struct{} // closed when it is over
 	err      error         // valid then
 }
@@ -101,29 +112,25 @@ func (b *backend) beginShared(ctx context.Context, s logical.Storage, in *intent
 	return e, nil
 }
 
-// pick returns the entry for a new operation: one that isn't being written, or else the one with the fewest operations.
+// pick returns the entry for a new operation.
 func (l *sharedLog) pick(newID func() string) *sharedEntry {
-	var best *sharedEntry
-	for i, e := range l.open {
-		if e == nil || e.closed {
-			e = &sharedEntry{id: newID(), members: make(map[string]*sharedIntent)}
-			if l.entries == nil {
-				l.entries = make(map[string]*sharedEntry)
-			}
-			l.open[i], l.entries[e.id] = e, e
-		}
-		if e.idle() {
+	for _, e := range l.open {
+		if len(e.members) < maxSharing && !e.stuck(l.patience) {
 			return e
 		}
-		if best == nil || len(e.members) < len(best.members) {
-			best = e
-		}
 	}
-	return best
+	e := &sharedEntry{id: newID(), members: make(map[string]*sharedIntent)}
+	if l.entries == nil {
+		l.entries = make(map[string]*sharedEntry)
+	}
+	l.open, l.entries[e.id] = append(l.open, e), e
+	return e
 }
 
-// idle reports whether a write of the entry could begin at once.
-func (e *sharedEntry) idle() bool { return e.next == nil && (e.last == nil || e.last.over()) }
+// stuck reports whether the write that began last has been in progress for longer than the patience.
+func (e *sharedEntry) stuck(patience time.Duration) bool {
+	return e.last != nil && !e.last.over() && time.Since(e.last.began) > patience
+}
 
 func (w *sharedWrite) over() bool {
 	select {
@@ -131,6 +138,14 @@ func (w *sharedWrite) over() bool {
 		return true
 	default:
 		return false
+	}
+}
+
+// close keeps others from joining the entry.
+func (l *sharedLog) close(e *sharedEntry) {
+	if !e.closed {
+		e.closed = true
+		l.open = slices.DeleteFunc(l.open, func(other *sharedEntry) bool { return other == e })
 	}
 }
 
@@ -158,12 +173,10 @@ func (b *backend) removeShared(ctx context.Context, s logical.Storage, e *shared
 	err := b.writeShared(ctx, s, e, w, first)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err != nil {
-		member.leaving = false
-		return err
+	if err == nil {
+		delete(e.members, nonce)
 	}
-	delete(e.members, nonce)
-	return nil
+	return err
 }
 
 // discardShared takes the intent of an operation that left nothing at Databricks out of the entry.
@@ -199,14 +212,21 @@ func (l *sharedLog) end(e *sharedEntry, nonce string) (useless bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e.inFlight--
-	if e.members[nonce] != nil {
-		e.closed = true
+	if e.members[nonce] != nil || !e.closed && e.inFlight == 0 && e != l.open[0] { // further entries are for many operations at once
+		l.close(e)
 	}
 	if !e.closed || e.inFlight > 0 {
 		return false
 	}
 	delete(l.entries, e.id)
-	return len(e.members) == 0
+	return e.err != nil && len(e.members) == 0
+}
+
+// othersShare reports whether the entry has the intent, and operations in flight besides its own.
+func (l *sharedLog) othersShare(e *sharedEntry, nonce string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return e.members[nonce] != nil && e.inFlight > 1
 }
 
 // inUse reports whether operations of this process share the entry, or may begin to.
@@ -223,7 +243,7 @@ func (l *sharedLog) fail(e *sharedEntry, err error) {
 	if e.err == nil {
 		e.err = err
 	}
-	e.closed = true
+	l.close(e)
 }
 
 // writeShared makes the write if the caller is the first of it, and else waits for it.
@@ -261,7 +281,7 @@ func (b *backend) writeNext(ctx context.Context, s logical.Storage, e *sharedEnt
 	}
 	l := &b.shared
 	l.mu.Lock()
-	e.next, e.last = nil, w // who comes from now on needs another write
+	e.next, e.last, w.began = nil, w, time.Now() // who comes from now on needs another write
 	if late == nil {
 		late = e.err
 	}
