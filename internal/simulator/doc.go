@@ -49,6 +49,11 @@
 //	POST   /api/2.0/secrets/acls/delete
 //	GET    /api/2.0/secrets/acls/get
 //	GET    /api/2.0/secrets/acls/list
+//	POST   /api/2.1/unity-catalog/secrets
+//	GET    /api/2.1/unity-catalog/secrets
+//	GET    /api/2.1/unity-catalog/secrets/{full_name}
+//	PATCH  /api/2.1/unity-catalog/secrets/{full_name}
+//	DELETE /api/2.1/unity-catalog/secrets/{full_name}
 //	GET    /api/2.1/clusters/list
 //	GET    /api/2.1/clusters/get
 //	GET    /api/2.0/libraries/all-cluster-statuses

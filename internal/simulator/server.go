@@ -88,6 +88,12 @@ var endpoints = []struct {
 	{"GET /api/2.0/secrets/acls/get", "secrets", (*Workspace).getACL},
 	{"GET /api/2.0/secrets/acls/list", "secrets", (*Workspace).listACLs},
 
+	{"POST /api/2.1/unity-catalog/secrets", "unity-catalog", ucServed((*Workspace).createUCSecret)},
+	{"GET /api/2.1/unity-catalog/secrets", "unity-catalog", ucServed((*Workspace).listUCSecrets)},
+	{"GET /api/2.1/unity-catalog/secrets/{full_name}", "unity-catalog", ucServed((*Workspace).getUCSecret)},
+	{"PATCH /api/2.1/unity-catalog/secrets/{full_name}", "unity-catalog", ucServed((*Workspace).updateUCSecret)},
+	{"DELETE /api/2.1/unity-catalog/secrets/{full_name}", "unity-catalog", ucServed((*Workspace).deleteUCSecret)},
+
 	{"GET /api/2.1/clusters/list", "clusters", list("clusters", clusters)},
 	{"GET /api/2.1/clusters/get", "clusters", get("cluster_id", clusters, noCluster)},
 	{"GET /api/2.0/libraries/all-cluster-statuses", "libraries", list("statuses", libraries)},

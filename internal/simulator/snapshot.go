@@ -18,7 +18,7 @@ import (
 // what secret scopes hold.
 //
 // It leaves out OAuth access tokens, groups of the account, federation policies,
-// apps of Microsoft Entra ID, databases, external ids, roles but account_admin, key vaults
+// apps of Microsoft Entra ID, databases, Unity Catalog, external ids, roles but account_admin, key vaults
 // behind scopes, settings, faults and calls.
 type Snapshot struct {
 	WorkspaceID  string                `json:"workspace_id"`

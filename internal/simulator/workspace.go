@@ -62,6 +62,7 @@ type Workspace struct {
 	policies          []*federationPolicy       // of principals and of the account
 	entraApps         map[entraID]*entraApp     // of Microsoft Entra ID
 	scopes            map[string]*secretScope   // by name in lower case
+	ucSchemas         map[string]*ucSchema      // by catalog and schema in lower case
 
 	secretReadsRefused bool
 	aclDelay           int            // stale reads after each change of an ACL
@@ -100,6 +101,9 @@ type settings struct {
 	noSecretScopes   bool
 	addedScopes      []string
 	scopesCut        bool
+	noUCSecrets      bool
+	ucSecretLimit    int
+	ucPage           int
 	noCallLog        bool
 	observer         func(Call)
 }
@@ -192,6 +196,8 @@ func Start(opts ...Option) (*Workspace, error) {
 		maxTokenLifetime: defaultMaxTokenLifetime,
 		scopeLimit:       defaultScopeLimit,
 		secretLimit:      defaultSecretLimit,
+		ucSecretLimit:    defaultUCSecretLimit,
+		ucPage:           maxUCPage,
 		cloud:            "aws",
 		principalLimit:   defaultPrincipalLimit,
 		quotaStatus:      http.StatusBadRequest,
@@ -229,6 +235,7 @@ func Start(opts ...Option) (*Workspace, error) {
 		secrets:      map[string]*oauthSecret{},
 		entraApps:    map[entraID]*entraApp{},
 		scopes:       map[string]*secretScope{},
+		ucSchemas:    map[string]*ucSchema{},
 
 		allowedAddresses: addresses, authDown: s.authDown,
 	}
