@@ -171,6 +171,8 @@ func judgeAPI(ca *call, req *http.Request, r *reply) *Error {
 		e.Kind = Refused
 	case known:
 		e.Kind = kind
+	case strings.HasPrefix(ca.op, "uc-secrets/") && slices.Contains(ucAbsent, e.ErrorCode):
+		e.Kind = NotFound
 	case scim == http.StatusNotFound,
 		r.status == http.StatusNotFound && enveloped && (numeric || e.ErrorCode == "" && names(ca.op, text)):
 		// Only Databricks knows that the object is gone: a gateway on the way there, or a workspace that is not the one we
@@ -229,6 +231,8 @@ func names(op, text string) bool {
 	switch {
 	case strings.HasPrefix(op, "secrets/"):
 		nouns = []string{"secret", "scope", "acl", "principal"}
+	case strings.HasPrefix(op, "uc-secrets/"):
+		nouns = []string{"secret", "schema", "catalog"}
 	case strings.HasPrefix(op, "scim/service-principals/"):
 		nouns = []string{"service principal", "serviceprincipal"}
 	case strings.HasPrefix(op, "oauth-secrets/"):
