@@ -12,7 +12,7 @@ import (
 )
 
 // workspacePaths are the first elements of the paths whose objects are in a workspace. An account has no such APIs.
-var workspacePaths = []string{"scopes", "secrets", "acls", "tokens"}
+var workspacePaths = []string{"scopes", "secrets", "uc-secrets", "acls", "tokens"}
 
 // checkPlane returns a fieldError, without a call, for a request about something of a workspace on a mount that is connected to an account.
 // Databricks' answer would be that it knows no such path, as if the host were wrong.
@@ -32,10 +32,13 @@ func (b *backend) checkPlane(ctx context.Context, req *logical.Request) error {
 	return nil
 }
 
-// delivers returns a fieldError if the connection is to an account, which has no secret scopes to deliver to.
-func (c *connection) delivers() error {
+// delivers returns a fieldError if the connection is to an account, which has no secrets to deliver to.
+func (c *connection) delivers(to secretRef) error {
 	if !c.account {
 		return nil
+	}
+	if to.UC != "" {
+		return badField(keyDeliverUC, "is in a metastore that a workspace leads to, and this mount is connected to account %s; leave it out, or use a mount whose host is the URL of the workspace", c.config.AccountID)
 	}
 	return badField(keyDeliverScope, "is in a workspace, and this mount is connected to account %s; leave it and %s out, or use a mount whose host is the URL of the workspace", c.config.AccountID, keyDeliverKey)
 }

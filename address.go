@@ -40,6 +40,11 @@ func checkAddress(req *logical.Request) error {
 			return badField(keyKey, "%q ends in a slash, by which keys are only listed; leave it out", key+"/")
 		}
 		return nil // a key may have slashes
+	case "uc-secrets":
+		if parts := strings.Count(rest, "/"); parts == 0 || parts > 2 {
+			return badField(keyName, "%q doesn't name a schema or a secret of Unity Catalog; the path is uc-secrets/<catalog>/<schema>/<name>, and no name has a slash", rest)
+		}
+		return nil
 	case "acls":
 		if req.Operation != logical.ListOperation {
 			return nil // a principal may have slashes

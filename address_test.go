@@ -25,7 +25,7 @@ func TestNamesThatVaultCantStore(t *testing.T) {
 	m := newMount(t)
 	m.viewed()
 	m.makeReady()
-	named := regexp.MustCompile(`^\^(\S+)/\(\?P<(name|role)>`)
+	named := regexp.MustCompile(`^\^([a-z-]+)/\(\?P<(name|role)>`)
 	areas := map[string]bool{}
 	for _, path := range m.routes.Paths {
 		match := named.FindStringSubmatch(path.Pattern)

@@ -185,8 +185,9 @@ func TestForcedDeleteRetainsNothing(t *testing.T) {
 func TestConfigIsNotDeletedWhileLeasesLastForEver(t *testing.T) {
 	t.Parallel()
 	words := map[string]string{"secrets/etl/k": "1 leased secret. Revoke them first: vault lease revoke -sync -prefix databricks/secrets/",
-		"acls/etl/users": "1 leased permission. Revoke them first: vault lease revoke -sync -prefix databricks/acls/",
-		"creds/etl":      "1 delivered copy of a credential. Revoke them first: vault lease revoke -sync -prefix databricks/creds/"}
+		"uc-secrets/main/app/k": "1 leased secret in Unity Catalog. Revoke them first: vault lease revoke -sync -prefix databricks/uc-secrets/",
+		"acls/etl/users":        "1 leased permission. Revoke them first: vault lease revoke -sync -prefix databricks/acls/",
+		"creds/etl":             "1 delivered copy of a credential. Revoke them first: vault lease revoke -sync -prefix databricks/creds/"}
 	eachRecorded(t, func(t *testing.T, m *mount, c *clock, kind recorded) {
 		lease := kind.lease(m, c)
 		m.workspace.ResetCalls()
@@ -209,11 +210,15 @@ func TestConfigIsNotDeletedWhileLeasesLastForEver(t *testing.T) {
 				kind.data = map[string]any{"deliver_scope": "etl", "deliver_key": "other", "ttl": "1h"}
 				kind.there = func(*mount) bool { return true }
 			}
+			if name == "copy in Unity Catalog" {
+				kind.data = map[string]any{"deliver_uc": "main.app.other", "ttl": "1h"}
+				kind.there = func(*mount) bool { return true }
+			}
 			kind.lease(m, c)
 		}
 		resp, err := m.do(logical.DeleteOperation, "config", nil)
-		m.refused(resp, err, "1 leased secret, 1 leased permission and 1 delivered copy of a credential")
-		require.Contains(t, warnings(m.deleteConfig(true)), "What never ends by itself stays at "+m.workspace.URL()+": 1 leased secret, 1 leased permission and")
+		m.refused(resp, err, "1 leased secret, 1 leased secret in Unity Catalog, 1 leased permission and 2 delivered copies of credentials")
+		require.Contains(t, warnings(m.deleteConfig(true)), "What never ends by itself stays at "+m.workspace.URL()+": 1 leased secret, 1 leased secret in Unity Catalog, 1 leased permission and")
 	})
 
 	t.Run("those of another workspace don't count", func(t *testing.T) {

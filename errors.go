@@ -81,7 +81,7 @@ func answerLease(resp *logical.Response, err error) (*logical.Response, error) {
 }
 
 // callersFields are the caller's even where the body of the request lacks them: they are in the path, or missing.
-var callersFields = []string{keyRole, keyName, keyDeliverScope, keyDeliverKey}
+var callersFields = []string{keyRole, keyName, keyDeliverScope, keyDeliverKey, keyDeliverUC}
 
 // isCallersMistake reports whether the caller of a path is to blame for the error, and neither the mount's state nor Databricks. A request
 // that another node is to carry out counts, too.

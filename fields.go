@@ -5,6 +5,7 @@ package databricks
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"regexp"
 	"slices"
@@ -75,6 +76,13 @@ func storedFields(request map[string]*framework.FieldSchema, leaveOut ...string)
 		fields[name] = &framework.FieldSchema{Type: kind, Required: true, Description: field.Description}
 	}
 	return fields
+}
+
+// withFields returns the fields of both.
+func withFields(fields, more map[string]*framework.FieldSchema) map[string]*framework.FieldSchema {
+	all := maps.Clone(fields)
+	maps.Copy(all, more)
+	return all
 }
 
 // storedData returns the fields of an entry as it is stored, as storedFields describes them.

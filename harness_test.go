@@ -103,12 +103,16 @@ func (c *canaries) sent(data map[string]any) {
 
 // stored takes note of the values in a request to Databricks, generated ones and delivered tokens among them.
 func (c *canaries) stored(call simulator.Call) {
-	if call.Path != "/api/2.0/secrets/put" {
-		return
-	}
 	var body map[string]any
-	if json.Unmarshal(call.Body, &body) == nil {
-		c.sent(body)
+	switch {
+	case call.Path == "/api/2.0/secrets/put":
+		if json.Unmarshal(call.Body, &body) == nil {
+			c.sent(body)
+		}
+	case strings.HasPrefix(call.Path, "/api/2.1/unity-catalog/secrets"):
+		if json.Unmarshal(call.Body, &body) == nil {
+			c.add(body["value"])
+		}
 	}
 }
 

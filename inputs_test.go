@@ -23,7 +23,7 @@ func samplePaths(t *testing.T, m *mount) map[string]*framework.Path {
 	samples := make(map[string]*framework.Path)
 	for _, sample := range []string{
 		"config", "config/rotate-root", "roles/etl", "creds/etl", "static-roles/bi", "rotate-role/bi", "tokens/" + strings.Repeat("a", 64),
-		"scopes/etl", "secrets/etl", "secrets/etl/k", "acls/etl/users", "tidy",
+		"scopes/etl", "secrets/etl", "secrets/etl/k", "uc-secrets/main/app", "uc-secrets/main/app/k", "acls/etl/users", "tidy",
 	} {
 		samples[sample] = m.routes.Route(sample)
 		require.NotNil(t, samples[sample], sample)

@@ -102,7 +102,7 @@ func (b *backend) planMint(ctx context.Context, req *logical.Request, data *fram
 	}
 	deliver, err := deliveryOf(req, data)
 	if err == nil && deliver != nil {
-		err = conn.delivers()
+		err = conn.delivers(deliver.secretRef)
 	}
 	if err != nil {
 		return nil, err
@@ -194,11 +194,11 @@ func (b *backend) lockMint(ctx context.Context, s logical.Storage, p *mintPlan) 
 		return nil, err
 	}
 	held = append(held, u)
-	if err := b.checkNotStatic(ctx, s, keyDeliverKey, deliver.secretRef); err != nil {
+	if err := b.checkNotStatic(ctx, s, deliver.deliverField(), deliver.secretRef); err != nil {
 		return nil, err
 	}
 	if deliver.Before, _, err = secretUpdated(ctx, p.conn, deliver.secretRef); err != nil {
-		return nil, explainSecrets(err, deliver.Scope, permissionRead)
+		return nil, deliver.explain(err, permissionRead)
 	}
 	locked = true
 	return release, nil
@@ -276,7 +276,11 @@ func (b *backend) create(ctx context.Context, op *pendingOperation, p *mintPlan)
 		return nil, fmt.Errorf("the credential could not be delivered to %s, so it is revoked: %w", deliver.secretRef, err)
 	}
 	delete(token.Data, token.Secret)
-	token.Data[keyDeliverScope], token.Data[keyDeliverKey] = deliver.Scope, deliver.Key
+	if deliver.UC != "" {
+		token.Data[keyDeliverUC] = deliver.UC
+	} else {
+		token.Data[keyDeliverScope], token.Data[keyDeliverKey] = deliver.Scope, deliver.Key
+	}
 	return token, nil
 }
 
@@ -299,24 +303,27 @@ func (b *backend) leaseOfCredential(p *mintPlan, token *credential.Credential) (
 // deliveryOf reads where the credential is to be put besides the lease; nil for nowhere.
 func deliveryOf(req *logical.Request, data *framework.FieldData) (*secretIntent, error) {
 	// Policies let empty values pass, whatever values they allow, so here they must not mean that the caller is to see the credential.
-	for _, field := range []string{keyDeliverScope, keyDeliverKey} {
+	for _, field := range []string{keyDeliverScope, keyDeliverKey, keyDeliverUC} {
 		if _, sent := data.Raw[field]; sent && data.Get(field) == "" {
 			return nil, badField(field, "is empty; send a name, or leave it out")
 		}
 	}
-	ref := secretRef{Scope: data.Get(keyDeliverScope).(string), Key: data.Get(keyDeliverKey).(string)}
+	ref := secretRef{Scope: data.Get(keyDeliverScope).(string), Key: data.Get(keyDeliverKey).(string), UC: data.Get(keyDeliverUC).(string)}
 	switch {
 	case ref == secretRef{}:
 		return nil, nil
 	case req.Operation != logical.UpdateOperation:
 		// A policy that allows only reads must not allow writing secrets.
-		return nil, badField(keyDeliverScope, "can't be used with a read; write to creds/<role> instead")
+		return nil, badField(ref.placeField(), "can't be used with a read; write to creds/<role> instead")
+	case ref.UC != "" && (ref.Scope != "" || ref.Key != ""):
+		return nil, badField(keyDeliverUC, "can't be sent together with %s and %s; send one place", keyDeliverScope, keyDeliverKey)
+	case ref.UC != "":
 	case ref.Scope == "":
 		return nil, badField(keyDeliverScope, "is missing; %s needs it", keyDeliverKey)
 	case ref.Key == "":
 		return nil, badField(keyDeliverKey, "is missing; %s needs it", keyDeliverScope)
 	}
-	return &secretIntent{secretRef: ref}, ref.check(keyDeliverScope, keyDeliverKey)
+	return &secretIntent{secretRef: ref}, ref.checkDelivery()
 }
 
 // renew extends a lease, up to its credential's end. It makes no call, since Databricks can't extend a credential.

@@ -15,7 +15,7 @@ import (
 
 // outstanding counts what live leases have left in a workspace that has no end there, by the records of the leases. A lease of v0.1.0 that
 // was not renewed since has no record, so it isn't counted.
-type outstanding struct{ secrets, permissions, copies int }
+type outstanding struct{ secrets, ucSecrets, permissions, copies int }
 
 // outstanding counts what leases have left where the origin leads to, and wherever the origin's workspace isn't known. It makes no call to
 // Databricks.
@@ -43,6 +43,8 @@ func (b *backend) outstanding(ctx context.Context, s logical.Storage, made origi
 				found.permissions++
 			case record.Delivered:
 				found.copies++
+			case record.Written != nil && record.Written.UC != "":
+				found.ucSecrets++
 			case record.Written != nil:
 				found.secrets++
 			}
@@ -62,6 +64,7 @@ func (o outstanding) kinds() (words, paths []string) {
 		path      string
 	}{
 		{o.secrets, "leased secret", "leased secrets", "secrets"},
+		{o.ucSecrets, "leased secret in Unity Catalog", "leased secrets in Unity Catalog", "uc-secrets"},
 		{o.permissions, "leased permission", "leased permissions", "acls"},
 		{o.copies, "delivered copy of a credential", "delivered copies of credentials", "creds"},
 	} {

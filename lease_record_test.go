@@ -27,6 +27,9 @@ var recordedLeases = map[string]recorded{
 	"secret": {"secrets/etl/k", leasedValue, func(m *mount) bool { _, there := m.has("k"); return there }},
 	"permission": {"acls/etl/users", map[string]any{"permission": "MANAGE", "ttl": "1h"},
 		func(m *mount) bool { return m.acl("users") != "" }},
+	"secret in Unity Catalog": {"uc-secrets/main/app/k", leasedValue, func(m *mount) bool { _, there := m.uc("k"); return there }},
+	"copy in Unity Catalog": {"creds/etl", map[string]any{"deliver_uc": "main.app.k", "ttl": "1h"},
+		func(m *mount) bool { _, there := m.uc("k"); return there }},
 	"delivered copy": {"creds/etl", map[string]any{"deliver_scope": "etl", "deliver_key": "k", "ttl": "1h"},
 		func(m *mount) bool { _, there := m.has("k"); return there }},
 }
@@ -38,6 +41,7 @@ func recordMount(t *testing.T) (*mount, *clock) {
 	m.makeReady()
 	m.write("roles/etl", map[string]any{"max_ttl": "4h"})
 	m.workspace.AddScope("etl", m.admin)
+	m.workspace.AddUCSchema("main", "app", m.admin)
 	m.holdTidy()
 	m.youngTick()
 	return m, c
@@ -188,6 +192,7 @@ func TestARevocationEndsTheRecord(t *testing.T) {
 		m.storage.onEach(nil)
 		require.Len(t, m.records(), 1)
 		m.workspace.PutSecret("etl", "k", []byte("somebody else's"))
+		m.workspace.PutUCSecret("main.app.k", "somebody else's", m.admin)
 		m.workspace.PutACL("etl", "users", "WRITE")
 		m.pass(c, 2*time.Hour)
 		require.Empty(t, m.records())
@@ -220,15 +225,18 @@ func TestALostLeaseSparesWhatOthersWrote(t *testing.T) {
 	for name, write := range map[string]func(m *mount, c *clock){
 		"at Databricks": func(m *mount, _ *clock) {
 			m.workspace.PutSecret("etl", "k", []byte("somebody else's"))
+			m.workspace.PutUCSecret("main.app.k", "somebody else's", m.admin)
 			m.workspace.PutACL("etl", "users", "WRITE")
 		},
 		"through the mount": func(m *mount, _ *clock) {
 			m.write("secrets/etl/k", map[string]any{"string_value": "canary-kept"})
+			m.write("uc-secrets/main/app/k", map[string]any{"string_value": "canary-kept"})
 			m.write("acls/etl/users", map[string]any{"permission": "WRITE"})
 		},
 		"through the mount after a restart": func(m *mount, c *clock) {
 			m.restartAt(c)
 			m.write("secrets/etl/k", map[string]any{"string_value": "canary-kept"})
+			m.write("uc-secrets/main/app/k", map[string]any{"string_value": "canary-kept"})
 			m.write("acls/etl/users", map[string]any{"permission": "WRITE"})
 		},
 	} {
@@ -272,6 +280,7 @@ func TestALostLeaseIsNeverGivenUp(t *testing.T) {
 		kind.lease(m, c)
 		m.workspace.Inject(simulator.Fault{Path: secretListPath, Status: 403})
 		m.workspace.Inject(simulator.Fault{Path: aclGetPath, Status: 403})
+		m.workspace.Inject(simulator.Fault{Method: "GET", Path: ucOne, Status: 403})
 		c.advance(time.Hour + 11*time.Minute)
 		calls := func(d time.Duration) int {
 			m.workspace.ResetCalls()
@@ -279,7 +288,7 @@ func TestALostLeaseIsNeverGivenUp(t *testing.T) {
 				c.advance(time.Minute)
 				m.rawTick()
 			}
-			return m.workspace.Count("", secretListPath) + m.workspace.Count("", aclGetPath)
+			return m.workspace.Count("", secretListPath) + m.workspace.Count("", aclGetPath) + m.workspace.Count("GET", ucOne)
 		}
 		require.Equal(t, 60, calls(time.Hour), "each minute")
 		c.advance(24 * time.Hour)
@@ -300,13 +309,14 @@ func TestALostWriteIsNeverGivenUp(t *testing.T) {
 	t.Parallel()
 	eachRecorded(t, func(t *testing.T, m *mount, c *clock, kind recorded) {
 		m.impatient()
-		for _, path := range []string{secretPutPath, aclPutPath} {
+		for _, path := range []string{secretPutPath, aclPutPath, ucPath} {
 			m.workspace.Inject(simulator.Fault{Path: path, Reset: true, AfterEffect: true, Times: 1})
 		}
 		m.storage.onEach(func(op, key string) error {
 			if op == "put" && strings.HasPrefix(key, "wal/") {
 				m.workspace.Inject(simulator.Fault{Path: secretListPath, Status: 403})
 				m.workspace.Inject(simulator.Fault{Path: aclGetPath, Status: 403})
+				m.workspace.Inject(simulator.Fault{Method: "GET", Path: ucOne, Status: 403})
 			}
 			return nil
 		})

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"time"
 	"vault-plugin-secrets-databricks/internal/client"
@@ -47,7 +48,7 @@ func confirmWrite(ctx context.Context, conn *connection, in *secretIntent) (*wri
 	for wait := 100 * time.Millisecond; ; wait *= 2 {
 		updated, _, err := secretUpdated(ctx, conn, ref)
 		if err != nil {
-			return nil, explainSecrets(err, ref.Scope, permissionRead)
+			return nil, ref.explain(err, permissionRead)
 		}
 		if !updated.IsZero() && !updated.Equal(in.Before) {
 			return &writtenSecret{secretRef: ref, Updated: updated}, nil
@@ -65,7 +66,14 @@ func confirmWrite(ctx context.Context, conn *connection, in *secretIntent) (*wri
 // undoing of the operation removes it, too, after what was to be undone before. The caller holds the secret's lock.
 func (b *backend) storeSecret(ctx context.Context, op *pendingOperation, conn *connection, value secretValue) (written *writtenSecret, err error) {
 	in, before := op.intent.Secret, op.undo
-	err = value.put(ctx, conn, in.secretRef)
+	known := mayExist
+	if in.Before.IsZero() {
+		known = wasAbsent
+	}
+	if op.ifAbsent {
+		known = mustBeAbsent
+	}
+	err = value.put(ctx, conn, in.secretRef, known)
 	if err != nil && credential.NotApplied(err) {
 		return nil, err
 	}
@@ -99,19 +107,19 @@ func (b *backend) lockForWrite(ctx context.Context, s logical.Storage, ref secre
 	return b.secretLocks.Lock(ctx, ref.canonical())
 }
 
-// putUnleased stores a value that no lease and no rollback deletes. With ifAbsent it refuses to overwrite one.
-func (b *backend) putUnleased(ctx context.Context, s logical.Storage, conn *connection, ref secretRef, value secretValue, ifAbsent bool) error {
+// putUnleased stores a value that no lease and no rollback deletes. Where there must be none, it refuses to overwrite one.
+func (b *backend) putUnleased(ctx context.Context, s logical.Storage, conn *connection, ref secretRef, value secretValue, known presence) error {
 	unlock, err := b.lockForWrite(ctx, s, ref)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	if ifAbsent {
+	if known == mustBeAbsent && ref.UC == "" {
 		if err := checkAbsent(ctx, conn, ref); err != nil {
 			return err
 		}
 	}
-	if err := value.put(ctx, conn, ref); err != nil {
+	if err := value.put(ctx, conn, ref, known); err != nil {
 		return err
 	}
 	return b.supersede(context.WithoutCancel(ctx), s, conn, ref)
@@ -163,7 +171,7 @@ func (b *backend) removeWritten(ctx context.Context, conn *connection, secret *w
 func (b *backend) removeWrittenLocked(ctx context.Context, conn *connection, secret *writtenSecret) error {
 	updated, found, err := secretUpdated(ctx, conn, secret.secretRef)
 	if err != nil {
-		return explainSecrets(err, secret.Scope, permissionRead)
+		return secret.explain(err, permissionRead)
 	}
 	if !found {
 		return nil
@@ -177,11 +185,11 @@ func (b *backend) removeListed(ctx context.Context, conn *connection, secret *wr
 		return errNoTimestamp(secret.secretRef)
 	}
 	if !updated.Equal(secret.Updated) {
-		b.Logger().Warn("a leased secret was overwritten since, so it is left alone", "scope", secret.Scope, "key", secret.Key, "written", rfc3339(secret.Updated), "overwritten", rfc3339(updated))
+		b.Logger().Warn("a leased secret was overwritten since, so it is left alone", append(secret.logNames(), "written", rfc3339(secret.Updated), "overwritten", rfc3339(updated))...)
 		return nil
 	}
-	if err := conn.client.DeleteSecret(ctx, secret.Scope, secret.Key); err != nil && !client.IsGone(err) {
-		return explainSecrets(err, secret.Scope, permissionWrite)
+	if err := secret.remove(ctx, conn); err != nil && !client.IsGone(err) {
+		return secret.explain(err, permissionWrite)
 	}
 	return nil
 }
@@ -228,12 +236,12 @@ func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *c
 		return nil, err
 	}
 	defer unlock()
-	if err := b.checkNotStatic(ctx, req.Storage, keyKey, ref); err != nil {
+	if err := b.checkNotStatic(ctx, req.Storage, ref.nameField(), ref); err != nil {
 		return nil, err
 	}
 	before, found, err := secretUpdated(ctx, conn, ref)
 	if err != nil {
-		return nil, explainSecrets(err, ref.Scope, permissionRead)
+		return nil, ref.explain(err, permissionRead)
 	}
 	if ifAbsent {
 		if err := refuseOverwrite(ref, before, found); err != nil {
@@ -245,6 +253,7 @@ func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *c
 
 	var resp *logical.Response
 	err = b.perform(ctx, req.Storage, in, func(ctx context.Context, op *pendingOperation) error {
+		op.ifAbsent = ifAbsent
 		written, err := b.storeSecret(ctx, op, conn, value)
 		if err != nil {
 			return err
@@ -256,7 +265,7 @@ func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *c
 	if err != nil {
 		return nil, err
 	}
-	b.event(ctx, "secret-write", req.Path, "scope", ref.Scope, "key", ref.Key)
+	b.event(ctx, ref.eventKind("write"), req.Path, ref.names()...)
 	return resp, nil
 }
 
@@ -269,7 +278,7 @@ func (b *backend) leaseOfWrite(secretType string, l *writeLease, t terms) (*logi
 	var data map[string]any
 	if l.Grant == nil {
 		data = updatedTimes(l.Updated)
-		data[keyScope], data[keyKey] = l.Scope, l.Key
+		maps.Copy(data, l.answer())
 	}
 	resp := b.Secret(secretType).Response(data, internal)
 	resp.Secret.TTL, resp.Secret.MaxTTL, resp.Warnings = t.ttl, t.maxTTL, t.warnings
@@ -311,7 +320,7 @@ func (b *backend) leaseConnection(ctx context.Context, req *logical.Request) (*w
 	if err := decodeMap(req.Secret.InternalData, l); err != nil {
 		return nil, nil, fmt.Errorf("the lease's internal data cannot be read: %w", err)
 	}
-	if l.Grant == nil && (l.Scope == "" || l.Key == "" || l.Updated.IsZero()) {
+	if l.Grant == nil && (!l.complete() || l.Updated.IsZero()) {
 		return nil, nil, errors.New("the lease's internal data lacks scope, key or updated")
 	}
 	conn, err := b.endingConnection(ctx, req.Storage)
@@ -337,7 +346,7 @@ func (b *backend) revokeSecret(ctx context.Context, req *logical.Request, _ *fra
 		return nil, fmt.Errorf("remove the leased secret %s: %w", l.secretRef, err)
 	}
 	b.closeRecord(ctx, req.Storage, l.Record)
-	b.event(ctx, "secret-revoke", req.Path, "scope", l.Scope, "key", l.Key)
+	b.event(ctx, l.eventKind("revoke"), req.Path, l.names()...)
 	return &logical.Response{}, nil
 }
 
@@ -346,7 +355,7 @@ func (b *backend) revokeSecret(ctx context.Context, req *logical.Request, _ *fra
 func (b *backend) removeUnconfirmed(ctx context.Context, conn *connection, in *secretIntent) error {
 	updated, _, err := secretUpdated(ctx, conn, in.secretRef)
 	if err != nil {
-		return explainSecrets(err, in.Scope, permissionRead)
+		return in.explain(err, permissionRead)
 	}
 	if updated.IsZero() || updated.Equal(in.Before) {
 		return fmt.Errorf("secret %s may have been stored, but is not listed yet", in.secretRef)

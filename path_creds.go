@@ -21,6 +21,7 @@ const (
 	keyExpiryTime   = "expiry_time"
 	keyDeliverScope = "deliver_scope"
 	keyDeliverKey   = "deliver_key"
+	keyDeliverUC    = "deliver_uc"
 	keySecretID     = "secret_id"
 	keyAccessToken  = "access_token"
 	keyTokenType    = "token_type"
@@ -78,6 +79,10 @@ func pathCreds() []*framework.Path {
 				Type:        framework.TypeString,
 				Description: "Key in deliver_scope. It may have slashes. An existing secret is overwritten, in whatever case its key is written.",
 			},
+			keyDeliverUC: {
+				Type:        framework.TypeString,
+				Description: "Secret in Unity Catalog to store the secret part of the credential in, instead of returning it: <catalog>.<schema>.<name>. Who has READ SECRET on it can use the credential. Not together with deliver_scope and deliver_key.",
+			},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: operation("credentials", "Mint a credential."),
@@ -114,6 +119,7 @@ var credsResponseFields = func() map[string]*framework.FieldSchema {
 	fields[keyExpiryTime].Description += " The lease ends earlier."
 	fields[keyDeliverScope] = &framework.FieldSchema{Type: framework.TypeString, Description: "Secret scope that the credential was delivered to."}
 	fields[keyDeliverKey] = &framework.FieldSchema{Type: framework.TypeString, Description: "Key that the credential was delivered to."}
+	fields[keyDeliverUC] = &framework.FieldSchema{Type: framework.TypeString, Description: "Secret in Unity Catalog that the credential was delivered to."}
 	return fields
 }()
 
@@ -124,6 +130,7 @@ lease, or letting it end, deletes the credential at Databricks.
   vault read databricks/creds/etl
   vault write databricks/creds/etl ttl=5m scopes=sql comment=OPS-1234
   vault write databricks/creds/etl deliver_scope=etl deliver_key=token
+  vault write databricks/creds/etl deliver_uc=main.app.token
   vault lease revoke databricks/creds/etl/…
   vault lease revoke -prefix databricks/creds/etl
 

@@ -127,7 +127,7 @@ func (b *backend) writeSecret(ctx context.Context, req *logical.Request, data *f
 	if err != nil {
 		return nil, err
 	}
-	value, err := b.valueOf(ctx, data)
+	value, err := b.valueOf(ctx, data, ref.rules())
 	if err != nil {
 		return nil, err
 	}
@@ -140,6 +140,11 @@ func (b *backend) writeSecret(ctx context.Context, req *logical.Request, data *f
 			return nil, err
 		}
 	}
+	if ref.UC != "" {
+		if err := value.addUC(data, requested > 0); err != nil {
+			return nil, err
+		}
+	}
 	conn, err := b.connection(ctx, req.Storage)
 	if err != nil {
 		return nil, err
@@ -149,11 +154,15 @@ func (b *backend) writeSecret(ctx context.Context, req *logical.Request, data *f
 		resp, err := b.leaseSecret(ctx, req, conn, ref, value, requested, ifAbsent)
 		return resp, ref.explainMissing(ctx, conn, err)
 	}
-	if err := b.putUnleased(ctx, req.Storage, conn, ref, value, ifAbsent); err != nil {
+	known := mayExist
+	if ifAbsent {
+		known = mustBeAbsent
+	}
+	if err := b.putUnleased(ctx, req.Storage, conn, ref, value, known); err != nil {
 		return nil, ref.explainMissing(ctx, conn, err)
 	}
-	b.event(ctx, "secret-write", req.Path, "scope", ref.Scope, "key", ref.Key)
-	return &logical.Response{Data: map[string]any{keyScope: ref.Scope, keyKey: ref.Key}}, nil
+	b.event(ctx, ref.eventKind("write"), req.Path, ref.names()...)
+	return &logical.Response{Data: ref.answer()}, nil
 }
 
 func (b *backend) readSecret(ctx context.Context, req *logical.Request, data *framework.FieldData) (*logical.Response, error) {
@@ -194,14 +203,17 @@ func (b *backend) deleteSecret(ctx context.Context, req *logical.Request, data *
 	if err != nil {
 		return nil, err
 	}
-	err = conn.client.DeleteSecret(ctx, ref.Scope, ref.Key)
+	err = ref.remove(ctx, conn)
 	if client.IsGone(err) {
-		err = checkSlashes(ctx, conn, ref.Scope, ref.Key)
+		err = nil
+		if ref.UC == "" {
+			err = checkSlashes(ctx, conn, ref.Scope, ref.Key)
+		}
 	}
 	if err != nil {
-		return nil, explainSecrets(err, ref.Scope, permissionWrite)
+		return nil, ref.explain(err, permissionWrite)
 	}
-	b.event(ctx, "secret-delete", req.Path, "scope", ref.Scope, "key", ref.Key)
+	b.event(ctx, ref.eventKind("delete"), req.Path, ref.names()...)
 	return &logical.Response{}, nil
 }
 

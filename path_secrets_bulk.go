@@ -68,11 +68,7 @@ func pathSecretsBulk() *framework.Path {
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ListOperation: readOperation((*backend).listSecrets, "List the keys of a scope.", listResponseFields),
 			logical.UpdateOperation: writeOperation((*backend).pushSecrets, "Store many secrets at once.",
-				[]framework.Response{{Description: "The keys that were written, deleted and kept.", Fields: map[string]*framework.FieldSchema{
-					keyWritten: {Type: framework.TypeStringSlice, Required: true, Description: "Keys that were stored."},
-					keyDeleted: {Type: framework.TypeStringSlice, Required: true, Description: "Keys that were deleted."},
-					keyKept:    {Type: framework.TypeStringSlice, Required: true, Description: "Keys that prune did not delete although they were not sent, because this mount holds them, or because a push can't name them."},
-				}}},
+				[]framework.Response{pushResponse},
 				framework.RequestExample{
 					Description: "Make the scope equal to what is sent.",
 					Data:        map[string]any{keySecrets: map[string]any{"user": "etl", "password": "s3cr3t"}, keyPrune: true},
@@ -82,6 +78,12 @@ func pathSecretsBulk() *framework.Path {
 		HelpDescription: strings.TrimSpace(bulkHelp),
 	}
 }
+
+var pushResponse = framework.Response{Description: "The keys that were written, deleted and kept.", Fields: map[string]*framework.FieldSchema{
+	keyWritten: {Type: framework.TypeStringSlice, Required: true, Description: "Keys that were stored."},
+	keyDeleted: {Type: framework.TypeStringSlice, Required: true, Description: "Keys that were deleted."},
+	keyKept:    {Type: framework.TypeStringSlice, Required: true, Description: "Keys that prune did not delete although they were not sent, because this mount holds them, or because a push can't name them."},
+}}
 
 // pathSecretsBelow lists what Vault's users take for a folder. Databricks has none: a slash is a character of a key.
 func pathSecretsBelow() *framework.Path {
@@ -161,27 +163,32 @@ func (b *backend) pushSecrets(ctx context.Context, req *logical.Request, data *f
 		return nil, err
 	}
 	dryRun := data.Get(keyDryRun).(bool)
-	if p.prune || dryRun {
-		listed, err := conn.client.ListSecrets(ctx, p.scope)
+	// In Unity Catalog, one list tells of all keys whether they are to be created or updated.
+	if p.prune || dryRun || p.space.isUC() {
+		listed, err := p.space.list(ctx, conn)
 		if err != nil {
-			return nil, explainSecrets(err, p.scope, permissionWrite)
+			return nil, err
+		}
+		p.listed = make(map[string]bool, len(listed))
+		for _, secret := range listed {
+			p.listed[strings.ToLower(secret.Key)] = true
 		}
 		if err := b.planPrune(ctx, req.Storage, conn, p, listed); err != nil {
 			return nil, err
 		}
 	}
 	keys, surplus := slices.Sorted(maps.Keys(p.puts)), p.surplus
-	room := client.MaxSecretsPerScope - len(p.done[keyKept])
+	room := p.space.most() - len(p.done[keyKept])
 	if len(keys) > room {
-		return nil, badField(keySecrets, "%d keys were sent, and %d more are there that prune keeps; a scope has at most %d: %s",
-			len(keys), len(p.done[keyKept]), client.MaxSecretsPerScope, strings.Join(p.done[keyKept], ", "))
+		return nil, badField(keySecrets, "%d keys were sent, and %d more are there that prune keeps; a %s has at most %d: %s",
+			len(keys), len(p.done[keyKept]), p.space.kind(), p.space.most(), strings.Join(p.done[keyKept], ", "))
 	}
 	if dryRun {
 		return pushed(keys, surplus, p.done[keyKept]), nil
 	}
 
 	remove := func(ctx context.Context, key string) error {
-		ref := secretRef{Scope: p.scope, Key: key}
+		ref := p.space.ref(key)
 		unlock, err := b.lockForWrite(ctx, req.Storage, ref)
 		if err != nil {
 			return err
@@ -195,8 +202,8 @@ func (b *backend) pushSecrets(ctx context.Context, req *logical.Request, data *f
 		case held:
 			return errHeld
 		}
-		if err := conn.client.DeleteSecret(ctx, p.scope, key); err != nil && !client.IsGone(err) {
-			return explainSecrets(err, p.scope, permissionWrite)
+		if err := ref.remove(ctx, conn); err != nil && !client.IsGone(err) {
+			return ref.explain(err, permissionWrite)
 		}
 		return nil
 	}
@@ -205,14 +212,22 @@ func (b *backend) pushSecrets(ctx context.Context, req *logical.Request, data *f
 	p.each(ctx, b, keyDeleted, surplus[:first], remove)
 	if p.first == nil {
 		p.each(ctx, b, keyWritten, keys, func(ctx context.Context, key string) error {
-			return b.putUnleased(ctx, req.Storage, conn, secretRef{Scope: p.scope, Key: key}, p.puts[key], false)
+			known := mayExist
+			if p.listed != nil && !p.listed[strings.ToLower(key)] {
+				known = wasAbsent
+			}
+			return b.putUnleased(ctx, req.Storage, conn, p.space.ref(key), p.puts[key], known)
 		})
 	}
 	if p.first == nil {
 		p.each(ctx, b, keyDeleted, surplus[first:], remove)
 	}
 	if n := len(p.done[keyWritten]) + len(p.done[keyDeleted]); n > 0 {
-		b.event(context.WithoutCancel(ctx), "secrets-push", req.Path, "scope", p.scope, "written", fmt.Sprint(len(p.done[keyWritten])), "deleted", fmt.Sprint(len(p.done[keyDeleted])))
+		kind := "secrets-push"
+		if p.space.isUC() {
+			kind = "uc-secrets-push"
+		}
+		b.event(context.WithoutCancel(ctx), kind, req.Path, append(p.space.names(), "written", fmt.Sprint(len(p.done[keyWritten])), "deleted", fmt.Sprint(len(p.done[keyDeleted])))...)
 	}
 	if p.first != nil {
 		return nil, p.failure(len(keys) + len(surplus))

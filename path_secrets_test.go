@@ -187,7 +187,7 @@ func TestExistenceChecksCallNobody(t *testing.T) {
 	}
 	paths := []string{
 		"secrets/etl/there", "secrets/etl/other", "secrets/other/k", "secrets/etl/bad name", "scopes/etl", "scopes/other", "scopes/bad name", "scopes/a/b",
-		"acls/etl/users", "acls/etl/nobody", "acls/other/users", "acls/bad name/users", "secrets/etl", "secrets/a/b/c", "roles/a..b", "creds/a..b",
+		"acls/etl/users", "acls/etl/nobody", "acls/other/users", "acls/bad name/users", "secrets/etl", "secrets/a/b/c", "roles/a..b", "creds/a..b", "uc-secrets/main/app/k", "uc-secrets/main/app", "uc-secrets/ma.in/app/k",
 	}
 	for _, path := range paths {
 		check(m, path)
@@ -206,7 +206,7 @@ func TestExistenceChecksCallNobody(t *testing.T) {
 			continue
 		}
 		check := &logical.Request{Operation: logical.CreateOperation, Storage: m.storage}
-		for _, name := range []string{"config", "roles/new", "static-roles/new", "scopes/new", "secrets/new/k", "acls/new/p"} {
+		for _, name := range []string{"config", "roles/new", "static-roles/new", "scopes/new", "secrets/new/k", "acls/new/p", "uc-secrets/c/s/new"} {
 			if m.routes.Route(name) == path {
 				check.Path = name
 			}

@@ -74,6 +74,7 @@ var staticFields = withSchedule(map[string]*framework.FieldSchema{
 	},
 	keyDeliverScope: {Type: framework.TypeString, Description: "Secret scope in which the current secret part is kept, too, as a text. Needs deliver_key."},
 	keyDeliverKey:   {Type: framework.TypeString, Description: "Key in deliver_scope. It may have slashes. What is there is overwritten, in whatever case its key is written."},
+	keyDeliverUC:    {Type: framework.TypeString, Description: "Secret in Unity Catalog, <catalog>.<schema>.<name>, in which the current secret part is kept, instead of deliver_scope and deliver_key. What is there is overwritten."},
 	keyForce: {
 		Type:        framework.TypeBool,
 		Description: "On a delete: forget the role even if what it made can't be removed at Databricks.",
@@ -94,7 +95,7 @@ var staticResponseFields = withRotation(staticStoredFields, map[string]*framewor
 	keyCredentialID:   {Type: framework.TypeString, Required: true, Description: "Id of the current credential."},
 	keyExpiryTime:     {Type: framework.TypeString, Required: true, Description: "When it ends at Databricks if it is not replaced, RFC 3339."},
 	keyRetiredIDs:     {Type: framework.TypeStringSlice, Required: true, Description: "Ids of the previous ones that are still alive."},
-	keyDelivered:      {Type: framework.TypeBool, Required: true, Description: "Whether deliver_key has the current secret part; false where there is none."},
+	keyDelivered:      {Type: framework.TypeBool, Required: true, Description: "Whether deliver_key or deliver_uc has the current secret part; false where there is none."},
 	keyPendingError:   {Type: framework.TypeString, Required: true, Description: "What could not be delivered or removed yet after a rotation, and why; empty for nothing."},
 	keyPendingAttempt: {Type: framework.TypeString, Required: true, Description: "When that is tried again, RFC 3339; null for never."},
 })
@@ -160,7 +161,8 @@ A static role has one credential at a time, which all who may read static-creds/
 share, and which Vault replaces: every rotation_period, by a cron rotation_schedule in
 UTC, or when rotate-role/<name> is written. The previous one lives on for
 rotation_grace_period, so that consumers have time to read the new one. With
-deliver_scope and deliver_key, the current one is kept in a secret scope, too.
+deliver_scope and deliver_key, the current one is kept in a secret scope, too, or with
+deliver_uc in a secret in Unity Catalog.
 
   vault write databricks/static-roles/bi credential_type=oauth_secret \
       application_id=6f5ccf28-… rotation_period=168h rotation_grace_period=24h

@@ -35,7 +35,7 @@ func TestStaticRole(t *testing.T) {
 	require.Equal(t, map[string]any{
 		"credential_type": "oauth_secret", "service_principal_id": w.sp.ID, "application_id": w.sp.ApplicationID, "scopes": []string{"sql", "jobs"}, "comment": "",
 		"rotation_period": int64(604800), "rotation_schedule": "", "rotation_window": int64(0), "rotation_grace_period": int64(86400), "lifetime": int64(0),
-		"deliver_scope": "etl", "deliver_key": "bi", "delivered": true,
+		"deliver_scope": "etl", "deliver_key": "bi", "deliver_uc": "", "delivered": true,
 		"credential_id": secret.ID, "expiry_time": rfc3339(secret.Expires), "retired_ids": []string{},
 		"last_vault_rotation": rfc3339(made), "next_vault_rotation": rfc3339(next), "rotation_failures": 0, "last_rotation_error": "", "next_rotation_attempt": nil,
 		"pending_error": "", "next_pending_attempt": nil, "last_vault_rotation_time": rfc3339(made), "next_vault_rotation_time": rfc3339(next),

@@ -29,6 +29,7 @@ func newPaths() []*framework.Path {
 		pathTokens(),
 		pathScopes(),
 		pathSecrets(),
+		pathUCSecrets(),
 		pathACLs(),
 		pathStatus(),
 		pathTidy(),

@@ -20,12 +20,13 @@ import (
 
 // push is one bulk write. Its keys are written concurrently, so mu guards done, failed and first.
 type push struct {
-	scope string
+	space secretSpace
 	puts  map[string]secretValue
 	sent  map[string]string // the keys by their lower case: Databricks ignores the case
 	prune bool
 
-	surplus []string // keys to delete, which were neither sent nor are held by the mount
+	listed  map[string]bool // lower case of the keys that Databricks has listed; nil where it wasn't asked
+	surplus []string        // keys to delete, which were neither sent nor are held by the mount
 
 	mu      sync.Mutex
 	done    map[string][]string     // keys by what was done to them: keyWritten, keyDeleted, keyKept
@@ -51,8 +52,12 @@ func pushed(written, deleted, kept []string) *logical.Response {
 
 // pushOf returns the bulk write of a request. It validates all of it before anything is sent to Databricks.
 func pushOf(data *framework.FieldData) (*push, error) {
+	space, err := secretSpaceOf(data)
+	if err != nil {
+		return nil, err
+	}
 	p := &push{
-		scope:   data.Get(keyScope).(string),
+		space:   space,
 		prune:   data.Get(keyPrune).(bool),
 		puts:    make(map[string]secretValue),
 		sent:    make(map[string]string),
@@ -60,14 +65,12 @@ func pushOf(data *framework.FieldData) (*push, error) {
 		failed:  make(map[string]*pushFailure),
 		started: time.Now(),
 	}
-	if err := checkName(keyScope, p.scope); err != nil {
-		return nil, err
-	}
-	for field, read := range map[string]func(field, text string) (secretValue, error){keySecrets: stringValue, keyBytes: bytesValue} {
+	rules := space.ref("").rules()
+	for field, read := range map[string]func(field, text string) (secretValue, error){keySecrets: rules.stringValue, keyBytes: rules.bytesValue} {
 		for key, raw := range data.Get(field).(map[string]any) {
-			if !validKey(key) {
+			if !space.valid(key) {
 				// The key isn't shown: it may be a value that was sent in its place by mistake.
-				return nil, badField(field, "a key of %d characters is no valid name; use %s", len(key), keyRule)
+				return nil, badField(field, "a key of %d characters is no valid name; use %s", len(key), space.rule())
 			}
 			text, ok := raw.(string)
 			if !ok {
@@ -88,11 +91,11 @@ func pushOf(data *framework.FieldData) (*push, error) {
 	}
 	switch {
 	case len(p.puts) == 0 && p.prune:
-		return nil, badField(keyPrune, "with no secrets sent it would empty the scope; send at least one, or delete the scope")
+		return nil, badField(keyPrune, "with no secrets sent it would empty the %s; send at least one, or delete the %s", space.kind(), space.kind())
 	case len(p.puts) == 0:
 		return nil, badField(keySecrets, "is missing; send a map of key to string as %s, or of key to base64 as %s", keySecrets, keyBytes)
-	case len(p.puts) > client.MaxSecretsPerScope:
-		return nil, badField(keySecrets, "%d keys were sent; a scope has at most %d", len(p.puts), client.MaxSecretsPerScope)
+	case len(p.puts) > space.most():
+		return nil, badField(keySecrets, "%d keys were sent; a %s has at most %d", len(p.puts), space.kind(), space.most())
 	}
 	return p, nil
 }
@@ -111,11 +114,11 @@ func (b *backend) planPrune(ctx context.Context, s logical.Storage, conn *connec
 		return err
 	}
 	for _, secret := range listed {
-		ref := secretRef{Scope: p.scope, Key: secret.Key}
+		ref := p.space.ref(secret.Key)
 		if p.sent[strings.ToLower(secret.Key)] != "" {
 			continue
 		}
-		held := delivered[ref.canonical()] || !validKey(secret.Key) // nobody could have sent it
+		held := delivered[ref.canonical()] || !p.space.valid(secret.Key) // nobody could have sent it
 		if !held {
 			if held, err = b.isLeased(ctx, s, conn, ref); err != nil {
 				return err
@@ -178,7 +181,7 @@ func (p *push) each(ctx context.Context, b *backend, what string, keys []string,
 	}
 	_ = group.Wait() // every failure is in p
 	slices.Sort(p.done[what])
-	b.Logger().Info("pushed secrets", "scope", p.scope, what, len(p.done[what]), "of", len(keys), "took", time.Since(p.started).Round(time.Millisecond).String())
+	b.Logger().Info("pushed secrets", p.space.log(what, len(p.done[what]), "of", len(keys), "took", time.Since(p.started).Round(time.Millisecond).String())...)
 }
 
 // logProgress logs the progress of a push until finished is closed, in numbers only.
@@ -193,7 +196,7 @@ func (p *push) logProgress(b *backend, what string, total int, finished <-chan s
 			p.mu.Lock()
 			done := len(p.done[what])
 			p.mu.Unlock()
-			b.Logger().Info("pushing secrets", "scope", p.scope, what, done, "of", total)
+			b.Logger().Info("pushing secrets", p.space.log(what, done, "of", total)...)
 		}
 	}
 }
@@ -245,6 +248,9 @@ func failsForAll(err error) bool {
 	var remote *client.Error
 	if !errors.As(err, &remote) {
 		return true
+	}
+	if remote.Kind == client.PermissionDenied && strings.HasPrefix(remote.Op, "uc-secrets/") {
+		return false // each secret there has an owner and privileges of its own
 	}
 	switch remote.Kind {
 	case client.Unauthenticated, client.PermissionDenied, client.NetworkDenied, client.NotInWorkspace, client.ScopeMissing, client.NotFound, client.Canceled:

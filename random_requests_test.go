@@ -51,6 +51,7 @@ func newRandomRequests(t *testing.T, seed uint64) *randomRequests {
 	r := &randomRequests{mount: newMount(t, simulator.WithAccount("6c8d4a52-0000-4000-8000-0123456789ab")), Rand: rand.New(rand.NewPCG(seed, 1))}
 	sp := r.workspace.AddServicePrincipal("bi", false)
 	r.workspace.SetTokenPermission(sp, true)
+	r.workspace.AddUCSchema("etl", "etl", r.admin)
 	_, foreign := r.workspace.AddToken(r.workspace.AddUser("jane@example.com", false), "not the engine's", 0)
 	r.names = []string{"etl", "bi", "k", "none", "users", "jane@example.com", foreign, sp.ID, sp.ApplicationID, "ETL"}
 	return r

@@ -84,7 +84,7 @@ func (e *staticEntry) alive(nonce string, ended func(end time.Time) bool) bool {
 // stored before, so that it is known after a crash.
 func (i *staticItem) deliver(ctx context.Context, e *staticEntry) error {
 	b, conn := i.b, i.conn
-	if err := conn.delivers(); err != nil {
+	if err := conn.delivers(*e.delivery()); err != nil {
 		return err
 	}
 	// A credential goes nowhere but to where it was made, whatever the config leads to now.
@@ -103,7 +103,7 @@ func (i *staticItem) deliver(ctx context.Context, e *staticEntry) error {
 	defer unlock()
 	before, found, err := secretUpdated(ctx, conn, ref)
 	if err != nil {
-		return explainSecrets(err, ref.Scope, permissionRead)
+		return ref.explain(err, permissionRead)
 	}
 	// A copy that is no longer there can be forgotten, and so can an earlier write whose outcome is unknown, when it is certain that what is
 	// there now can't be it.
@@ -120,7 +120,11 @@ func (i *staticItem) deliver(ctx context.Context, e *staticEntry) error {
 	if err := b.saveStatic(ctx, i.req.Storage, i.name, e); err != nil {
 		return err
 	}
-	if err := (secretValue{text: e.State.Secret}).put(ctx, conn, ref); err != nil {
+	known := mayExist
+	if !found {
+		known = wasAbsent
+	}
+	if err := (secretValue{text: e.State.Secret}).put(ctx, conn, ref, known); err != nil {
 		if credential.NotApplied(err) {
 			e.State.Copies = earlier
 			return err
@@ -194,7 +198,7 @@ func (i *staticItem) checkCopyHere(ctx context.Context, made origin) error {
 // removeCopy removes a copy, unless another value was written there since. Where it isn't certain that it was written, it goes by the
 // time of what is there now.
 func (b *backend) removeCopy(ctx context.Context, conn *connection, c *storedCopy) error {
-	if err := conn.delivers(); err != nil {
+	if err := conn.delivers(c.secretRef); err != nil {
 		return err
 	}
 	unlock, err := b.secretLocks.Lock(ctx, c.canonical())
@@ -206,7 +210,7 @@ func (b *backend) removeCopy(ctx context.Context, conn *connection, c *storedCop
 	if c.Updated.IsZero() {
 		updated, found, err := secretUpdated(ctx, conn, c.secretRef)
 		if err != nil {
-			return explainSecrets(err, c.Scope, permissionRead)
+			return c.explain(err, permissionRead)
 		}
 		if ours, err := c.matches(conn, b.now(), updated); err != nil || !found || !ours {
 			return err

@@ -16,20 +16,79 @@ import (
 	"github.com/hashicorp/vault/sdk/framework"
 )
 
-// secretRef is the scope and key of a secret.
+// secretRef says which secret is meant: by scope and key, or by its full name in Unity Catalog.
 type secretRef struct {
 	Scope string `json:"scope"`
 	Key   string `json:"key"`
+	UC    string `json:"uc_secret,omitempty"` // full name of a secret in Unity Catalog, else empty
 }
 
-func (p secretRef) String() string { return p.Scope + "/" + p.Key }
+func (p secretRef) String() string {
+	if p.UC != "" {
+		return p.UC
+	}
+	return p.Scope + "/" + p.Key
+}
 
 // canonical returns the canonical form, by which secrets are locked and compared: names of scopes and keys ignore case (Databricks
-// guide "Secret management").
-func (p secretRef) canonical() string { return strings.ToLower(p.String()) }
+// guide "Secret management"), and so do those in Unity Catalog. No scope has a colon in its name.
+func (p secretRef) canonical() string {
+	if p.UC != "" {
+		return "uc:" + strings.ToLower(p.UC)
+	}
+	return strings.ToLower(p.String())
+}
 
-// secretRefOf returns the scope and key of a request. Invalid names are a fieldError.
+// complete reports whether the secret is named in full.
+func (p secretRef) complete() bool { return p.UC != "" || p.Scope != "" && p.Key != "" }
+
+// names returns the names of the secret for events and the log, as pairs.
+func (p secretRef) names() []string {
+	if p.UC != "" {
+		return []string{keyUCSecret, p.UC}
+	}
+	return []string{keyScope, p.Scope, keyKey, p.Key}
+}
+
+// logNames is names in the form that loggers take.
+func (p secretRef) logNames() []any {
+	var names []any
+	for _, name := range p.names() {
+		names = append(names, name)
+	}
+	return names
+}
+
+// eventKind returns the kind of an event about the secret.
+func (p secretRef) eventKind(what string) string {
+	if p.UC != "" {
+		return "uc-secret-" + what
+	}
+	return "secret-" + what
+}
+
+// answer returns the names of the secret as fields of an answer.
+func (p secretRef) answer() map[string]any {
+	if p.UC != "" {
+		catalog, schema, name := p.ucNames()
+		return map[string]any{keyCatalog: catalog, keySchema: schema, keyName: name, keyFullName: p.UC}
+	}
+	return map[string]any{keyScope: p.Scope, keyKey: p.Key}
+}
+
+// rules returns what the value of the secret can be.
+func (p secretRef) rules() valueRules {
+	if p.UC != "" {
+		return ucValues
+	}
+	return scopeValues
+}
+
+// secretRefOf returns the secret that a request names. Invalid names are a fieldError.
 func secretRefOf(data *framework.FieldData) (secretRef, error) {
+	if _, uc := data.Schema[keyCatalog]; uc {
+		return ucRef(data.Get(keyCatalog).(string), data.Get(keySchema).(string), data.Get(keyName).(string))
+	}
 	ref := secretRef{Scope: data.Get(keyScope).(string), Key: data.Get(keyKey).(string)}
 	return ref, ref.check(keyScope, keyKey)
 }
@@ -44,7 +103,7 @@ func (p secretRef) check(scopeField, keyField string) error {
 
 // explainMissing returns err or, if it says that there is no such scope or key, a fieldError where a scope with a slash in its name is meant.
 func (p secretRef) explainMissing(ctx context.Context, conn *connection, err error) error {
-	if !client.IsGone(err) {
+	if p.UC != "" || !client.IsGone(err) {
 		return err
 	}
 	return cmp.Or(checkSlashes(ctx, conn, p.Scope, p.Key), err)
@@ -52,6 +111,9 @@ func (p secretRef) explainMissing(ctx context.Context, conn *connection, err err
 
 // secretUpdated returns when the secret was last written, zero where Databricks lists it without a time, and whether it exists.
 func secretUpdated(ctx context.Context, conn *connection, ref secretRef) (updated time.Time, found bool, err error) {
+	if ref.UC != "" {
+		return ucSecretUpdated(ctx, conn, ref)
+	}
 	secrets, err := conn.client.ListSecrets(ctx, ref.Scope)
 	if client.IsGone(err) {
 		return time.Time{}, false, nil
@@ -63,12 +125,28 @@ func secretUpdated(ctx context.Context, conn *connection, ref secretRef) (update
 	return updated, found, nil
 }
 
+// remove deletes the secret. That there is none is an error for which [client.IsGone] is true.
+func (p secretRef) remove(ctx context.Context, conn *connection) error {
+	if p.UC != "" {
+		return conn.client.DeleteUCSecret(ctx, p.UC)
+	}
+	return conn.client.DeleteSecret(ctx, p.Scope, p.Key)
+}
+
+// explain adds advice to an error about the secret; need is the permission on its scope that the call requires. A nil error stays nil.
+func (p secretRef) explain(err error, need string) error {
+	if p.UC != "" {
+		return explainUC(err, p.UC)
+	}
+	return explainSecrets(err, p.Scope, need)
+}
+
 // checkAbsent returns an error when Databricks lists the secret, or can't be asked. The caller holds the secret's lock, so no other request
 // of this mount stores it meanwhile.
 func checkAbsent(ctx context.Context, conn *connection, ref secretRef) error {
 	updated, found, err := secretUpdated(ctx, conn, ref)
 	if err != nil {
-		return explainSecrets(err, ref.Scope, permissionRead)
+		return ref.explain(err, permissionRead)
 	}
 	return refuseOverwrite(ref, updated, found)
 }
@@ -104,9 +182,33 @@ type secretValue struct {
 	text   client.Secret
 	bytes  []byte // used when binary
 	binary bool
+
+	comment *string // of a secret in Unity Catalog, nil to leave it
+	owner   string  // of a secret in Unity Catalog, empty to leave it
 }
 
-func (v secretValue) put(ctx context.Context, conn *connection, ref secretRef) error {
+// valueRules are the bounds of values.
+type valueRules struct {
+	most     int    // bytes
+	written  string // most as Databricks writes it
+	textOnly bool   // bytes must be UTF-8
+}
+
+var scopeValues = valueRules{most: client.MaxSecretValue, written: "128 KB"}
+
+// presence is what is known of a secret that is about to be written.
+type presence int
+
+const (
+	mayExist     presence = iota
+	wasAbsent             // a moment ago
+	mustBeAbsent          // so that an existing one is not overwritten. In a scope, the caller has to look for it
+)
+
+func (v secretValue) put(ctx context.Context, conn *connection, ref secretRef, known presence) error {
+	if ref.UC != "" {
+		return v.putUC(ctx, conn, ref, known)
+	}
 	var err error
 	if v.binary {
 		err = conn.client.PutSecretBytes(ctx, ref.Scope, ref.Key, v.bytes)
@@ -117,7 +219,7 @@ func (v secretValue) put(ctx context.Context, conn *connection, ref secretRef) e
 }
 
 // valueOf returns the value that a request sends, or one generated by its password policy.
-func (b *backend) valueOf(ctx context.Context, data *framework.FieldData) (secretValue, error) {
+func (b *backend) valueOf(ctx context.Context, data *framework.FieldData, rules valueRules) (secretValue, error) {
 	var sent []string
 	for _, field := range []string{keyStringValue, keyBytesValue, keyPasswordPolicy} {
 		if raw, ok := data.Raw[field]; ok && raw != nil {
@@ -133,7 +235,7 @@ func (b *backend) valueOf(ctx context.Context, data *framework.FieldData) (secre
 	text := data.Get(sent[0]).(string)
 	switch sent[0] {
 	case keyBytesValue:
-		return bytesValue(keyBytesValue, text)
+		return rules.bytesValue(keyBytesValue, text)
 	case keyPasswordPolicy:
 		made, err := b.System().GeneratePasswordFromPolicy(ctx, text)
 		if err != nil {
@@ -145,26 +247,32 @@ func (b *backend) valueOf(ctx context.Context, data *framework.FieldData) (secre
 		}
 		text = made
 	}
-	return stringValue(sent[0], text)
+	return rules.stringValue(sent[0], text)
 }
 
-func stringValue(field, text string) (secretValue, error) {
+func (r valueRules) stringValue(field, text string) (secretValue, error) {
 	if !utf8.ValidString(text) {
 		return secretValue{}, badField(field, "is not UTF-8; send such bytes in base64 as %s", keyBytesValue)
 	}
-	if len(text) > client.MaxSecretValue {
-		return secretValue{}, badField(field, "has %d bytes; a secret has at most %d (128 KB)", len(text), client.MaxSecretValue)
+	if len(text) > r.most {
+		return secretValue{}, badField(field, "has %d bytes; a secret has at most %d (%s)", len(text), r.most, r.written)
 	}
 	return secretValue{text: client.Secret(text)}, nil
 }
 
-func bytesValue(field, text string) (secretValue, error) {
+func (r valueRules) bytesValue(field, text string) (secretValue, error) {
 	raw, err := base64.StdEncoding.DecodeString(text)
 	if err != nil {
 		return secretValue{}, badField(field, "is not base64 of the standard alphabet with padding")
 	}
-	if len(raw) > client.MaxSecretValue {
-		return secretValue{}, badField(field, "has %d bytes; a secret has at most %d (128 KB)", len(raw), client.MaxSecretValue)
+	if len(raw) > r.most {
+		return secretValue{}, badField(field, "has %d bytes; a secret has at most %d (%s)", len(raw), r.most, r.written)
+	}
+	if r.textOnly {
+		if !utf8.Valid(raw) {
+			return secretValue{}, badField(field, "is not base64 of UTF-8, and a secret in Unity Catalog holds a text; store the base64 itself as %s, and let its readers decode it", keyStringValue)
+		}
+		return secretValue{text: client.Secret(raw)}, nil
 	}
 	return secretValue{bytes: raw, binary: true}, nil
 }

@@ -41,6 +41,7 @@ type staticRole struct {
 	Lifetime     int64  `json:"lifetime"` // at Databricks; 0 for what the schedule needs
 	DeliverScope string `json:"deliver_scope"`
 	DeliverKey   string `json:"deliver_key"`
+	DeliverUC    string `json:"deliver_uc,omitempty"` // full name of a secret in Unity Catalog, instead of the two
 }
 
 // mints returns the role in the form in which credentials are minted for it.
@@ -57,6 +58,9 @@ func (r *staticRole) mints() *roleEntry {
 
 // delivery returns where the credential is delivered to, nil for nowhere.
 func (r *staticRole) delivery() *secretRef {
+	if r.DeliverUC != "" {
+		return &secretRef{UC: r.DeliverUC}
+	}
 	if r.DeliverScope == "" {
 		return nil
 	}
@@ -268,11 +272,17 @@ func graceOf(s schedule.Schedule, now time.Time) int64 {
 	return int64(min(defaultGrace, shortest) / time.Second)
 }
 
-// forgetOtherPlace drops the stored half of a delivery whose other half the request ends.
+// forgetOtherPlace drops the stored half of a delivery whose other half the request ends, and the stored place where the request names
+// another.
 func (r *staticRole) forgetOtherPlace(data *framework.FieldData) {
 	_, scope := data.Raw[keyDeliverScope]
 	_, key := data.Raw[keyDeliverKey]
+	_, uc := data.Raw[keyDeliverUC]
 	switch {
+	case uc && r.DeliverUC != "" && !scope && !key:
+		r.DeliverScope, r.DeliverKey = "", ""
+	case !uc && scope && key && r.DeliverScope != "":
+		r.DeliverUC = ""
 	case scope && r.DeliverScope == "" && !key:
 		r.DeliverKey = ""
 	case key && r.DeliverKey == "" && !scope:
@@ -288,8 +298,8 @@ func (i *staticItem) resolve(ctx context.Context, role *staticRole) error {
 		before = &i.e.staticRole
 	}
 	mints := role.mints()
-	if role.delivery() != nil {
-		if err := i.conn.delivers(); err != nil {
+	if to := role.delivery(); to != nil {
+		if err := i.conn.delivers(*to); err != nil {
 			return err
 		}
 	}
@@ -305,11 +315,24 @@ func (i *staticItem) resolve(ctx context.Context, role *staticRole) error {
 	if err := i.b.checkDeliveryFree(ctx, i.req.Storage, i.name, *ref); err != nil {
 		return err
 	}
+	if ref.UC != "" {
+		return i.checkSchema(ctx, *ref)
+	}
 	_, err = i.conn.client.ListSecrets(ctx, ref.Scope)
 	if client.IsGone(err) {
 		return badField(keyDeliverScope, "there is no secret scope %q at %s; write scopes/%s first", ref.Scope, i.conn.config.Host, ref.Scope)
 	}
 	return explainSecrets(err, ref.Scope, permissionRead)
+}
+
+// checkSchema returns an error for a secret whose schema doesn't exist, or can't be looked for.
+func (i *staticItem) checkSchema(ctx context.Context, ref secretRef) error {
+	catalog, schema, _ := ref.ucNames()
+	_, err := i.conn.client.ListUCSecrets(ctx, catalog, schema)
+	if client.IsGone(err) {
+		return badField(keyDeliverUC, "there is no schema %s.%s in Unity Catalog at %s; create it first", catalog, schema, i.conn.config.Host)
+	}
+	return explainUC(err, ref.UC)
 }
 
 // checkDeliveryFree returns an error when another static role delivers to the place: each would overwrite the other's copy.
@@ -327,7 +350,7 @@ func (b *backend) checkDeliveryFree(ctx context.Context, s logical.Storage, name
 			return err
 		}
 		if e != nil && e.delivery() != nil && e.delivery().canonical() == ref.canonical() {
-			return badField(keyDeliverKey, "%s is where static role %q delivers to; choose another key", ref, other)
+			return badField(ref.deliverField(), "%s is where static role %q delivers to; choose another", ref, other)
 		}
 	}
 	return nil
@@ -351,11 +374,13 @@ func (r *staticRole) check(before *staticRole, now time.Time) error {
 		return badField(keyLifetime, "%s is out of range; send 0 (as long as the schedule needs) to %s", duration.Seconds(r.Lifetime), duration.Seconds(longest))
 	case r.Lifetime > 0 && r.Lifetime < int64(schedule.MinPeriod/time.Second):
 		return badField(keyLifetime, "%s is too short; send at least %s", duration.Seconds(r.Lifetime), duration.Text(schedule.MinPeriod))
+	case r.DeliverUC != "" && (r.DeliverScope != "" || r.DeliverKey != ""):
+		return badField(keyDeliverUC, "can't be sent together with %s and %s; send one place", keyDeliverScope, keyDeliverKey)
 	case (r.DeliverScope == "") != (r.DeliverKey == ""):
 		return badField(keyDeliverScope, "and %s belong together; send both or neither", keyDeliverKey)
 	}
 	if ref, was := r.delivery(), before.delivery(); ref != nil && (was == nil || *was != *ref) {
-		if err := ref.check(keyDeliverScope, keyDeliverKey); err != nil {
+		if err := ref.checkDelivery(); err != nil {
 			return err
 		}
 	}

@@ -55,6 +55,9 @@ type pendingOperation struct {
 	// uncertain is set when it isn't known what was done, or may be done yet, so that only the rollback can tell, later.
 	uncertain bool
 
+	// ifAbsent is set where a secret that somebody has stored meanwhile must not be overwritten.
+	ifAbsent bool
+
 	// duplicate is set where other objects may bear the nonce, which the rollback removes, and keep is the id that it must keep then.
 	duplicate bool
 	keep      string

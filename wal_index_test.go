@@ -57,7 +57,7 @@ func TestALongLogCostsNothing(t *testing.T) {
 	m.write("roles/job", map[string]any{"credential_type": "oauth_secret", "application_id": sp.ApplicationID})
 	const n = 500
 	m.fillLog(n, func(i int) intent {
-		return intent{Started: time.Now(), Secret: &secretIntent{secretRef: secretRef{"etl", fmt.Sprint("key-", i)}}}
+		return intent{Started: time.Now(), Secret: &secretIntent{secretRef: secretRef{Scope: "etl", Key: fmt.Sprint("key-", i)}}}
 	})
 	m.restart()
 	m.holdTidy()
@@ -106,7 +106,7 @@ func TestARollbackSharesItsLists(t *testing.T) {
 	m.fillLog(2*n, func(i int) intent {
 		in := intent{Started: started, Expires: started.Add(time.Hour)}
 		if i < n {
-			in.Secret = &secretIntent{secretRef: secretRef{"etl", fmt.Sprint("key-", i)}}
+			in.Secret = &secretIntent{secretRef: secretRef{Scope: "etl", Key: fmt.Sprint("key-", i)}}
 		} else {
 			in.Credential = &credentialIntent{Type: credential.OAuthSecret, Role: "job", ServicePrincipalID: sp.ID, Lifetime: int64(3600 + i)}
 		}
@@ -132,7 +132,7 @@ func TestARollbackGoesOnWhereTheLastOneStopped(t *testing.T) {
 	m.impatient()
 	const n = 20
 	m.fillLog(n, func(i int) intent {
-		return intent{Started: time.Now().Add(-time.Hour), Secret: &secretIntent{secretRef: secretRef{"etl", fmt.Sprint("key-", i)}}}
+		return intent{Started: time.Now().Add(-time.Hour), Secret: &secretIntent{secretRef: secretRef{Scope: "etl", Key: fmt.Sprint("key-", i)}}}
 	})
 	tried := map[string]int{}
 	pass := func(most int) {
@@ -171,19 +171,19 @@ func TestTheIndexFollowsTheLog(t *testing.T) {
 	m := withScope(t)
 	m.youngTick()
 	entry := func(int) intent {
-		return intent{Started: time.Now().Add(-time.Hour), Secret: &secretIntent{secretRef: secretRef{"etl", "k"}}}
+		return intent{Started: time.Now().Add(-time.Hour), Secret: &secretIntent{secretRef: secretRef{Scope: "etl", Key: "k"}}}
 	}
 	m.fillLog(3, entry)
 	m.youngTick()
 	require.Empty(t, m.walEntries())
 
 	m.fillLog(1, func(int) intent {
-		return intent{Started: time.Now(), Secret: &secretIntent{secretRef: secretRef{"etl", "k"}}}
+		return intent{Started: time.Now(), Secret: &secretIntent{secretRef: secretRef{Scope: "etl", Key: "k"}}}
 	})
 	m.youngTick()
 	id, _ := m.walIntent()
 	x := &m.backend.(*backend).intents
-	require.NotEmpty(t, x.of(secretRef{"ETL", "K"}, &m.backend.(*backend).inFlight))
+	require.NotEmpty(t, x.of(secretRef{Scope: "ETL", Key: "K"}, &m.backend.(*backend).inFlight))
 	require.NoError(t, m.storage.Delete(t.Context(), framework.WALPrefix+id))
 	m.youngTick()
 	require.Empty(t, x.entries)
@@ -249,7 +249,7 @@ func TestAnEntryThatIsNotReturnedHoldsUpNoOther(t *testing.T) {
 	t.Parallel()
 	m := withScope(t)
 	m.fillLog(20, func(i int) intent {
-		return intent{Started: time.Now().Add(-time.Hour), Secret: &secretIntent{secretRef: secretRef{"etl", fmt.Sprint("key-", i)}}}
+		return intent{Started: time.Now().Add(-time.Hour), Secret: &secretIntent{secretRef: secretRef{Scope: "etl", Key: fmt.Sprint("key-", i)}}}
 	})
 	bad := m.walEntries()[0]
 	m.storage.onEach(func(op, key string) error {
@@ -272,7 +272,7 @@ func TestACopyIsRemovedWhateverBecomesOfItsCredential(t *testing.T) {
 	m.impatient()
 	m.fillLog(1, func(int) intent {
 		at := m.backend.(*backend).now()
-		return intent{Started: at, Expires: at.Add(24 * time.Hour), Credential: &credentialIntent{Type: credential.PAT, Role: "etl"}, Secret: &secretIntent{secretRef: secretRef{"etl", "k"}}}
+		return intent{Started: at, Expires: at.Add(24 * time.Hour), Credential: &credentialIntent{Type: credential.PAT, Role: "etl"}, Secret: &secretIntent{secretRef: secretRef{Scope: "etl", Key: "k"}}}
 	})
 	m.workspace.PutSecret("etl", "k", []byte("the copy"))
 	m.workspace.Inject(simulator.Fault{Path: listPath, Status: 403})
@@ -306,7 +306,7 @@ func BenchmarkLongLog(b *testing.B) {
 		}
 		request(logical.UpdateOperation, "config", map[string]any{"host": m.workspace.URL(), "token": token})
 		for i := range n {
-			_, err := framework.PutWAL(b.Context(), m.storage, walKind, intent{Nonce: nonce(i), Started: time.Now().Add(time.Hour), Secret: &secretIntent{secretRef: secretRef{"etl", fmt.Sprint("key-", i)}}})
+			_, err := framework.PutWAL(b.Context(), m.storage, walKind, intent{Nonce: nonce(i), Started: time.Now().Add(time.Hour), Secret: &secretIntent{secretRef: secretRef{Scope: "etl", Key: fmt.Sprint("key-", i)}}})
 			require.NoError(b, err)
 		}
 		for name, do := range map[string]func(){

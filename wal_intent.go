@@ -242,7 +242,7 @@ func (in *intent) fields() []any {
 		}
 	}
 	if ref := in.ref(); ref != nil {
-		fields = append(fields, "scope", ref.Scope, "key", ref.Key)
+		fields = append(fields, ref.logNames()...)
 	}
 	if in.Grant != nil {
 		fields = append(fields, "scope", in.Grant.Scope, "principal", in.Grant.Principal)

@@ -160,6 +160,20 @@ func (p *pass) allStored(ctx context.Context, s logical.Storage) ([]storedCreden
 	return p.kept, nil
 }
 
+// secretUpdated is the function of that name, with the lists of the pass.
+func (p *pass) secretUpdated(ctx context.Context, conn *connection, ref secretRef) (updated time.Time, found bool, err error) {
+	if ref.UC != "" {
+		updated, found, err = secretUpdated(ctx, conn, ref)
+		return updated, found, ref.explain(err, permissionRead)
+	}
+	listed, err := p.secrets(ctx, conn, ref.Scope)
+	if err != nil {
+		return time.Time{}, false, err
+	}
+	updated, found = ref.in(listed)
+	return updated, found, nil
+}
+
 // secrets lists a scope. Of a scope that does not exist, the list is empty.
 func (p *pass) secrets(ctx context.Context, conn *connection, scope string) ([]client.SecretInfo, error) {
 	name := strings.ToLower(scope)

@@ -217,7 +217,7 @@ func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, p *p
 	if in.Grant != nil {
 		b.event(ctx, "lease-rollback", req.Path, "scope", in.Grant.Scope, "principal", in.Grant.Principal)
 	} else {
-		b.event(ctx, "lease-rollback", req.Path, "scope", in.Written.Scope, "key", in.Written.Key)
+		b.event(ctx, "lease-rollback", req.Path, in.Written.names()...)
 	}
 	return nil
 }
@@ -261,11 +261,10 @@ func (b *backend) rollbackSecret(ctx context.Context, s logical.Storage, p *pass
 	if err != nil || in == nil || in.ref() == nil {
 		return false, err
 	}
-	listed, err := p.secrets(ctx, conn, ref.Scope)
+	updated, found, err := p.secretUpdated(ctx, conn, ref)
 	if err != nil {
 		return false, err
 	}
-	updated, found := ref.in(listed)
 	switch {
 	case !found:
 		return false, nil
@@ -281,7 +280,7 @@ func (b *backend) rollbackSecret(ctx context.Context, s logical.Storage, p *pass
 		return false, err
 	}
 	if !in.Secret.matches(updated, put) {
-		b.Logger().Warn("a secret whose write was not completed was written by somebody else since, so it is left alone", "scope", ref.Scope, "key", ref.Key)
+		b.Logger().Warn("a secret whose write was not completed was written by somebody else since, so it is left alone", ref.logNames()...)
 		return false, nil
 	}
 	return true, b.removeListed(ctx, conn, &writtenSecret{secretRef: ref, Updated: updated}, updated)

@@ -29,6 +29,7 @@ path "databricks/static-roles/+" {
   denied_parameters = {
     "deliver_scope" = []
     "deliver_key"   = []
+    "deliver_uc"    = []
   }
 }
 

@@ -132,7 +132,7 @@ func TestManualsNameTestsThatExist(t *testing.T) {
 		require.NoError(t, err)
 		sources.Write(text)
 	}
-	for _, manual := range []string{"auth.md", "credentials.md", "secrets.md", "policies.md", "rotation.md"} {
+	for _, manual := range []string{"auth.md", "credentials.md", "secrets.md", "uc-secrets.md", "policies.md", "rotation.md"} {
 		text, err := os.ReadFile("../../docs/" + manual)
 		require.NoError(t, err)
 		names := testName.FindAllStringSubmatch(string(text), -1)

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: MPL-2.0
+
+package databricks
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/vault/sdk/logical"
+	"github.com/stretchr/testify/require"
+
+	"vault-plugin-secrets-databricks/internal/simulator"
+)
+
+func TestDeliveryToUnityCatalog(t *testing.T) {
+	t.Parallel()
+	m := withSchema(t)
+	resp := m.write("creds/etl", map[string]any{"deliver_uc": "main.app.token"})
+	require.Equal(t, "main.app.token", resp.Data["deliver_uc"])
+	require.NotContains(t, resp.Data, "token_value")
+	require.NotContains(t, resp.Data, "deliver_scope")
+	stored, _ := m.uc("token")
+	require.Equal(t, http.StatusOK, m.whoami(stored.Value))
+	require.Len(t, m.records(), 1)
+	m.requireDiscreet(resp, nil)
+
+	renewed, err := m.leaseRequest(logical.RenewOperation, resp.Secret)
+	m.requireOK(renewed, err)
+	for range 2 {
+		m.end(renewed.Secret)
+		require.Equal(t, http.StatusForbidden, m.whoami(stored.Value))
+		require.Empty(t, m.ucNames())
+		require.Empty(t, m.records())
+	}
+
+	// The next one goes over the first, whose end leaves it.
+	first := m.write("creds/etl", map[string]any{"deliver_uc": "main.app.token"})
+	second := m.write("creds/etl", map[string]any{"deliver_uc": "Main.App.TOKEN"})
+	m.end(first.Secret)
+	require.Len(t, m.ucNames(), 1)
+	m.end(second.Secret)
+	require.Empty(t, m.ucNames())
+	require.Empty(t, m.minted())
+}
+
+func TestDeliveryToUnityCatalogRefusesBadInput(t *testing.T) {
+	t.Parallel()
+	m := withSchema(t)
+	for name, row := range map[string]struct {
+		data map[string]any
+		word string
+	}{
+		"two parts":  {map[string]any{"deliver_uc": "app.token"}, "<catalog>.<schema>.<name>"},
+		"four parts": {map[string]any{"deliver_uc": "a.b.c.d"}, "<catalog>.<schema>.<name>"},
+		"no part":    {map[string]any{"deliver_uc": "main..token"}, "no valid name"},
+		"slash":      {map[string]any{"deliver_uc": "main.app.a/b"}, "no valid name"},
+		"empty":      {map[string]any{"deliver_uc": ""}, "is empty"},
+		"two places": {map[string]any{"deliver_uc": "main.app.token", "deliver_scope": "etl", "deliver_key": "k"}, "can't be sent together"},
+	} {
+		resp, err := m.do(logical.UpdateOperation, "creds/etl", row.data)
+		m.refused(resp, err, "deliver_uc", row.word)
+		delete(row.data, "credential_type")
+		static := map[string]any{"credential_type": "pat", "rotation_period": "24h"}
+		for field, value := range row.data {
+			static[field] = value
+		}
+		if name != "empty" {
+			resp, err = m.do(logical.UpdateOperation, "static-roles/x", static)
+			m.refused(resp, err, "deliver_uc", row.word)
+		}
+	}
+	resp, err := m.do(logical.ReadOperation, "creds/etl", map[string]any{"deliver_uc": "main.app.token"})
+	m.refused(resp, err, "deliver_uc")
+	require.Empty(t, m.workspace.Calls())
+
+	resp, err = m.do(logical.UpdateOperation, "creds/etl", map[string]any{"deliver_uc": "main.none.token"})
+	m.refused(resp, err, "could not be delivered to main.none.token, so it is revoked", "no schema main.none")
+	require.Empty(t, m.minted())
+	require.Empty(t, m.walEntries())
+	resp, err = m.do(logical.UpdateOperation, "static-roles/x", map[string]any{"credential_type": "pat", "deliver_uc": "main.none.token"})
+	m.refused(resp, err, "deliver_uc: there is no schema main.none")
+	require.Empty(t, m.minted())
+}
+
+func TestStaticRoleDeliversToUnityCatalog(t *testing.T) {
+	t.Parallel()
+	m, c := newTimedMount(t)
+	m.connect(map[string]any{"max_retries": 0})
+	m.workspace.AddUCSchema("main", "app", m.admin)
+	m.workspace.AddScope("etl", m.admin)
+	role := map[string]any{"credential_type": "pat", "rotation_period": "24h", "rotation_grace_period": "0", "deliver_uc": "main.app.bi"}
+	resp := m.write("static-roles/bi", role)
+	require.Equal(t, "main.app.bi", resp.Data["deliver_uc"])
+	require.Equal(t, true, resp.Data["delivered"])
+	first, _ := m.uc("bi")
+	require.Equal(t, first.Value, m.read("static-creds/bi").Data["token_value"])
+
+	c.advance(time.Second)
+	m.write("rotate-role/bi", nil)
+	second, _ := m.uc("bi")
+	require.NotEqual(t, first.Value, second.Value)
+	require.Equal(t, http.StatusOK, m.whoami(second.Value))
+	require.Equal(t, http.StatusForbidden, m.whoami(first.Value))
+
+	// It is the only one there.
+	refused, err := m.do(logical.UpdateOperation, "static-roles/other", map[string]any{"credential_type": "pat", "rotation_period": "24h", "deliver_uc": "MAIN.app.bi"})
+	m.refused(refused, err, "deliver_uc", `where static role "bi" delivers to`)
+	refused, err = m.do(logical.UpdateOperation, "uc-secrets/main/app/BI", leasedValue)
+	m.refused(refused, err, "where a static role delivers")
+
+	// It moves to a scope and back: a place that is named takes the place of the other.
+	c.advance(time.Second)
+	resp = m.write("static-roles/bi", map[string]any{"deliver_scope": "etl", "deliver_key": "bi"})
+	require.Equal(t, "", resp.Data["deliver_uc"])
+	require.Empty(t, m.ucNames())
+	value, _ := m.has("bi")
+	require.Equal(t, second.Value, value)
+	c.advance(time.Second)
+	resp = m.write("static-roles/bi", map[string]any{"deliver_uc": "main.app.bi"})
+	require.Equal(t, "", resp.Data["deliver_scope"])
+	_, there := m.has("bi")
+	require.False(t, there)
+	back, _ := m.uc("bi")
+	require.Equal(t, second.Value, back.Value)
+
+	// A delivery that fails is repeated.
+	m.workspace.Inject(simulator.Fault{Method: "PATCH", Path: ucPath + "/main.app.bi", Status: 500, Times: 1})
+	c.advance(time.Second)
+	resp = m.write("rotate-role/bi", nil)
+	require.NotEmpty(t, resp.Warnings)
+	stale, _ := m.uc("bi")
+	require.Equal(t, second.Value, stale.Value)
+	require.Equal(t, http.StatusOK, m.whoami(second.Value), "which lives until it is replaced there")
+	c.advance(24 * time.Hour / 2)
+	m.youngTick()
+	fresh, _ := m.uc("bi")
+	require.Equal(t, m.read("static-creds/bi").Data["token_value"], fresh.Value)
+
+	m.gone("static-roles/bi")
+	require.Empty(t, m.ucNames())
+}
