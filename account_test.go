@@ -41,6 +41,10 @@ func TestAccountMountHasNothingOfAWorkspace(t *testing.T) {
 			{logical.UpdateOperation, "secrets/etl/key", value, "secrets: "},
 			{logical.DeleteOperation, "secrets/etl/key", nil, "secrets: "},
 			{logical.UpdateOperation, "secrets/etl", map[string]any{"secrets": map[string]any{"a": "value-two"}}, "secrets: "},
+			{logical.ListOperation, "uc-secrets/main/app", nil, "uc-secrets: "},
+			{logical.ReadOperation, "uc-secrets/main/app/key", nil, "uc-secrets: "},
+			{logical.UpdateOperation, "uc-secrets/main/app/key", value, "uc-secrets: "},
+			{logical.DeleteOperation, "uc-secrets/main/app/key", nil, "uc-secrets: "},
 			{logical.ListOperation, "acls/etl", nil, "acls: "},
 			{logical.ReadOperation, "acls/etl/users", nil, "acls: "},
 			{logical.CreateOperation, "acls/etl/users", map[string]any{"permission": "READ"}, "acls: "},
@@ -51,6 +55,8 @@ func TestAccountMountHasNothingOfAWorkspace(t *testing.T) {
 			{logical.ReadOperation, "tokens/1", nil, "tokens: "},
 			{logical.DeleteOperation, "tokens/1", map[string]any{"all": true}, "tokens: "},
 			{logical.UpdateOperation, "creds/secret", map[string]any{"deliver_scope": "etl", "deliver_key": "job"}, "deliver_scope: "},
+			{logical.UpdateOperation, "creds/secret", map[string]any{"deliver_uc": "main.app.job"}, "deliver_uc: "},
+			{logical.CreateOperation, "static-roles/s", map[string]any{"credential_type": "oauth_secret", "service_principal_id": sp.ID, "deliver_uc": "main.app.job"}, "deliver_uc: "},
 			{logical.CreateOperation, "static-roles/s", map[string]any{"credential_type": "oauth_secret", "service_principal_id": sp.ID, "deliver_scope": "etl", "deliver_key": "job"}, "deliver_scope: "},
 		} {
 			// Not by do, whose existence check is another request.

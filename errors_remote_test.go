@@ -16,11 +16,12 @@ import (
 	"vault-plugin-secrets-databricks/internal/simulator"
 )
 
-// everyKind is a mount with a scope "etl", a role of each credential type and a static role. The service principal is whom they name.
+// everyKind is a mount with a scope "etl", the schema main.app, a role of each credential type and a static role. The service principal is whom they name.
 func everyKind(t *testing.T, opts ...simulator.Option) (*mount, simulator.Principal) {
 	t.Helper()
 	m := withScope(t, opts...)
 	sp := m.workspace.AddServicePrincipal("job", false)
+	m.workspace.AddUCSchema("main", "app", m.admin)
 	m.write("config", map[string]any{"max_retries": 1})
 	for _, kind := range []string{"pat", "obo_token", "oauth_secret", "oauth_token", "service_principal", "database_credential"} {
 		role := map[string]any{"credential_type": kind, "ttl": "10m", "max_ttl": "1h"}
@@ -56,6 +57,7 @@ var attempts = []attempt{
 	{logical.ReadOperation, "creds/service_principal", nil},
 	{logical.ReadOperation, "creds/database_credential", nil},
 	{logical.UpdateOperation, "creds/pat", map[string]any{"deliver_scope": "etl", "deliver_key": "delivered"}},
+	{logical.UpdateOperation, "creds/pat", map[string]any{"deliver_uc": "main.app.delivered"}},
 	{logical.UpdateOperation, "rotate-role/dash", nil},
 	{logical.ListOperation, "tokens", nil},
 	{logical.DeleteOperation, "tokens/0123456789", nil},
@@ -66,6 +68,13 @@ var attempts = []attempt{
 	{logical.UpdateOperation, "secrets/etl/leased", map[string]any{"string_value": "a value of a test", "ttl": "5m"}},
 	{logical.UpdateOperation, "secrets/etl", map[string]any{"secrets": map[string]any{"a": "a value of a test", "b": "another of a test"}, "prune": true}},
 	{logical.DeleteOperation, "secrets/etl/key", nil},
+	{logical.ListOperation, "uc-secrets/main/app", nil},
+	{logical.ReadOperation, "uc-secrets/main/app/kept", nil},
+	{logical.UpdateOperation, "uc-secrets/main/app/key", map[string]any{"string_value": "a value of a test"}},
+	{logical.UpdateOperation, "uc-secrets/main/app/new", map[string]any{"string_value": "a value of a test", "if_absent": true}},
+	{logical.UpdateOperation, "uc-secrets/main/app/leased", map[string]any{"string_value": "a value of a test", "ttl": "5m"}},
+	{logical.UpdateOperation, "uc-secrets/main/app", map[string]any{"secrets": map[string]any{"a": "a value of a test"}, "prune": true}},
+	{logical.DeleteOperation, "uc-secrets/main/app/kept", nil},
 	{logical.UpdateOperation, "acls/etl/users", map[string]any{"permission": "READ"}},
 	{logical.UpdateOperation, "acls/etl/users", map[string]any{"permission": "WRITE", "ttl": "5m"}},
 	{logical.DeleteOperation, "acls/etl/users", nil},
@@ -79,6 +88,7 @@ func (m *mount) leasesOfEachKind() map[string]*logical.Secret {
 		leases[kind] = m.mint(kind).Secret
 	}
 	leases["secret"] = m.write("secrets/etl/kept", map[string]any{"string_value": "a value of a test", "ttl": "5m"}).Secret
+	leases["secret in Unity Catalog"] = m.write("uc-secrets/main/app/kept", map[string]any{"string_value": "a value of a test", "ttl": "5m"}).Secret
 	leases["permission"] = m.write("acls/etl/users", map[string]any{"permission": "READ", "ttl": "5m"}).Secret
 	return leases
 }
@@ -110,12 +120,14 @@ func TestNothingIsLostWhileNobodyIsLetIn(t *testing.T) {
 				m, sp := everyKind(t)
 				if authType == "oauth-m2m" {
 					engine := m.workspace.AddServicePrincipal("engine", true)
+					m.workspace.GrantCreateUCSecret("main", "app", engine)
 					_, secret := m.workspace.AddOAuthSecret(engine, day)
 					m.write("config", map[string]any{"client_id": engine.ApplicationID, "client_secret": m.unlogged(secret)})
 				}
 				leases := m.leasesOfEachKind()
 				tokens, secrets := m.workspace.Tokens(), m.workspace.OAuthSecrets(sp)
 				scopes, principals := m.workspace.Scopes(), m.workspace.ServicePrincipals()
+				ucs := m.workspace.UCSecrets("main", "app")
 
 				row.begin(m.workspace)
 				requireEnded := func(what string, resp *logical.Response, err error) {
@@ -146,6 +158,7 @@ func TestNothingIsLostWhileNobodyIsLetIn(t *testing.T) {
 				require.Equal(t, tokens, m.workspace.Tokens())
 				require.Equal(t, secrets, m.workspace.OAuthSecrets(sp))
 				require.Equal(t, scopes, m.workspace.Scopes())
+				require.Equal(t, ucs, m.workspace.UCSecrets("main", "app"))
 				require.Equal(t, principals, m.workspace.ServicePrincipals())
 
 				row.end(m.workspace)
@@ -158,6 +171,7 @@ func TestNothingIsLostWhileNobodyIsLetIn(t *testing.T) {
 				m.write("rotate-role/dash", nil)
 				require.Empty(t, m.workspace.OAuthSecrets(sp))
 				require.Empty(t, m.scope("etl").Secrets)
+				require.Empty(t, m.workspace.UCSecrets("main", "app"))
 				require.Empty(t, m.acl("users"))
 				require.Empty(t, m.records())
 			})
@@ -169,7 +183,7 @@ func TestNothingIsLostWhileNobodyIsLetIn(t *testing.T) {
 func TestAbsenceAndExistenceGoByTheCode(t *testing.T) {
 	t.Parallel()
 	apart := func(absent, exists int) map[string]int {
-		return map[string]int{"RESOURCE_DOES_NOT_EXIST": absent, "NOT_FOUND": absent, "SCIM_404": absent, "RESOURCE_ALREADY_EXISTS": exists}
+		return map[string]int{"RESOURCE_DOES_NOT_EXIST": absent, "NOT_FOUND": absent, "SCHEMA_DOES_NOT_EXIST": absent, "SCIM_404": absent, "RESOURCE_ALREADY_EXISTS": exists}
 	}
 	for name, statuses := range map[string]map[string]int{
 		"as the codes go by": nil, "absent at 400, existing at 409": apart(400, 409), "absent at 403, existing at 404": apart(403, 404),
@@ -192,7 +206,7 @@ func TestAbsenceAndExistenceGoByTheCode(t *testing.T) {
 				"scope_backend_type": "AZURE_KEYVAULT", "keyvault_resource_id": "/x", "keyvault_dns_name": "https://x.vault.azure.net/",
 			})
 			require.Error(t, m.failure(resp, err), "another form of the scope is no success")
-			for _, path := range []string{"secrets/etl/none", "acls/etl/users", "scopes/none"} {
+			for _, path := range []string{"secrets/etl/none", "acls/etl/users", "scopes/none", "uc-secrets/main/app/none", "uc-secrets/main/none/key"} {
 				absent(path)
 				done(logical.DeleteOperation, path)
 			}
@@ -201,6 +215,13 @@ func TestAbsenceAndExistenceGoByTheCode(t *testing.T) {
 			}
 			resp, err = m.do(logical.UpdateOperation, "secrets/none/key", map[string]any{"string_value": "a value of a test"})
 			m.refused(resp, err, `there is no scope "none"`)
+			resp, err = m.do(logical.UpdateOperation, "uc-secrets/main/none/key", map[string]any{"string_value": "a value of a test"})
+			m.refused(resp, err, "there is no schema main.none")
+			for range 2 {
+				m.write("uc-secrets/main/app/key", map[string]any{"string_value": "a value of a test"})
+			}
+			resp, err = m.do(logical.UpdateOperation, "uc-secrets/main/app/key", map[string]any{"string_value": "another of a test", "if_absent": true})
+			m.refused(resp, err, "exists, so it was not overwritten")
 
 			// Leases whose object is gone.
 			leases := m.leasesOfEachKind()
@@ -218,6 +239,7 @@ func TestAbsenceAndExistenceGoByTheCode(t *testing.T) {
 				}
 			}
 			require.Equal(t, http.StatusOK, m.asAdmin(http.MethodPost, "/api/2.0/secrets/scopes/delete", `{"scope":"etl"}`))
+			m.workspace.DropUCSchema("main", "app")
 			for _, kind := range slices.Sorted(maps.Keys(leases)) {
 				m.end(leases[kind])
 			}
@@ -251,11 +273,11 @@ func TestARefusalIsNoAbsence(t *testing.T) {
 		}
 	}
 	token := "tokens/" + m.minted()[0].ID
-	for _, path := range []string{"secrets/etl/plain", "acls/etl/users", "scopes/etl", token} {
+	for _, path := range []string{"secrets/etl/plain", "acls/etl/users", "scopes/etl", "uc-secrets/main/app/kept", token} {
 		resp, err := m.do(logical.DeleteOperation, path, nil)
 		require.Error(t, m.failure(resp, err), path)
 	}
-	for _, path := range []string{"acls/etl/users", token} {
+	for _, path := range []string{"acls/etl/users", "uc-secrets/main/app/kept", token} {
 		resp, err := m.do(logical.ReadOperation, path, nil)
 		require.Error(t, m.failure(resp, err), path)
 	}
@@ -308,6 +330,8 @@ func TestAMissingScopeIsNeitherABadCredentialNorAMissingRight(t *testing.T) {
 	missing(resp, err, "authentication")
 	resp, err = m.do(logical.UpdateOperation, "secrets/etl", map[string]any{"secrets": map[string]any{"a": "a value of a test", "b": "another of a test"}})
 	missing(resp, err, "secrets")
+	resp, err = m.do(logical.UpdateOperation, "uc-secrets/main/app", map[string]any{"secrets": map[string]any{"a": "a value of a test"}})
+	missing(resp, err, "unity-catalog")
 	principals := len(m.workspace.ServicePrincipals())
 	resp, err = m.revoke(lease)
 	missing(resp, err, "authentication")

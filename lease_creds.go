@@ -300,32 +300,6 @@ func (b *backend) leaseOfCredential(p *mintPlan, token *credential.Credential) (
 	return resp, nil
 }
 
-// deliveryOf reads where the credential is to be put besides the lease; nil for nowhere.
-func deliveryOf(req *logical.Request, data *framework.FieldData) (*secretIntent, error) {
-	// Policies let empty values pass, whatever values they allow, so here they must not mean that the caller is to see the credential.
-	for _, field := range []string{keyDeliverScope, keyDeliverKey, keyDeliverUC} {
-		if _, sent := data.Raw[field]; sent && data.Get(field) == "" {
-			return nil, badField(field, "is empty; send a name, or leave it out")
-		}
-	}
-	ref := secretRef{Scope: data.Get(keyDeliverScope).(string), Key: data.Get(keyDeliverKey).(string), UC: data.Get(keyDeliverUC).(string)}
-	switch {
-	case ref == secretRef{}:
-		return nil, nil
-	case req.Operation != logical.UpdateOperation:
-		// A policy that allows only reads must not allow writing secrets.
-		return nil, badField(ref.placeField(), "can't be used with a read; write to creds/<role> instead")
-	case ref.UC != "" && (ref.Scope != "" || ref.Key != ""):
-		return nil, badField(keyDeliverUC, "can't be sent together with %s and %s; send one place", keyDeliverScope, keyDeliverKey)
-	case ref.UC != "":
-	case ref.Scope == "":
-		return nil, badField(keyDeliverScope, "is missing; %s needs it", keyDeliverKey)
-	case ref.Key == "":
-		return nil, badField(keyDeliverKey, "is missing; %s needs it", keyDeliverScope)
-	}
-	return &secretIntent{secretRef: ref}, ref.checkDelivery()
-}
-
 // renew extends a lease, up to its credential's end. It makes no call, since Databricks can't extend a credential.
 func (b *backend) renew(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
 	l, err := leaseOf(req.Secret)

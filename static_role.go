@@ -272,24 +272,6 @@ func graceOf(s schedule.Schedule, now time.Time) int64 {
 	return int64(min(defaultGrace, shortest) / time.Second)
 }
 
-// forgetOtherPlace drops the stored half of a delivery whose other half the request ends, and the stored place where the request names
-// another.
-func (r *staticRole) forgetOtherPlace(data *framework.FieldData) {
-	_, scope := data.Raw[keyDeliverScope]
-	_, key := data.Raw[keyDeliverKey]
-	_, uc := data.Raw[keyDeliverUC]
-	switch {
-	case uc && r.DeliverUC != "" && !scope && !key:
-		r.DeliverScope, r.DeliverKey = "", ""
-	case !uc && scope && key && r.DeliverScope != "":
-		r.DeliverUC = ""
-	case scope && r.DeliverScope == "" && !key:
-		r.DeliverKey = ""
-	case key && r.DeliverKey == "" && !scope:
-		r.DeliverScope = ""
-	}
-}
-
 // resolve looks up what the role names at Databricks, and checks that it can deliver. I.e is the role as it is stored, nil for none.
 // The caller holds the lock of the place where the role is to deliver to.
 func (i *staticItem) resolve(ctx context.Context, role *staticRole) error {
@@ -323,16 +305,6 @@ func (i *staticItem) resolve(ctx context.Context, role *staticRole) error {
 		return badField(keyDeliverScope, "there is no secret scope %q at %s; write scopes/%s first", ref.Scope, i.conn.config.Host, ref.Scope)
 	}
 	return explainSecrets(err, ref.Scope, permissionRead)
-}
-
-// checkSchema returns an error for a secret whose schema doesn't exist, or can't be looked for.
-func (i *staticItem) checkSchema(ctx context.Context, ref secretRef) error {
-	catalog, schema, _ := ref.ucNames()
-	_, err := i.conn.client.ListUCSecrets(ctx, catalog, schema)
-	if client.IsGone(err) {
-		return badField(keyDeliverUC, "there is no schema %s.%s in Unity Catalog at %s; create it first", catalog, schema, i.conn.config.Host)
-	}
-	return explainUC(err, ref.UC)
 }
 
 // checkDeliveryFree returns an error when another static role delivers to the place: each would overwrite the other's copy.

@@ -64,30 +64,6 @@ func (p secretRef) nameField() string {
 	return keyKey
 }
 
-// placeField and deliverField return the fields of a delivery that have the place of the secret, and its own name.
-func (p secretRef) placeField() string {
-	if p.UC != "" {
-		return keyDeliverUC
-	}
-	return keyDeliverScope
-}
-
-func (p secretRef) deliverField() string {
-	if p.UC != "" {
-		return keyDeliverUC
-	}
-	return keyDeliverKey
-}
-
-// checkDelivery refuses names that no secret can have, by the fields of a delivery.
-func (p secretRef) checkDelivery() error {
-	if p.UC != "" {
-		_, err := parseUCName(keyDeliverUC, p.UC)
-		return err
-	}
-	return p.check(keyDeliverScope, keyDeliverKey)
-}
-
 // checkUCName refuses what no object of Unity Catalog can be called (Databricks guide "Names").
 func checkUCName(field, name string) error {
 	if !validUCName(name) {
