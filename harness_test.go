@@ -23,6 +23,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	goplugin "github.com/hashicorp/go-plugin"
 	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/helper/consts"
 	"github.com/hashicorp/vault/sdk/helper/errutil"
 	"github.com/hashicorp/vault/sdk/helper/testhelpers/schema"
 	"github.com/hashicorp/vault/sdk/logical"
@@ -150,10 +151,11 @@ func bareMount(t *testing.T, opts ...simulator.Option) *mount {
 		routes:  newBackend(testMountID),
 		storage: &hookedStorage{Storage: new(logical.InmemStorage)},
 		system: &logical.StaticSystemView{
-			DefaultLeaseTTLVal: testDefaultTTL,
-			MaxLeaseTTLVal:     testMaxTTL,
-			PluginEnvironment:  &logical.PluginEnvironment{VaultVersion: "1.21.1"},
-			EntityVal:          &logical.Entity{ID: "entity-1", Name: "alice"},
+			DefaultLeaseTTLVal:  testDefaultTTL,
+			MaxLeaseTTLVal:      testMaxTTL,
+			PluginEnvironment:   &logical.PluginEnvironment{VaultVersion: "1.21.1"},
+			ReplicationStateVal: consts.ReplicationDRDisabled | consts.ReplicationPerformanceDisabled, // as of every server without replication
+			EntityVal:           &logical.Entity{ID: "entity-1", Name: "alice"},
 		},
 		events: logical.NewMockEventSender(),
 		log:    newLog(),
