@@ -46,7 +46,7 @@ func (b *backend) deleteConfig(ctx context.Context, req *logical.Request, data *
 	if err != nil {
 		return nil, err
 	}
-	b.event(ctx, "config-delete", req.Path)
+	b.event("config-delete", req.Path)
 	resp := &logical.Response{}
 	b.deregisterRotationJob(ctx, resp, req.MountPoint) // there may be a job of a config that could not be saved
 	unlockJob()                                        // before the calls to Databricks

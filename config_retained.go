@@ -243,7 +243,7 @@ func (b *backend) forgetRetained(ctx context.Context, s logical.Storage, kept *r
 	err = s.Delete(ctx, retainedStorageKey)
 	b.dropRetainedConnection() // even after an error it may be gone
 	if err == nil {
-		b.event(ctx, "config-drop", "config")
+		b.event("config-drop", "config")
 	}
 	return true, err
 }

@@ -57,7 +57,7 @@ type eventsSent struct {
 
 // event tells Vault's event bus of a change, without waiting for it. It must be called after the change has been made; pairs are metadata keys
 // and values, never secrets. It can't fail: an event that can't be sent must not undo what has happened.
-func (b *backend) event(_ context.Context, kind, path string, pairs ...string) {
+func (b *backend) event(kind, path string, pairs ...string) {
 	pairs = append(slices.Clip(pairs), logical.EventMetadataPath, path, logical.EventMetadataModified, "true")
 	another, overflows := b.events.add(queuedEvent{kind, pairs})
 	if another != nil {

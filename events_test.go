@@ -44,7 +44,7 @@ func (m *mount) holdEvents() *heldBus {
 		<-hold
 		return nil
 	})
-	m.backend.(*backend).event(m.t.Context(), "held", "first")
+	m.backend.(*backend).event("held", "first")
 	bus.await(m.t, 1)
 	return bus
 }
@@ -135,7 +135,7 @@ func TestAfterAStormEventsKeepTheirOrderAgain(t *testing.T) {
 		return nil
 	})
 	for range events {
-		b.event(t.Context(), "x", "")
+		b.event("x", "")
 	}
 	const few = 10
 	pass := func(events, senders int) {
@@ -168,7 +168,7 @@ func TestEventsBeyondTheBoundAreDropped(t *testing.T) {
 		events := 0
 		add := func(n int) {
 			for range n {
-				b.event(t.Context(), "waiting", fmt.Sprint(events))
+				b.event("waiting", fmt.Sprint(events))
 				events++
 			}
 		}
@@ -184,7 +184,7 @@ func TestEventsBeyondTheBoundAreDropped(t *testing.T) {
 		for range workers {
 			wg.Go(func() {
 				for range each {
-					b.event(t.Context(), "dropped", "")
+					b.event("dropped", "")
 				}
 			})
 		}
@@ -213,14 +213,14 @@ func TestTheQueueOfEventsDoesNotGrow(t *testing.T) {
 	n, most := 0, 0
 	m.onEvent(func(context.Context, string) error {
 		if n++; n < events {
-			b.event(t.Context(), "next", fmt.Sprint(n))
+			b.event("next", fmt.Sprint(n))
 		}
 		b.events.mu.Lock()
 		defer b.events.mu.Unlock()
 		most = max(most, cap(b.events.waiting))
 		return nil
 	})
-	b.event(t.Context(), "next", "0")
+	b.event("next", "0")
 	require.Len(t, m.sent(), events)
 	require.LessOrEqual(t, most, 16)
 }
@@ -233,8 +233,8 @@ func TestAnEventKeepsWhatItWasGiven(t *testing.T) {
 	bus := m.holdEvents()
 	pairs := make([]string, 2, 100)
 	pairs[0], pairs[1] = "name", "etl"
-	b.event(t.Context(), "x", "p", append(pairs, "n", "1")...)
-	b.event(t.Context(), "x", "p", append(pairs, "n", "2")...)
+	b.event("x", "p", append(pairs, "n", "1")...)
+	b.event("x", "p", append(pairs, "n", "2")...)
 	bus.release()
 	for i, event := range m.sent()[1:] {
 		require.Equal(t, map[string]any{"name": "etl", "n": fmt.Sprint(i + 1), "path": "p", "modified": "true"}, event.Event.GetMetadata().AsMap())
@@ -334,7 +334,7 @@ func TestUnloadingGivesUpOnAHungBus(t *testing.T) {
 				return nil
 			})
 			for range 100 {
-				b.event(t.Context(), "left", "")
+				b.event("left", "")
 			}
 			<-hung
 			sending := m.sending()

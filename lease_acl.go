@@ -292,7 +292,7 @@ func (b *backend) leaseACL(ctx context.Context, req *logical.Request, conn *conn
 	if err != nil {
 		return nil, err
 	}
-	b.event(ctx, "acl-write", req.Path, "scope", ref.Scope, "principal", ref.Principal, "permission", permission)
+	b.event("acl-write", req.Path, "scope", ref.Scope, "principal", ref.Principal, "permission", permission)
 	return resp, nil
 }
 
@@ -338,7 +338,7 @@ func (b *backend) revokeACL(ctx context.Context, req *logical.Request, _ *framew
 		return nil, fmt.Errorf("take back the leased permission of %s: %w", l.Grant.aclRef, err)
 	}
 	b.closeRecord(ctx, req.Storage, l.Record)
-	b.event(ctx, "acl-revoke", req.Path, "scope", l.Grant.Scope, "principal", l.Grant.Principal)
+	b.event("acl-revoke", req.Path, "scope", l.Grant.Scope, "principal", l.Grant.Principal)
 	return &logical.Response{}, nil
 }
 

@@ -74,7 +74,7 @@ func (b *backend) mint(ctx context.Context, req *logical.Request, data *framewor
 		return nil, err
 	}
 	l := p.lease
-	b.event(ctx, "creds-create", req.Path, "role", l.Role, "credential_type", l.CredentialType, "id", l.ID, "expiry_time", rfc3339(l.Expires))
+	b.event("creds-create", req.Path, "role", l.Role, "credential_type", l.CredentialType, "id", l.ID, "expiry_time", rfc3339(l.Expires))
 	return resp, nil
 }
 
@@ -389,6 +389,6 @@ func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework
 		}
 		b.closeRecord(ctx, req.Storage, l.Record)
 	}
-	b.event(ctx, "creds-revoke", req.Path, "role", l.Role, "credential_type", l.CredentialType, "id", l.ID)
+	b.event("creds-revoke", req.Path, "role", l.Role, "credential_type", l.CredentialType, "id", l.ID)
 	return nil, nil
 }

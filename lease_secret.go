@@ -265,7 +265,7 @@ func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *c
 	if err != nil {
 		return nil, err
 	}
-	b.event(ctx, ref.eventKind("write"), req.Path, ref.names()...)
+	b.event(ref.eventKind("write"), req.Path, ref.names()...)
 	return resp, nil
 }
 
@@ -346,7 +346,7 @@ func (b *backend) revokeSecret(ctx context.Context, req *logical.Request, _ *fra
 		return nil, fmt.Errorf("remove the leased secret %s: %w", l.secretRef, err)
 	}
 	b.closeRecord(ctx, req.Storage, l.Record)
-	b.event(ctx, l.eventKind("revoke"), req.Path, l.names()...)
+	b.event(l.eventKind("revoke"), req.Path, l.names()...)
 	return &logical.Response{}, nil
 }
 

@@ -189,7 +189,7 @@ func (b *backend) writeACL(ctx context.Context, req *logical.Request, data *fram
 		return nil, err
 	}
 	if resp.Secret == nil {
-		b.event(ctx, "acl-write", req.Path, "scope", ref.Scope, "principal", ref.Principal, "permission", permission)
+		b.event("acl-write", req.Path, "scope", ref.Scope, "principal", ref.Principal, "permission", permission)
 	}
 	resp.Data = ref.response(permission)
 	if resp.Secret == nil && data.Get(keyWait).(bool) {
@@ -216,7 +216,7 @@ func (b *backend) deleteACL(ctx context.Context, req *logical.Request, data *fra
 	if err := b.setUnleased(ctx, req.Storage, conn, ref, ""); err != nil {
 		return nil, err
 	}
-	b.event(ctx, "acl-delete", req.Path, "scope", ref.Scope, "principal", ref.Principal)
+	b.event("acl-delete", req.Path, "scope", ref.Scope, "principal", ref.Principal)
 	resp := &logical.Response{}
 	if data.Get(keyWait).(bool) {
 		awaitPermission(ctx, conn, ref, "", resp)

@@ -263,7 +263,7 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 	if kept, err := readRetained(ctx, req.Storage); before == nil && err == nil && kept != nil {
 		previous = kept.Config
 	}
-	b.event(ctx, "config-write", req.Path, "host", config.Host, "auth_type", config.AuthType)
+	b.event("config-write", req.Path, "host", config.Host, "auth_type", config.AuthType)
 
 	resp := config.response()
 	if old.Rotation.Managed && !managed {

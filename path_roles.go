@@ -183,7 +183,7 @@ func (b *backend) writeRole(ctx context.Context, req *logical.Request, data *fra
 		return nil, err
 	}
 	b.reportedTemplates.Delete(key)
-	b.event(ctx, "role-write", req.Path, "name", name, "credential_type", role.CredentialType)
+	b.event("role-write", req.Path, "name", name, "credential_type", role.CredentialType)
 
 	resp := role.response()
 	b.addRoleWarnings(resp, conn, role, known)
@@ -229,7 +229,7 @@ func (b *backend) deleteRole(ctx context.Context, req *logical.Request, data *fr
 	if err != nil {
 		return nil, err
 	}
-	b.event(ctx, "role-delete", req.Path, "name", name)
+	b.event("role-delete", req.Path, "name", name)
 	return &logical.Response{}, nil
 }
 

@@ -160,7 +160,7 @@ func (b *backend) writeScope(ctx context.Context, req *logical.Request, data *fr
 	if existing == nil {
 		err = conn.client.CreateScope(ctx, *want, manager)
 		if err == nil {
-			b.event(ctx, "scope-write", req.Path, "scope", want.Name)
+			b.event("scope-write", req.Path, "scope", want.Name)
 			return &logical.Response{Data: scopeData(want)}, nil
 		}
 		if !hasCode(err, "RESOURCE_ALREADY_EXISTS") {
@@ -210,7 +210,7 @@ func (b *backend) deleteScope(ctx context.Context, req *logical.Request, data *f
 	if err := forgetScope(ctx, req.Storage, made, name); err != nil {
 		return nil, fmt.Errorf("scope %q was deleted, but the records of its leased permissions could not be deleted; delete it again: %w", name, err)
 	}
-	b.event(ctx, "scope-delete", req.Path, "scope", name)
+	b.event("scope-delete", req.Path, "scope", name)
 	return &logical.Response{}, nil
 }
 

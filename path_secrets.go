@@ -161,7 +161,7 @@ func (b *backend) writeSecret(ctx context.Context, req *logical.Request, data *f
 	if err := b.putUnleased(ctx, req.Storage, conn, ref, value, known); err != nil {
 		return nil, ref.explainMissing(ctx, conn, err)
 	}
-	b.event(ctx, ref.eventKind("write"), req.Path, ref.names()...)
+	b.event(ref.eventKind("write"), req.Path, ref.names()...)
 	return &logical.Response{Data: ref.answer()}, nil
 }
 
@@ -213,7 +213,7 @@ func (b *backend) deleteSecret(ctx context.Context, req *logical.Request, data *
 	if err != nil {
 		return nil, ref.explain(err, permissionWrite)
 	}
-	b.event(ctx, ref.eventKind("delete"), req.Path, ref.names()...)
+	b.event(ref.eventKind("delete"), req.Path, ref.names()...)
 	return &logical.Response{}, nil
 }
 

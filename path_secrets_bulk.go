@@ -227,7 +227,7 @@ func (b *backend) pushSecrets(ctx context.Context, req *logical.Request, data *f
 		if p.space.isUC() {
 			kind = "uc-secrets-push"
 		}
-		b.event(context.WithoutCancel(ctx), kind, req.Path, append(p.space.names(), "written", fmt.Sprint(len(p.done[keyWritten])), "deleted", fmt.Sprint(len(p.done[keyDeleted])))...)
+		b.event(kind, req.Path, append(p.space.names(), "written", fmt.Sprint(len(p.done[keyWritten])), "deleted", fmt.Sprint(len(p.done[keyDeleted])))...)
 	}
 	if p.first != nil {
 		return nil, p.failure(len(keys) + len(surplus))

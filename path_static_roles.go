@@ -238,7 +238,7 @@ func (b *backend) writeStatic(ctx context.Context, req *logical.Request, data *f
 		return nil, it.abandon(context.WithoutCancel(ctx), pending)
 	}
 	b.reportedTemplates.Delete(staticStoragePrefix + name)
-	b.event(ctx, "static-role-write", req.Path, "name", name, "credential_type", role.CredentialType)
+	b.event("static-role-write", req.Path, "name", name, "credential_type", role.CredentialType)
 	return it.changed("The static role was stored", pending), nil
 }
 
@@ -310,6 +310,6 @@ func (b *backend) deleteStatic(ctx context.Context, req *logical.Request, data *
 	for _, k := range it.e.State.all() {
 		resp.AddWarning(fmt.Sprintf("%s %s may be left at %s; it ends by itself at %s (%s)", k.Type, k.ID, k.Host, rfc3339(k.Expires), why))
 	}
-	b.event(ctx, "static-role-delete", req.Path, "name", name)
+	b.event("static-role-delete", req.Path, "name", name)
 	return resp, nil
 }

@@ -184,7 +184,7 @@ func (b *backend) deleteToken(ctx context.Context, req *logical.Request, data *f
 			b.Logger().Warn("the config still names a token that was deleted", "error", err)
 		}
 	}
-	b.event(ctx, "token-delete", req.Path, "token_id", id)
+	b.event("token-delete", req.Path, "token_id", id)
 	resp := &logical.Response{}
 	if !removed {
 		resp.AddWarning(fmt.Sprintf("Nobody at %s has a token with the id %s. If there should have been one, check the id.", conn.config.Host, id))

@@ -298,7 +298,7 @@ func (b *backend) reconcile(ctx context.Context, it rotationItem) (next time.Tim
 		missed, skipped := rfc3339(v.Next), false
 		if skipped, err = it.change(ctx, func(v rotationView) { v.skip(now) }); err == nil && skipped {
 			b.warn(l, fmt.Sprintf("a rotation of %s was left out, because its window has passed", l.kind), "scheduled", missed)
-			b.event(ctx, l.event+"-fail", l.path, append(l.pairs, "missed", missed)...)
+			b.event(l.event+"-fail", l.path, append(l.pairs, "missed", missed)...)
 		}
 	default:
 		if err = it.rotate(ctx); err != nil {
@@ -323,7 +323,7 @@ func (b *backend) reconcile(ctx context.Context, it rotationItem) (next time.Tim
 			b.Logger().Debug(l.pending, "what", l.what, "next_attempt", next)
 		default:
 			b.Logger().Error(l.pending, "what", l.what, "next_attempt", next, "error", why)
-			b.event(ctx, l.event+"-fail", l.path, append(l.pairs, "next_attempt", next)...)
+			b.event(l.event+"-fail", l.path, append(l.pairs, "next_attempt", next)...)
 		}
 	}
 	return it.view().next(), nil
@@ -359,7 +359,7 @@ func (b *backend) recordFailure(ctx context.Context, it rotationItem, why error,
 		return recorded, err
 	}
 	b.Logger().Error("a rotation failed; it is tried again", "what", l.what, "failures", failures, "next_attempt", next, "error", why)
-	b.event(ctx, l.event+"-fail", l.path, "failures", failures, "next_attempt", next)
+	b.event(l.event+"-fail", l.path, "failures", failures, "next_attempt", next)
 	return recorded, err
 }
 

@@ -214,7 +214,7 @@ func (r *rootItem) replace(ctx context.Context) (unidentified string, err error)
 		case err == nil:
 			k := &r.config.Rotation.Credential
 			b.Logger().Info("the engine's own credential was replaced", "auth_type", config.AuthType, "id", k.ID, "expires", rfc3339(k.Expires), "replaced", old.id)
-			b.event(context.WithoutCancel(ctx), "root-rotate", "config/rotate-root", "auth_type", config.AuthType, "id", k.ID, "replaced", old.id, "expiry_time", rfc3339(k.Expires))
+			b.event("root-rotate", "config/rotate-root", "auth_type", config.AuthType, "id", k.ID, "replaced", old.id, "expiry_time", rfc3339(k.Expires))
 			return old.unidentified, nil
 		case created:
 			return "", err

@@ -135,7 +135,7 @@ func (i *staticItem) create(ctx context.Context, role *staticRole) error {
 		replaced = old.State.Current.ID
 	}
 	b.Logger().Info("a static role was rotated", "name", i.name, "credential_type", k.Type, "id", k.ID, "replaced", replaced)
-	b.event(context.WithoutCancel(ctx), "static-rotate", "rotate-role/"+i.name, "name", i.name, "credential_type", k.Type, "id", k.ID, "replaced", replaced, "expiry_time", rfc3339(k.Expires))
+	b.event("static-rotate", "rotate-role/"+i.name, "name", i.name, "credential_type", k.Type, "id", k.ID, "replaced", replaced, "expiry_time", rfc3339(k.Expires))
 	return nil
 }
 
@@ -145,7 +145,7 @@ func (i *staticItem) create(ctx context.Context, role *staticRole) error {
 func (i *staticItem) followUp(ctx context.Context) error {
 	err := i.settle(ctx)
 	if i.e == nil {
-		i.b.event(ctx, "static-role-delete", "static-roles/"+i.name, "name", i.name)
+		i.b.event("static-role-delete", "static-roles/"+i.name, "name", i.name)
 	}
 	return err
 }

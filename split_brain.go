@@ -63,7 +63,7 @@ func (b *backend) checkAlone(ctx context.Context, conn *connection, tokens []cli
 		found := &splitBrainError{token.TokenID, token.CreationTime}
 		if b.splitBrain.CompareAndSwap(nil, found) {
 			b.Logger().Error("rotation, tidy and rollback have stopped", "error", found)
-			b.event(ctx, "split-brain", "status", "token_id", token.TokenID, "creation_time", rfc3339(token.CreationTime))
+			b.event("split-brain", "status", "token_id", token.TokenID, "creation_time", rfc3339(token.CreationTime))
 		}
 	}
 	return b.alone()

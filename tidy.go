@@ -336,6 +336,6 @@ func (b *backend) endTidy(ctx context.Context, run *tidyRun, err error) {
 	}
 	report("tidy ended", "state", ended.State, "found", ended.Found, "deleted", ended.Deleted, "failed", ended.Failed,
 		"dry_run", ended.DryRun, "automatic", ended.Automatic, "error", ended.LastError)
-	b.event(last, "tidy-finish", "tidy", "state", ended.State, "found", strconv.Itoa(ended.Found), "deleted", strconv.Itoa(ended.Deleted),
+	b.event("tidy-finish", "tidy", "state", ended.State, "found", strconv.Itoa(ended.Found), "deleted", strconv.Itoa(ended.Deleted),
 		"failed", strconv.Itoa(ended.Failed), "dry_run", strconv.FormatBool(ended.DryRun))
 }

@@ -61,7 +61,7 @@ func (o *tidyObject) remove(ctx context.Context, conn *connection) error {
 // runTidy finds garbage and removes it. An error ends the run; a delete that fails does not.
 func (b *backend) runTidy(ctx context.Context, run *tidyRun) error {
 	b.Logger().Info("tidy begins", "host", run.conn.config.Host, "dry_run", run.dryRun, "automatic", run.automatic)
-	b.event(ctx, "tidy-start", "tidy", "dry_run", strconv.FormatBool(run.dryRun), "automatic", strconv.FormatBool(run.automatic))
+	b.event("tidy-start", "tidy", "dry_run", strconv.FormatBool(run.dryRun), "automatic", strconv.FormatBool(run.automatic))
 	made, err := run.conn.origin(ctx)
 	if err != nil {
 		return err
@@ -233,7 +233,7 @@ func (b *backend) removeGarbage(ctx context.Context, run *tidyRun, made origin, 
 			inARow = 0
 			b.tidy.failures.Delete(o.id)
 			b.changeTidy(func(s *tidyStatus) { s.Deleted++ })
-			b.event(ctx, "tidy-delete", "tidy", "kind", o.kind, "id", o.id)
+			b.event("tidy-delete", "tidy", "kind", o.kind, "id", o.id)
 		}
 		if inARow == tidyMaxFailures {
 			return fmt.Errorf("gave up after %d failures in a row: %w", tidyMaxFailures, err)

@@ -215,9 +215,9 @@ func (b *backend) rollbackIntent(ctx context.Context, req *logical.Request, p *p
 	}
 	b.Logger().Warn("a lease has ended without a revocation, so what it left was undone", append(in.fields(), "lease_end", rfc3339(in.Until))...)
 	if in.Grant != nil {
-		b.event(ctx, "lease-rollback", req.Path, "scope", in.Grant.Scope, "principal", in.Grant.Principal)
+		b.event("lease-rollback", req.Path, "scope", in.Grant.Scope, "principal", in.Grant.Principal)
 	} else {
-		b.event(ctx, "lease-rollback", req.Path, in.Written.names()...)
+		b.event("lease-rollback", req.Path, in.Written.names()...)
 	}
 	return nil
 }
@@ -238,7 +238,7 @@ func (b *backend) rollbackCredential(ctx context.Context, req *logical.Request, 
 	removed, err := kind.Undo(ctx, conn, access, p, lost)
 	for _, id := range removed {
 		b.Logger().Warn("removed a credential whose creation was not completed", append(in.fields(), "id", id)...)
-		b.event(ctx, "creds-rollback", req.Path, "credential_type", in.Credential.Type, "id", id)
+		b.event("creds-rollback", req.Path, "credential_type", in.Credential.Type, "id", id)
 	}
 	// A stored credential is long-lived, and the leases that it can't be distinguished from may end earlier, so retrying can help.
 	if errors.Is(err, credential.ErrAmbiguous) && in.OwnerKey == "" {

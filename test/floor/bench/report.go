@@ -97,7 +97,8 @@ func (b *bench) writeDocs(dir, vault string) error {
 
 // page is docs/benchmarks.md.
 func (b *bench) page(vault string) string {
-	version, _ := exec.Command(vault, "version").Output()
+	output, _ := exec.Command(vault, "version").Output()
+	version, _, _ := strings.Cut(string(output), ",") // the rest is when it was built
 	var text strings.Builder
 	fmt.Fprintf(&text, `# Benchmarks
 
@@ -116,7 +117,7 @@ lowest and the highest in parentheses. Ratios are taken within a round.
 
 | | clients | mints a second | of the floor | median latency |
 |---|---|---|---|---|
-`, b.rounds, strings.TrimSpace(string(version)), processor(), runtime.NumCPU(), runtime.Version(), time.Now().UTC().Format("2006-01-02"), b.summary())
+`, b.rounds, strings.TrimSpace(version), processor(), runtime.NumCPU(), runtime.Version(), time.Now().UTC().Format("2006-01-02"), b.summary())
 	for _, clients := range clientCounts {
 		for _, e := range b.results.engines {
 			fmt.Fprintf(&text, "| %s | %d | %s | %s | %s |\n", e, clients, spread(b.rate[e][clients], ""),
