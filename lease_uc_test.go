@@ -129,6 +129,44 @@ func TestLeasedUCSecretFaults(t *testing.T) {
 	}
 }
 
+// TestLostUCCreateWhoseUpdateIsRefused loses the answer to a create. Its repetition finds the secret, and the update that follows is refused: what
+// the create stored is removed all the same.
+func TestLostUCCreateWhoseUpdateIsRefused(t *testing.T) {
+	t.Parallel()
+	for what, request := range map[string]struct {
+		path string
+		data map[string]any
+	}{
+		"leased":    {"uc-secrets/main/app/k", leasedValue},
+		"delivered": {"creds/etl", map[string]any{"deliver_uc": "main.app.k"}},
+		"static":    {"static-roles/s", map[string]any{"credential_type": "pat", "deliver_uc": "main.app.k"}},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			m := withSchema(t)
+			m.workspace.Inject(simulator.Fault{Method: "POST", Path: ucPath, Status: 503, AfterEffect: true, Times: 1})
+			refusal := m.workspace.Inject(simulator.Fault{Method: "PATCH", Path: ucOne, Status: 403, ErrorCode: "PERMISSION_DENIED"})
+			resp, err := m.do(logical.UpdateOperation, request.path, request.data)
+			require.Equal(t, 1, refusal.Hits())
+			m.workspace.ClearFaults()
+			if what == "static" { // it has its credential, and delivers it later
+				m.requireOK(resp, err)
+				_, there := m.uc("k")
+				require.True(t, there, "the answer alone was lost")
+				_, err = m.do(logical.DeleteOperation, request.path, nil)
+				require.NoError(t, err)
+			} else {
+				m.failure(resp, err)
+			}
+			m.rolledBack()
+			_, there := m.uc("k")
+			require.False(t, there)
+			require.Empty(t, m.records())
+			require.Empty(t, m.minted())
+		})
+	}
+}
+
 // The rollback of a write of unknown outcome leaves what was written through the mount since.
 func TestLeasedUCSecretRepeated(t *testing.T) {
 	t.Parallel()

@@ -11,6 +11,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/credential"
 
 	"github.com/hashicorp/vault/sdk/framework"
 )
@@ -104,8 +105,10 @@ func (v secretValue) putUC(ctx context.Context, conn *connection, ref secretRef,
 	write := client.UCSecretWrite{Value: v.text, Comment: v.comment, Owner: v.owner}
 	creates := known != mayExist
 	var err error
+	doubt := false // an earlier call may have stored the value, although its answer was lost and a repetition was refused
 	// Somebody else may create or delete it between two calls.
 	for range 3 {
+		doubt = doubt || err != nil && !credential.NotApplied(err)
 		if creates {
 			_, err = conn.client.CreateUCSecret(ctx, ref.UC, write, known == mustBeAbsent)
 		} else {
@@ -119,7 +122,11 @@ func (v secretValue) putUC(ctx context.Context, conn *connection, ref secretRef,
 		}
 		creates = !creates
 	}
-	return explainUC(err, ref.UC)
+	err = explainUC(err, ref.UC)
+	if err != nil && doubt {
+		return credential.Unclean(err)
+	}
+	return err
 }
 
 // ucSecretUpdated is secretUpdated for a secret in Unity Catalog.

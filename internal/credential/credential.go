@@ -314,7 +314,10 @@ type FieldError struct{ Field, Reason string }
 
 func (e *FieldError) Error() string { return e.Field + ": " + e.Reason }
 
-// partialError is the failure of a credential that takes several steps. clean says whether everything that the steps created is
+// Unclean returns the failure of a change whose earlier attempt may have had an effect, whatever the last one's error says.
+func Unclean(err error) error { return &partialError{err, false} }
+
+// partialError is the failure of a change that takes several steps. clean says whether everything that the steps created is
 // gone; the error of the failed step alone can't say that.
 type partialError struct {
 	error
