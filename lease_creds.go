@@ -110,6 +110,9 @@ func (b *backend) planMint(ctx context.Context, req *logical.Request, data *fram
 	if p.intent, err = b.newIntent(ctx, conn); err != nil {
 		return nil, err
 	}
+	if err := role.fitsPlace(name, p.intent.origin); err != nil {
+		return nil, err
+	}
 	p.intent.Credential = &credentialIntent{Type: role.CredentialType, Role: name}
 	p.intent.Secret = deliver
 	p.lease = &lease{origin: p.intent.origin, CredentialType: role.CredentialType, Role: name}

@@ -44,6 +44,10 @@ type roleEntry struct {
 	DatabaseHost      string   `json:"database_host"`
 	Claims            []string `json:"claims"` // full names of tables
 
+	// LookedUp says where the ids, the group and the host of the database were looked up, nil for nowhere and in roles of v0.1.0. Elsewhere the
+	// same ids may be those of others.
+	LookedUp *origin `json:"looked_up,omitempty"`
+
 	Groups              []string `json:"groups"`
 	Entitlements        []string `json:"entitlements"`
 	DisplayNameTemplate string   `json:"display_name_template"`
@@ -144,6 +148,7 @@ func (b *backend) saveRole(ctx context.Context, req *logical.Request, data *fram
 	}
 	role.ServicePrincipalID, role.ApplicationID = settled.ServicePrincipalID, settled.ApplicationID
 	role.AssumeGroup, role.AssumeGroupID, role.DatabaseHost = settled.AssumeGroup, settled.AssumeGroupID, settled.DatabaseHost
+	role.LookedUp = settled.LookedUp
 	entry, err := logical.StorageEntryJSON(key, role)
 	if err != nil {
 		return nil, err
@@ -277,6 +282,7 @@ func (r *roleEntry) resolve(ctx context.Context, conn *connection, old *roleEntr
 	if err := conn.fits(r.CredentialType, r.spec()); err != nil {
 		return known, err
 	}
+	old = r.noteLookup(conn, old)
 	changed := r.CredentialType != old.CredentialType || r.ServicePrincipalID != old.ServicePrincipalID || r.ApplicationID != old.ApplicationID
 	if t.Principal != credential.Never && r.spec().Named() && changed {
 		var err error
@@ -300,6 +306,33 @@ func (r *roleEntry) resolve(ctx context.Context, conn *connection, old *roleEntr
 		}
 	}
 	return r.hints(ctx, conn, known), nil
+}
+
+// noteLookup notes where the role is looked up. It returns the role of before to compare with: an empty one if that was looked up elsewhere, so
+// that all is looked up again.
+func (r *roleEntry) noteLookup(conn *connection, old *roleEntry) *roleEntry {
+	here := conn.config.knownOrigin()
+	moved := old.LookedUp != nil && !old.LookedUp.sameWorkspace(here)
+	if moved || old.lookedUp() != r.lookedUp() {
+		r.LookedUp = &origin{Host: here.Host, WorkspaceID: here.WorkspaceID, AccountID: here.AccountID}
+	}
+	if !moved {
+		return old
+	}
+	if r.DatabaseHost == old.DatabaseHost {
+		r.DatabaseHost = ""
+	}
+	return new(roleEntry)
+}
+
+// fitsPlace refuses a role whose ids, group or database were looked up at another workspace than the one given.
+func (r *roleEntry) fitsPlace(name string, here origin) error {
+	spec := r.spec()
+	resolved := spec.Named() || spec.Assumed.ID != "" || spec.DatabaseHost != ""
+	if r.LookedUp == nil || !resolved || r.LookedUp.sameWorkspace(here) {
+		return nil
+	}
+	return badField("config", "leads to %s now, but what role %q names was looked up at %s; write the role again, so that it is looked up there", here.describe(), name, r.LookedUp.describe())
 }
 
 // hints completes what is known, as far as the role's warnings need it: who the engine is, and whether it may make OAuth secrets for the

@@ -218,3 +218,39 @@ func TestAssumedGroupWarnings(t *testing.T) {
 	require.Contains(t, warned("analysts"), "Public Preview")
 	require.Contains(t, warned("admins"), `all the rights of a workspace admin, since they assume the group "admins"`)
 }
+
+// TestRolesAreLookedUpWhereTheMountIsConnectedNow moves a mount to another workspace, where the ids that its roles found are those of others.
+func TestRolesAreLookedUpWhereTheMountIsConnectedNow(t *testing.T) {
+	t.Parallel()
+	m, engine := m2mReady(t)
+	m.workspace.AddGroup("analysts", engine)
+	job := m.workspace.AddServicePrincipal("job", false)
+	m.write("roles/group", map[string]any{"credential_type": "oauth_token", "assume_group": "analysts"})
+	m.write("roles/principal", map[string]any{"credential_type": "oauth_secret", "service_principal_id": job.ID, "max_ttl": "1h"})
+	m.write("roles/plain", map[string]any{"credential_type": "oauth_token"})
+
+	other := simulator.New(simulator.WithWorkspaceID("4242"))
+	t.Cleanup(other.Close)
+	there := other.AddServicePrincipal("engine", true)
+	other.AddGroup("others", there)
+	analysts := other.AddGroup("analysts", there)
+	_, secret := other.AddOAuthSecret(there, 0)
+	m.write("config", map[string]any{"host": other.URL(), "client_id": there.ApplicationID, "client_secret": m.unlogged(secret)})
+	other.ResetCalls()
+	for _, role := range []string{"group", "principal"} {
+		resp, err := m.do(logical.ReadOperation, "creds/"+role, nil)
+		m.refused(resp, err, "config", m.workspace.URL(), other.URL(), "write the role again")
+	}
+	require.Zero(t, other.Count("", "/oidc/v1/token"))
+	require.Empty(t, m.walEntries())
+	m.mint("plain")
+
+	// Any write looks up again.
+	resp, err := m.do(logical.UpdateOperation, "roles/group", map[string]any{"ttl": "10m"})
+	m.refused(resp, err, `"analysts" is not the display name of group`, `which is "others"`)
+	m.write("roles/group", map[string]any{"assume_group": "analysts"})
+	creds := m.mint("group")
+	require.Equal(t, analysts, m.read("roles/group").Data["assume_group_id"])
+	require.Equal(t, "analysts", other.Introspect(creds.Data["access_token"].(string)).Group)
+	m.failure(m.do(logical.UpdateOperation, "roles/principal", map[string]any{"max_ttl": "2h"})) // there is none with these ids
+}
