@@ -4,7 +4,7 @@ module vault-plugin-secrets-databricks/test/floor
 go 1.26
 
 require (
-	github.com/hashicorp/vault/api v1.22.0
+	github.com/hashicorp/vault/api v1.23.0
 	github.com/hashicorp/vault/sdk v0.25.1
 )
 
