@@ -10,13 +10,15 @@ LDFLAGS  := -s -w -X $(NAME).Version=$(VERSION) -X main.version=$(VERSION)
 
 # The race detector needs cgo, which Go disables if it finds no C compiler.
 RACE     := $(if $(filter 1,$(shell go env CGO_ENABLED 2>/dev/null)),-race)
+# The tests make much garbage and need little memory.
+TEST_GOGC   ?= 400
 E2E_TIMEOUT ?= 20m
 E2E_RUN     ?= .
 FUZZTIME    ?= 10s
 BENCH       ?= .
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-unit test-e2e test-chaos chaos storm soak test-load lint cover bench bench-vault fuzz vault demo dev clean distclean no-race-note
+.PHONY: help build test check test-unit test-e2e test-chaos chaos storm soak test-load lint cover bench bench-vault fuzz vault demo dev clean distclean no-race-note
 
 help: ## list the commands
 	@echo "Usage: make <command>"; echo; echo "Commands:"
@@ -29,8 +31,11 @@ build: ## build the plugin and the simulated workspace into bin/
 
 test: lint test-unit test-e2e test-chaos ## run all checks: lint, unit tests, tests on a real Vault server, and a short run of chaos
 
+check: ## run what should pass before a commit, in less than a minute if caches are warm: gofmt, go vet, staticcheck, short unit tests
+	@scripts/check.sh
+
 test-unit: no-race-note ## run the unit tests, with the race detector if there is a C compiler
-	go test $(RACE) -timeout 20m ./...
+	GOGC=$(TEST_GOGC) go test $(RACE) -timeout 20m ./...
 
 test-e2e: no-race-note ## run the tests on a real Vault server; E2E_RUN=<regexp> selects tests
 	@vault=$$(scripts/find-vault.sh) && echo "VAULT_BIN=$$vault go test -tags e2e ./test/e2e/" && \

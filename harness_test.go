@@ -970,3 +970,11 @@ func (m *mount) revive(c *clock) {
 	m.workspace.ClearFaults()
 	m.restartAt(c)
 }
+
+// skipLong leaves a test that takes many seconds of CPU time to "make test"; "make check" runs without it.
+func skipLong(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("takes long; make test runs it")
+	}
+}

@@ -165,6 +165,7 @@ func (r *rootMount) openEntries() []string {
 // step. Whatever happens, the saved credential works, nothing that the engine made is left besides it, and nothing is gone that it
 // didn't make.
 func TestRootRotationWalk(t *testing.T) {
+	skipLong(t)
 	t.Parallel()
 	for name, walk := range map[string]struct {
 		config   map[string]any
@@ -228,6 +229,7 @@ func TestRootRotationWalk(t *testing.T) {
 
 // TestRootRotationYear rotates every day of a year. Every day, something else goes wrong.
 func TestRootRotationYear(t *testing.T) {
+	skipLong(t)
 	t.Parallel()
 	eachRootKind(t, func(t *testing.T, kind string) {
 		r := newRootMount(t, kind, map[string]any{"rotation_schedule": "0 3 * * *"})

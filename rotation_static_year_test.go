@@ -346,6 +346,7 @@ func (w *staticWalk) day(next time.Time) {
 // TestAYearOfStaticRotations rotates on every day of a year. Each day, something else goes wrong at one of the steps, in turn, and
 // each evening the credential works, nothing of ours is stray, and nothing of the operator's is gone.
 func TestAYearOfStaticRotations(t *testing.T) {
+	skipLong(t)
 	t.Parallel()
 	delivered := func(more map[string]any) map[string]any {
 		more["deliver_scope"], more["deliver_key"] = "etl", "bi"
@@ -396,6 +397,7 @@ func TestAYearOfStaticRotations(t *testing.T) {
 // TestStaticRequestsSurviveAnything lets every mishap befall every step of every request that changes a static role. Afterwards
 // the role is either as it was or as it was asked to be, and a repetition finishes the request.
 func TestStaticRequestsSurviveAnything(t *testing.T) {
+	skipLong(t)
 	t.Parallel()
 	for _, kind := range credential.Names(credential.Static) {
 		for _, deliver := range []bool{false, true} {
