@@ -3,10 +3,21 @@
 # Needs Go, git, make and a shell. If there is a C compiler, the tests use the race detector.
 
 NAME    := vault-plugin-secrets-databricks
-VERSION := $(shell git describe --tags --dirty --match 'v[0-9]*' 2>/dev/null || echo v0.1.0)
+
+# The commands that are released, as far as they exist, the plugin first.
+PRODUCTS  := $(filter $(notdir $(wildcard cmd/*)),$(NAME) databricks-vault-metadata)
+PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
+
+# What a binary says it was built from. These have a value when something is built, and only then.
+VERSION     = $(eval VERSION := $(shell scripts/version.sh))$(VERSION)
+REVISION    = $(shell git rev-parse --verify --quiet HEAD)
+COMMIT_TIME = $(shell TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null)
+DIRTY       = $(if $(REVISION),$(if $(shell git status --porcelain),true,false))
+STAMP       = $(NAME)/internal/provenance
+LDFLAGS     = -s -w -X $(NAME).Version=$(VERSION) -X main.version=$(VERSION) -X $(STAMP).revision=$(REVISION) \
+              -X $(STAMP).commitTime=$(COMMIT_TIME) -X $(STAMP).dirty=$(DIRTY)
 
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false
-LDFLAGS  := -s -w -X $(NAME).Version=$(VERSION) -X main.version=$(VERSION)
 
 # The race detector needs cgo, which Go disables if it finds no C compiler.
 RACE     := $(if $(filter 1,$(shell go env CGO_ENABLED 2>/dev/null)),-race)
@@ -18,7 +29,7 @@ FUZZTIME    ?= 10s
 BENCH       ?= .
 
 .DEFAULT_GOAL := help
-.PHONY: help build test check test-unit test-e2e test-chaos chaos storm soak test-load lint cover bench bench-vault fuzz vault demo dev clean distclean no-race-note
+.PHONY: help build test check test-unit test-e2e test-chaos chaos storm soak test-load lint cover bench bench-vault fuzz vault demo dev release clean distclean no-race-note
 
 help: ## list the commands
 	@echo "Usage: make <command>"; echo; echo "Commands:"
@@ -84,8 +95,12 @@ demo: build ## run a guided tour on a separate Vault server; set DATABRICKS_HOST
 dev: build ## set up like the demo, then keep Vault running until Ctrl-C
 	@scripts/demo.sh --stay
 
+release: ## build archives, checksums, SBOMs and an OCI image of this commit into dist/; PLATFORMS="linux/amd64 …"
+	@go run -C test/tools ./release -root '$(CURDIR)' -out '$(CURDIR)/dist' -version '$(VERSION)' -revision '$(REVISION)' \
+	-time '$(COMMIT_TIME)' -platforms '$(PLATFORMS)' -ldflags '$(LDFLAGS)' $(PRODUCTS)
+
 clean: ## remove the files that the build and the tests wrote
-	rm -rf bin cover.out cover.html
+	rm -rf bin dist cover.out cover.html
 
 distclean: clean ## also remove the Vault binary that was built (.cache/)
 	rm -rf .cache

@@ -22,7 +22,7 @@ import (
 
 // Version is the version of the plugin as Vault shows it, a semantic version with a leading "v". It is set at build time
 // with -ldflags "-X vault-plugin-secrets-databricks.Version=v…".
-var Version = "v0.1.0-dev"
+var Version = "v0.1.1-dev"
 
 // pluginName names the plugin towards Databricks, in the User-Agent of every request.
 const pluginName = "vault-plugin-secrets-databricks"

@@ -22,7 +22,7 @@ import (
 )
 
 // version is set when the command is built.
-var version = "v0.1.0-dev"
+var version = "v0.1.1-dev"
 
 const usage = `Usage:
   databricks-simulator [flags]    run a simulated Databricks workspace until interrupted

@@ -19,6 +19,7 @@ import (
 	"github.com/hashicorp/vault/sdk/plugin"
 
 	databricks "vault-plugin-secrets-databricks"
+	"vault-plugin-secrets-databricks/internal/provenance"
 )
 
 const name = "vault-plugin-secrets-databricks"
@@ -37,22 +38,33 @@ func main() {
 }
 
 // run executes the command and returns the exit status: 0 when it printed what was asked for or Vault ended it, 1 when it was
-// not started by Vault or could not serve, 2 for arguments it doesn't know.
+// not started by Vault or could not serve or print, 2 for arguments it doesn't know.
 func run(args []string, getenv func(string) string, stdout, stderr io.Writer) int {
 	meta := &api.PluginAPIClientMeta{}
 	flags := meta.FlagSet()
 	flags.SetOutput(stderr)
 	flags.Usage = func() {
-		fmt.Fprintf(stderr, "%s is started by Vault. The only flag for manual use is -version.\n", name)
+		fmt.Fprintf(stderr, "%s is started by Vault. The flags for manual use are -version and, with it, -json.\n", name)
 	}
 	version := flags.Bool("version", false, "print the version and exit")
+	asJSON := flags.Bool("json", false, "with -version: print also the commit, the Go version and all modules, as JSON")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return 0
 		}
 		return 2
 	}
-	if *version {
+	switch {
+	case *version && *asJSON:
+		if err := provenance.Write(stdout, name, databricks.Version); err != nil {
+			fmt.Fprintf(stderr, "%s: %s\n", name, err)
+			return 1
+		}
+		return 0
+	case *asJSON:
+		fmt.Fprintf(stderr, "%s: -json goes with -version\n", name)
+		return 2
+	case *version:
 		fmt.Fprintln(stdout, name, databricks.Version)
 		return 0
 	}

@@ -4,8 +4,10 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"regexp"
+	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -24,6 +26,30 @@ func TestVersionIsPrintedAlone(t *testing.T) {
 	require.Equal(t, 0, status)
 	require.Equal(t, "vault-plugin-secrets-databricks "+databricks.Version+"\n", stdout)
 	require.Empty(t, stderr)
+}
+
+func TestVersionAsJSONSaysWhatItWasBuiltFrom(t *testing.T) {
+	status, stdout, stderr := runWith("-version", "-json")
+	require.Equal(t, 0, status)
+	require.Empty(t, stderr)
+	var answer struct {
+		Name      string
+		Version   string
+		GoVersion string `json:"go_version"`
+		Platform  string
+	}
+	require.NoError(t, json.Unmarshal([]byte(stdout), &answer))
+	require.Equal(t, "vault-plugin-secrets-databricks", answer.Name)
+	require.Equal(t, databricks.Version, answer.Version)
+	require.Equal(t, runtime.Version(), answer.GoVersion)
+	require.Equal(t, runtime.GOOS+"/"+runtime.GOARCH, answer.Platform)
+}
+
+func TestJSONWithoutVersionIsRefused(t *testing.T) {
+	status, stdout, stderr := runWith("-json")
+	require.Equal(t, 2, status)
+	require.Empty(t, stdout)
+	require.Contains(t, stderr, "-json goes with -version")
 }
 
 func TestStartedByHandExplainsHowToRegister(t *testing.T) {
