@@ -10,7 +10,7 @@ PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 win
 
 # What a binary says it was built from. These have a value when something is built, and only then.
 VERSION     = $(eval VERSION := $(shell scripts/version.sh))$(VERSION)
-REVISION    = $(shell git rev-parse --verify --quiet HEAD)
+REVISION    = $(shell git rev-parse --verify --quiet HEAD 2>/dev/null)
 COMMIT_TIME = $(shell TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null)
 DIRTY       = $(if $(REVISION),$(if $(shell git status --porcelain),true,false))
 STAMP       = $(NAME)/internal/provenance

@@ -20,7 +20,7 @@ next() { # of v1.2.3: v1.2.4-dev; of v1.2.3-rc.1: v1.2.3-rc.1.dev
   esac
 }
 
-commit=$(git rev-parse --verify --quiet HEAD) || { next $first; exit; }
+commit=$(git rev-parse --verify --quiet HEAD 2>/dev/null) || { next $first; exit; }
 commit=$(echo "$commit" | cut -c-7) # As git shortens it, but as long everywhere.
 dirty=
 [ -z "$(git status --porcelain)" ] || dirty=.dirty

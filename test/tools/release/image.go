@@ -103,7 +103,7 @@ func (r *release) platformImage(a artifact, labels map[string]string) (v1.Image,
 	created := v1.Time{Time: r.time.UTC()}
 	image := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
 	image, err = mutate.ConfigFile(image, &v1.ConfigFile{
-		OS: a.os, Architecture: a.arch, Created: created,
+		OS: a.os, Architecture: a.arch, Created: created, RootFS: v1.RootFS{Type: "layers"},
 		Config: v1.Config{Entrypoint: []string{"/" + a.file}, User: imageUser, Labels: labels},
 	})
 	if err != nil {
@@ -127,7 +127,7 @@ func rootCertificates() []byte {
 	return text.Bytes()
 }
 
-// packLayout packs the folder of an image, as container engines load and copy it ("docker load", "skopeo copy oci-archive:…").
+// packLayout packs the folder of an image, as podman load and skopeo copy take it.
 func (r *release) packLayout(folder string) error {
 	var entries []entry
 	root := filepath.Join(r.out, folder)
