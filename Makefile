@@ -47,6 +47,7 @@ check: ## run what should pass before a commit, in less than a minute if caches 
 
 test-unit: no-race-note ## run the unit tests, with the race detector if there is a C compiler
 	GOGC=$(TEST_GOGC) go test $(RACE) -timeout 20m ./...
+	go test -C test/tools -timeout 10m ./...
 
 test-e2e: no-race-note ## run the tests on a real Vault server; E2E_RUN=<regexp> selects tests
 	@vault=$$(scripts/find-vault.sh) && echo "VAULT_BIN=$$vault go test -tags e2e ./test/e2e/" && \

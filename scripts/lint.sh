@@ -28,10 +28,12 @@ echo "lint: go vet"
 go vet ./...
 go vet -tags e2e ./test/e2e/ ./test/cluster/
 (cd test/floor && go vet ./...)
+(cd test/tools && go vet ./...)
 
 echo "lint: staticcheck"
 go tool -modfile=test/tools/go.mod staticcheck ./...
 go tool -modfile=test/tools/go.mod staticcheck -tags e2e ./test/e2e/ ./test/cluster/
+(cd test/tools && go tool staticcheck ./...)
 
 for module in . test/vault test/tools test/floor; do
   echo "lint: go mod tidy -diff in $module"

@@ -132,7 +132,7 @@ func TestManualsNameTestsThatExist(t *testing.T) {
 		require.NoError(t, err)
 		sources.Write(text)
 	}
-	for _, manual := range []string{"auth.md", "credentials.md", "secrets.md", "uc-secrets.md", "policies.md", "rotation.md"} {
+	for _, manual := range []string{"auth.md", "credentials.md", "secrets.md", "uc-secrets.md", "policies.md", "rotation.md", "upgrade.md"} {
 		text, err := os.ReadFile("../../docs/" + manual)
 		require.NoError(t, err)
 		names := testName.FindAllStringSubmatch(string(text), -1)
@@ -154,7 +154,7 @@ func TestLinksOfTheManualsLeadSomewhere(t *testing.T) {
 	t.Parallel()
 	manuals, err := filepath.Glob("../../docs/*.md")
 	require.NoError(t, err)
-	for _, manual := range append(manuals, "../../README.md") {
+	for _, manual := range append(manuals, "../../README.md", "../../CONTRIBUTING.md", "../../SECURITY.md") {
 		text, err := os.ReadFile(manual)
 		require.NoError(t, err)
 		for _, link := range localLink.FindAllStringSubmatch(string(text), -1) {
