@@ -230,7 +230,7 @@ func TestAnswersOfTheCommandLine(t *testing.T) {
 func TestVaultAgentRendersEachStaticCredential(t *testing.T) {
 	t.Parallel()
 	m, sp := sharedMount(t)
-	m.write("static-roles/dash", data{"credential_type": "obo_token", "application_id": sp.ApplicationID, "rotation_period": "60s"})
+	m.write("static-roles/dash", data{"credential_type": "oauth_secret", "application_id": sp.ApplicationID, "rotation_period": "60s"})
 	dir := t.TempDir()
 	rendered := filepath.Join(dir, "databricks.env")
 	manual, err := os.ReadFile("../../docs/rotation.md")
@@ -269,7 +269,7 @@ func TestVaultAgentRendersEachStaticCredential(t *testing.T) {
 	})
 	shows := func(c *sharedCredential) bool {
 		text, err := os.ReadFile(rendered)
-		return err == nil && strings.Contains(string(text), "DATABRICKS_TOKEN="+c.secret+"\n")
+		return err == nil && strings.Contains(string(text), "DATABRICKS_CLIENT_SECRET="+c.secret+"\n")
 	}
 	first := m.creds("dash")
 	require.Eventually(t, func() bool { return shows(first) }, patience, 100*time.Millisecond)
