@@ -59,9 +59,13 @@ func (b *backend) mint(ctx context.Context, req *logical.Request, data *framewor
 		if err != nil {
 			return err
 		}
+		left := p.lease.Expires.Sub(b.now())
 		if p.kind.Traits().EndsByItself {
-			p.terms.endByItself(token.Lifetime, p.kind.Traits().Plural)
-		} else if err := p.terms.capTo(token, p.request.Lifetime, p.lease.Expires.Sub(b.now())); err != nil {
+			err = p.terms.endByItself(token.Lifetime, left, p.kind.Traits().Plural)
+		} else {
+			err = p.terms.capTo(token, p.request.Lifetime, left)
+		}
+		if err != nil {
 			return err
 		}
 		if l := p.lease; l.Delivered != nil {

@@ -142,18 +142,24 @@ func (t *terms) capTo(token *credential.Credential, requested, left time.Duratio
 	return nil
 }
 
-// endByItself sets the terms for a credential that can't be revoked: its lease is as long as the credential, whatever was
-// requested. plural is what such credentials are called.
-func (t *terms) endByItself(lifetime time.Duration, plural string) {
+// endByItselfSlack is by how much the life of a credential differs from what was asked for because of the whole seconds in which clocks and answers
+// tell it.
+const endByItselfSlack = 2 * time.Second
+
+// endByItself sets the terms for a credential that can't be revoked, and lives for lifetime, of which left remains: its lease is as long, whatever
+// was requested. plural is what such credentials are called. A credential that has ended already is an error.
+func (t *terms) endByItself(lifetime, left time.Duration, plural string) error {
 	lifetime = lifetime.Truncate(time.Second)
-	wanted := t.ttl
-	if t.requested > 0 {
-		wanted = t.requested
+	left = min(left.Truncate(time.Second), lifetime)
+	if left < time.Second {
+		return logical.CodedError(http.StatusBadGateway, fmt.Sprintf("Databricks makes %s that live for %s, which have ended by now; check the clocks, and why the request took so long", plural, duration.Text(lifetime)))
 	}
-	if lifetime > wanted || t.requested > lifetime {
+	wanted := cmp.Or(t.requested, t.ttl)
+	if lifetime > wanted+endByItselfSlack || t.requested > lifetime+endByItselfSlack {
 		t.warnings = append(t.warnings, fmt.Sprintf("Databricks makes %s that live for %s and can't be revoked, so the lease is as long, although ttl is %s.", plural, duration.Text(lifetime), duration.Text(wanted)))
 	}
-	t.ttl, t.maxTTL = lifetime, lifetime
+	t.ttl, t.maxTTL = left, left
+	return nil
 }
 
 // renewTerms returns the terms of a renewal. The credential can't be extended, so the lease never ends after it, whatever the

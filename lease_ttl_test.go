@@ -120,6 +120,38 @@ func TestGrantedLife(t *testing.T) {
 	}
 }
 
+// TestLeaseOfWhatEndsByItself is as long as what is left of the credential, and not a second longer.
+func TestLeaseOfWhatEndsByItself(t *testing.T) {
+	t.Parallel()
+	for name, row := range map[string]struct {
+		ttl, requested time.Duration
+		lifetime, left time.Duration
+		lease          time.Duration
+		warning        string
+		refused        bool
+	}{
+		"as asked":              {time.Hour, 0, time.Hour, time.Hour - time.Millisecond, time.Hour - time.Second, "", false},
+		"rounded up":            {15 * time.Minute, 0, 15*time.Minute + 1900*time.Millisecond, 15 * time.Minute, 15 * time.Minute, "", false},
+		"rounded down":          {15 * time.Minute, 15 * time.Minute, 15*time.Minute - 900*time.Millisecond, 15 * time.Minute, 14*time.Minute + 59*time.Second, "", false},
+		"longer":                {10 * time.Minute, 0, time.Hour, time.Hour, time.Hour, "live for 1h and can't be revoked, so the lease is as long, although ttl is 10m", false},
+		"shorter than asked":    {time.Hour, 3 * time.Hour, time.Hour, time.Hour, time.Hour, "although ttl is 3h", false},
+		"made slowly":           {time.Hour, 0, time.Hour, 50 * time.Minute, 50 * time.Minute, "", false},
+		"ended while it waited": {time.Hour, 0, 10 * time.Second, 900 * time.Millisecond, 0, "", true},
+		"ended long ago":        {time.Hour, 0, 10 * time.Second, -time.Minute, 0, "", true},
+	} {
+		given := terms{ttl: row.ttl, requested: row.requested, maxTTL: time.Hour}
+		err := given.endByItself(row.lifetime, row.left, "logins")
+		if row.refused {
+			require.ErrorContains(t, err, "have ended by now", name)
+			continue
+		}
+		require.NoError(t, err, name)
+		require.Equal(t, []time.Duration{row.lease, row.lease}, []time.Duration{given.ttl, given.maxTTL}, name)
+		require.Contains(t, strings.Join(given.warnings, "\n"), row.warning, name)
+		require.Equal(t, row.warning == "", len(given.warnings) == 0, "%s: %v", name, given.warnings)
+	}
+}
+
 func TestLeaseSurvivesStorage(t *testing.T) {
 	t.Parallel()
 	want := &lease{
