@@ -299,3 +299,44 @@ func TestTheEnginesOwnSecretKeepsItsScopes(t *testing.T) {
 		m.refused(resp, err, "invalid_scope")
 	})
 }
+
+// TestAnAccessTokenThatIsWiderThanAskedForIsNotHandedOut shows the same of access tokens, which nobody can remove.
+func TestAnAccessTokenThatIsWiderThanAskedForIsNotHandedOut(t *testing.T) {
+	t.Parallel()
+	m, engine := m2mReady(t)
+	m.workspace.AddGroup("analysts", engine)
+	job := m.workspace.AddServicePrincipal("job", false)
+	m.write("roles/own", map[string]any{"credential_type": "oauth_token", "scopes": "sql,jobs"})
+	m.write("roles/group", map[string]any{"credential_type": "oauth_token", "scopes": "sql,jobs", "assume_group": "analysts"})
+	m.write("roles/job", map[string]any{"credential_type": "oauth_token", "scopes": "sql,jobs", "application_id": job.ApplicationID})
+	answer := func(scopes string) {
+		m.workspace.ClearFaults()
+		m.workspace.Inject(simulator.Fault{Path: grantPath, Body: `{"access_token":"` + m.unlogged("granted-access-token") + `","token_type":"Bearer","expires_in":3600` + scopes + `}`})
+	}
+	for _, role := range []string{"own", "group", "job"} {
+		for _, scopes := range []string{"sql jobs clusters", "all-apis", "sql all-apis"} {
+			answer(`,"scope":"` + scopes + `"`)
+			resp, err := m.do(logical.ReadOperation, "creds/"+role, nil)
+			m.coded(http.StatusBadGateway, resp, err, "the new access token is not handed out", "although only sql, jobs were asked for", "ends by itself")
+			require.Empty(t, m.workspace.OAuthSecrets(job))
+			require.Empty(t, m.walEntries())
+		}
+
+		// What it lacks of what was asked for is no reason to refuse, and the answer shows it.
+		answer(`,"scope":"jobs"`)
+		creds := m.mint(role)
+		require.Equal(t, []string{"jobs"}, creds.Data["scopes"])
+
+		// Roles of v0.1.0 go on where the answer doesn't tell.
+		answer("")
+		creds = m.mint(role)
+		require.Equal(t, []string{"sql", "jobs"}, creds.Data["scopes"])
+		require.Contains(t, strings.Join(creds.Warnings, "\n"), "did not confirm that the access token is limited to the API scopes sql, jobs")
+		m.write("roles/"+role, map[string]any{"scopes": ""})
+		creds = m.mint(role)
+		require.Equal(t, []string{"all-apis"}, creds.Data["scopes"])
+		require.NotContains(t, strings.Join(creds.Warnings, "\n"), "confirm")
+		answer(`,"scope":"sql clusters"`)
+		require.Equal(t, []string{"sql", "clusters"}, m.mint(role).Data["scopes"], "nothing is wider than all")
+	}
+}

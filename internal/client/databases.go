@@ -72,15 +72,11 @@ func (c *Client) CreateDatabaseLogin(ctx context.Context, wanted NewDatabaseLogi
 		}
 		return nil
 	})
-	var failure *Error
-	if wanted.Bearer != "" && errors.As(err, &failure) && failure.Kind == Unauthenticated {
-		// It says nothing of the connection's own credential.
-		foreign := *failure
-		foreign.Kind, foreign.what, foreign.hint = Refused, "Databricks refused the access token of the service principal", "check that it is active and may use this workspace"
-		return nil, &foreign
+	if wanted.Bearer != "" {
+		err = ofPrincipal(err, "Databricks refused the access token of the service principal", hintPrincipal)
 	}
 	if err != nil {
-		return nil, err
+		return nil, withoutLakebase(err)
 	}
 	// By Databricks' clock, where the answer tells its time.
 	if at, err := http.ParseTime(ca.header.Get("Date")); err == nil {
@@ -106,7 +102,7 @@ func (c *Client) EndpointHost(ctx context.Context, endpoint string) (string, err
 	_, err := c.do(ctx, call{op: opEndpointGet, result: true, signed: true}, func(ctx context.Context) error {
 		return c.send(ctx, http.MethodGet, "/api/2.0/postgres/"+endpoint, nil, &resp)
 	})
-	return resp.Status.Hosts.Host, err
+	return resp.Status.Hosts.Host, withoutLakebase(err)
 }
 
 // InstanceHost returns the host name of an instance, "" where the answer has none (Databricks SDK for Go, service/database, get database instance).
@@ -118,7 +114,18 @@ func (c *Client) InstanceHost(ctx context.Context, name string) (string, error) 
 	_, err := c.do(ctx, call{op: opInstanceGet, result: true, signed: true}, func(ctx context.Context) error {
 		return c.send(ctx, http.MethodGet, "/api/2.0/database/instances/"+url.PathEscape(name), nil, &resp)
 	})
-	return resp.Host, err
+	return resp.Host, withoutLakebase(err)
+}
+
+// withoutLakebase makes the answer that there is no such path in the API say that the workspace lacks the API of databases.
+func withoutLakebase(err error) error {
+	var failure *Error
+	if !errors.As(err, &failure) || failure.ErrorCode != "ENDPOINT_NOT_FOUND" {
+		return err
+	}
+	lacks := *failure
+	lacks.what, lacks.hint = "this workspace has no Lakebase API", "check that it is the workspace of the database, and that Lakebase is available and enabled there"
+	return &lacks
 }
 
 // newLogin and loginAnswer are the requests and the answers of both APIs.

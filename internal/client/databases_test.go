@@ -44,11 +44,47 @@ func TestDatabaseLogin(t *testing.T) {
 	}
 
 	// A refusal repeats neither token, and says nothing of our credential where it isn't ours.
-	s := newScript(t, answer(401, `{"error_code":"UNAUTHENTICATED","message":"bad foreign-access-token"}`))
-	_, err := newClient(t, oauthConfig(s.URL)).CreateDatabaseLogin(t.Context(), NewDatabaseLogin{Database: endpoint, Lifetime: 5 * time.Minute, Bearer: "foreign-access-token"})
-	require.True(t, IsKind(err, Refused))
-	require.NotContains(t, err.Error(), "foreign-access-token")
-	require.Len(t, s.all(), 1)
+	for _, row := range []struct {
+		body string
+		kind Kind
+		hint string
+	}{
+		{`{"error_code":"UNAUTHENTICATED","message":"bad foreign-access-token"}`, Refused, "check that the service principal is active"},
+		{`{"error_code":403,"message":"Invalid access to Org: 4242"}`, NotInWorkspace, "add it to the workspace"},
+		{`{"error_code":403,"message":"Provided access token does not have required scopes: postgres"}`, ScopeMissing, "a policy of the account"},
+		{`{"error_code":403,"message":"Unauthorized network access to workspace: 4242"}`, NetworkDenied, "this network"},
+	} {
+		s := newScript(t, answer(403, row.body))
+		_, err := newClient(t, oauthConfig(s.URL)).CreateDatabaseLogin(t.Context(), NewDatabaseLogin{Database: endpoint, Lifetime: 5 * time.Minute, Bearer: "foreign-access-token"})
+		require.True(t, IsKind(err, row.kind), "%v", err)
+		require.ErrorContains(t, err, row.hint)
+		for _, not := range []string{"foreign-access-token", "config", "connect with", "azure_workspace_resource_id", "this identity"} {
+			require.NotContains(t, err.Error(), not)
+		}
+		require.Len(t, s.all(), 1)
+	}
+	s := newScript(t, answer(503, `{"error_code":"TEMPORARILY_UNAVAILABLE","message":"Authentication is temporarily unavailable"}`))
+	_, err := newClient(t, patConfig(s.URL)).CreateDatabaseLogin(t.Context(), NewDatabaseLogin{Database: endpoint, Lifetime: 5 * time.Minute, Bearer: "foreign-access-token"})
+	require.True(t, IsKind(err, Unavailable))
+	require.NotContains(t, err.Error(), "auth_type")
+
+	// A workspace without Lakebase has no such path. A gateway's 404 doesn't say so.
+	for body, words := range map[string]string{
+		`{"error_code":"ENDPOINT_NOT_FOUND","message":"No API found for 'POST /postgres/credentials'"}`: "this workspace has no Lakebase API",
+		"404 page not found": hintHost,
+	} {
+		s := newScript(t, answer(404, body))
+		c := newClient(t, patConfig(s.URL))
+		for _, wanted := range []NewDatabaseLogin{{Database: endpoint, Lifetime: 5 * time.Minute}, {Database: instances}, {Database: instances, Bearer: "foreign-access-token"}} {
+			_, err := c.CreateDatabaseLogin(t.Context(), wanted)
+			require.True(t, IsKind(err, Refused))
+			require.ErrorContains(t, err, words)
+		}
+		_, err := c.EndpointHost(t.Context(), endpoint.Endpoint)
+		require.ErrorContains(t, err, words)
+		_, err = c.InstanceHost(t.Context(), "orders")
+		require.ErrorContains(t, err, words)
+	}
 
 	for _, body := range []string{`{}`, `{"token":"x"}`, `{"token":"","expire_time":"2100-01-01T00:00:00Z"}`, `{"token":"x","expire_time":"soon"}`, `{"token":"x","expire_time":"2001-01-01T00:00:00Z"}`} {
 		s := newScript(t, answer(200, body))

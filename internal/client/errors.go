@@ -247,6 +247,32 @@ func ended(op string, cause error, sent bool) *Error {
 	return e
 }
 
+// ofPrincipal makes a refusal of the credential that was made for a service principal speak of that: it says nothing of the connection's own.
+// A refused credential becomes what and hint. Other errors, and nil, stay as they are.
+func ofPrincipal(err error, what, hint string) error {
+	var failure *Error
+	if !errors.As(err, &failure) {
+		return err
+	}
+	foreign := *failure
+	switch {
+	case failure.Kind == Unauthenticated:
+		foreign.Kind, foreign.what, foreign.hint = Refused, what, hint
+	case failure.Kind == NotInWorkspace:
+		foreign.what, foreign.hint = "Databricks does not let the service principal into the workspace", "let an admin add it to the workspace"
+	case failure.Kind == ScopeMissing:
+		foreign.hint = "the access token of the service principal was asked for with these scopes, so a policy of the account may exclude this API"
+	case failure.Kind == Unavailable && failure.hint == hintAuthDown, failure.hint == endpoints[opOIDCToken].other:
+		foreign.hint = hintPrincipal
+	default:
+		return err
+	}
+	return &foreign
+}
+
+// hintPrincipal is what to do when the credential of a service principal is refused.
+const hintPrincipal = "check that the service principal is active and may use this workspace"
+
 // IsKind reports whether err is, or wraps, an *Error of one of the kinds.
 func IsKind(err error, kinds ...Kind) bool {
 	var remote *Error

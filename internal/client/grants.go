@@ -40,7 +40,7 @@ type AccessToken struct {
 	Value    Secret
 	Type     string        // "Bearer"
 	Lifetime time.Duration // whole seconds from when it was asked for
-	Scopes   []string      // what it may do, never empty
+	Scopes   []string      // as the answer names them; empty where it names none, which means those that were asked for (RFC 6749, section 5.1)
 }
 
 // grant is one request for an access token.
@@ -200,25 +200,27 @@ func (c *Client) fetch(ctx context.Context, g *grant) (*AccessToken, time.Time, 
 		if lifetime <= 0 || !ValidCredential(granted.AccessToken) {
 			return errNoAccessToken
 		}
-		token = &AccessToken{Value: Secret(granted.AccessToken), Type: granted.Type(), Lifetime: lifetime, Scopes: g.request.Scopes}
-		// An answer without scopes means those that were asked for (RFC 6749, section 5.1), and Entra ID is asked for none.
+		token = &AccessToken{Value: Secret(granted.AccessToken), Type: granted.Type(), Lifetime: lifetime}
 		if said, _ := granted.Extra("scope").(string); strings.TrimSpace(said) != "" {
 			token.Scopes = strings.Fields(said)
-		}
-		if len(token.Scopes) == 0 {
-			token.Scopes = []string{allAPIs}
 		}
 		return nil
 	})
 	return token, asked, deniedGroup(g, err)
 }
 
-// deniedGroup makes the refusal of a token with a group's rights one that says so. Databricks doesn't document its form, so every refusal is
-// taken for that which names neither the client nor the scopes. It says nothing of the connection's own credential.
+// groupDenials and groupDenialStatuses are what may refuse a group. Databricks doesn't document the form, so these are OAuth's errors (RFC 6749,
+// sections 4.1.2.1 and 5.2) that name neither the client nor the scopes.
+var (
+	groupDenials        = []string{"invalid_request", "invalid_grant", "unauthorized_client", "access_denied"}
+	groupDenialStatuses = []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden}
+)
+
+// deniedGroup makes the refusal of a token with a group's rights one that says so. It says nothing of the connection's own credential.
 func deniedGroup(g *grant, err error) error {
 	var failure *Error
-	if g.groupID == "" || !errors.As(err, &failure) || failure.Status == 0 || slices.Contains([]string{"invalid_client", "invalid_scope"}, failure.ErrorCode) ||
-		failure.Kind != Refused && failure.Kind != Unauthenticated {
+	if g.groupID == "" || !errors.As(err, &failure) || failure.Kind != Refused && failure.Kind != Unauthenticated ||
+		!slices.Contains(groupDenials, failure.ErrorCode) || !slices.Contains(groupDenialStatuses, failure.Status) {
 		return err
 	}
 	denied := *failure
@@ -288,15 +290,17 @@ func (c *Client) AccessTokenFor(ctx context.Context, clientID string, clientSecr
 	for retry := 0; ; retry++ {
 		token, _, err := c.fetch(ctx, g)
 		var failure *Error
+		if err == nil {
+			return token, nil
+		}
+		refused := ofPrincipal(err, "Databricks refused the secret of the service principal",
+			fmt.Sprintf("it was tried for %s, in case it was new; check that it exists, and that its service principal is active and may use this workspace", duration.Text(c.patience)))
 		if !errors.As(err, &failure) || failure.Kind != Unauthenticated {
-			return token, err
+			return nil, refused
 		}
 		delay := c.transport.delay(retry, failure)
 		if time.Now().Add(delay).After(until) || !fits(ctx, delay) {
-			foreign := *failure
-			foreign.Kind, foreign.what = Refused, "Databricks refused the secret of the service principal"
-			foreign.hint = fmt.Sprintf("it was tried for %s, in case it was new; check that it exists, and that its service principal is active and may use this workspace", duration.Text(c.patience))
-			return nil, &foreign
+			return nil, refused
 		}
 		if err := Sleep(ctx, delay); err != nil {
 			return nil, ended(opOIDCToken, err, false)

@@ -40,20 +40,46 @@ func TestAssumeGroup(t *testing.T) {
 		require.NoError(t, ask(c, TokenRights{}))
 		require.NotContains(t, s.lastForm(), "assume_group", "it is no property of the connection")
 
-		for _, code := range []string{"invalid_request", "access_denied", "invalid_grant"} {
-			s := newScript(t, answer(403, `{"error":"`+code+`","error_description":"no"}`))
+		for _, code := range []string{"invalid_request", "access_denied", "invalid_grant", "unauthorized_client"} {
+			for _, status := range []int{400, 401, 403} {
+				s := newScript(t, answer(status, `{"error":"`+code+`","error_description":"no"}`))
+				var failure *Error
+				require.ErrorAs(t, ask(newClient(t, row.cfg(s.URL)), rights), &failure)
+				require.Equal(t, PermissionDenied, failure.Kind, "%s %s", name, code)
+				require.Contains(t, failure.Error(), "rights of the group 731")
+				require.Len(t, s.all(), 1, "it is not repeated")
+			}
+		}
+
+		// Whatever else is refused says nothing of the group, and keeps its own advice.
+		for _, other := range []struct {
+			status       int
+			body, advice string
+		}{
+			{404, `{"error":"invalid_request"}`, hintHost}, {404, "no such page", hintHost}, {400, "nonsense", "check "}, {403, "<html>no</html>", "check "},
+			{400, `{"error":"server_error"}`, "check "}, {422, `{"error":"access_denied"}`, "check "}, {400, `{"error":"invalid_scope"}`, "check the scopes"},
+		} {
+			s := newScript(t, answer(other.status, other.body))
 			var failure *Error
 			require.ErrorAs(t, ask(newClient(t, row.cfg(s.URL)), rights), &failure)
-			require.Equal(t, PermissionDenied, failure.Kind, "%s %s", name, code)
-			require.Contains(t, failure.Error(), "rights of the group 731")
-			require.Len(t, s.all(), 1, "it is not repeated")
+			require.NotEqual(t, PermissionDenied, failure.Kind, "%s %v", name, other)
+			require.NotContains(t, failure.Error(), "group", "%s %v", name, other)
+			require.Contains(t, failure.Error(), other.advice)
+			if !row.own {
+				require.NotContains(t, failure.Error(), "client_id", "it is not that of the config")
+			}
 		}
-		s = newScript(t, answer(400, `{"error":"invalid_scope"}`))
-		require.True(t, IsKind(ask(newClient(t, row.cfg(s.URL)), rights), Refused), name)
 		s = newScript(t)
 		require.True(t, IsKind(ask(newClient(t, row.cfg(s.URL)), TokenRights{GroupID: "a b"}), Refused), name)
 		require.Empty(t, s.all())
 	}
+
+	// A secret that isn't known yet is answered without a code, too.
+	s := newScript(t, answer(401, "who is that?"), answer(401, `{"error":"invalid_client"}`), answer(200, tokenBody))
+	_, err := newClient(t, patConfig(s.URL)).AccessTokenFor(t.Context(), foreignID, foreignKey, rights)
+	require.NoError(t, err)
+	require.Len(t, s.all(), 3)
+
 	for name, cfg := range map[string]func(string) Config{"account": accountConfig, "azure": azureConfig} {
 		s := newScript(t)
 		_, err := newClient(t, cfg(s.URL)).OwnAccessToken(t.Context(), TokenRights{GroupID: "731"})

@@ -286,7 +286,7 @@ const (
 )
 
 // scopesSchema is the schema of the scopes, which every type shows.
-var scopesSchema = &framework.FieldSchema{Type: framework.TypeStringSlice, Required: true, Description: "API scopes of the credential, as Databricks reports them."}
+var scopesSchema = &framework.FieldSchema{Type: framework.TypeStringSlice, Required: true, Description: "API scopes of the credential, as Databricks answers them; where it answers none, those that were asked for."}
 
 // textField is the schema of a string in an answer, and secretField that of one that is a secret.
 func textField(description string) *framework.FieldSchema {

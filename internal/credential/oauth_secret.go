@@ -69,17 +69,16 @@ func (oauthSecretCredential) Warnings(known Known, spec Spec) []string {
 
 // mintedSecret returns a new OAuth secret as a Credential. Scopes are those that were asked for.
 func mintedSecret(secret *client.OAuthSecret, principalID, applicationID string, scopes []string) *Credential {
-	shown := secret.Scopes
-	if len(shown) == 0 {
-		shown = scopes // and a warning says that they are not confirmed
-	}
 	m := &Credential{ID: secret.ID, ServicePrincipalID: principalID, Duplicate: secret.Retried, Secret: fieldClientSecret, Data: map[string]any{
 		fieldClientID:     applicationID,
 		fieldClientSecret: secret.Value.Reveal(),
 		fieldSecretID:     secret.ID,
-		fieldScopes:       append([]string{}, shown...),
+		fieldScopes:       shownScopes(scopes, secret.Scopes),
 	}}
-	m.Unfit, m.Warning = widened(scopes, secret.Scopes), unconfirmed(scopes, secret.Scopes)
+	m.Unfit = widened("OAuth secret", "removed again", scopes, secret.Scopes)
+	if m.Warning = unconfirmed("OAuth secret", scopes, secret.Scopes); m.Warning != "" {
+		m.Warning += fmt.Sprintf(" This workspace may not know scopes of OAuth secrets. To be sure of them, use %s of a named service principal.", OAuthToken)
+	}
 	m.Lifetime, m.Expires = Life(secret.CreateTime, secret.ExpireTime), secret.ExpireTime
 	return m
 }

@@ -67,7 +67,7 @@ func (oauthTokenCredential) Mint(ctx context.Context, conn Conn, r Request) (*Cr
 		if err != nil {
 			return nil, explainAssumed(err, "the engine's identity", r.Spec)
 		}
-		return mintedAccessToken(token, false), nil
+		return mintedAccessToken(token, r.Scopes, false), nil
 	}
 
 	var token *client.AccessToken
@@ -78,7 +78,7 @@ func (oauthTokenCredential) Mint(ctx context.Context, conn Conn, r Request) (*Cr
 	if err != nil {
 		return nil, err
 	}
-	return mintedAccessToken(token, left), nil
+	return mintedAccessToken(token, r.Scopes, left), nil
 }
 
 // throughSecret makes an access token of the service principal that the request names, by an OAuth secret that lives until use has returned. left
@@ -107,15 +107,21 @@ func throughSecret(ctx context.Context, conn Conn, r Request, rights client.Toke
 }
 
 // mintedAccessToken returns a new access token as a Credential. Its ID matches nothing at Databricks: a rollback has no token
-// to keep.
-func mintedAccessToken(token *client.AccessToken, duplicate bool) *Credential {
+// to keep. Scopes are those that were asked for, none for all.
+func mintedAccessToken(token *client.AccessToken, scopes []string, duplicate bool) *Credential {
+	shown := shownScopes(scopes, token.Scopes)
+	if len(shown) == 0 {
+		shown = []string{allAPIs}
+	}
 	return &Credential{
 		ID: "none", Lifetime: token.Lifetime, Duplicate: duplicate, Secret: fieldAccessToken,
 		Data: map[string]any{
 			fieldAccessToken: token.Value.Reveal(),
 			fieldTokenType:   token.Type,
-			fieldScopes:      append([]string{}, token.Scopes...),
+			fieldScopes:      shown,
 		},
+		Unfit:   widened("access token", "not handed out, and ends by itself", scopes, token.Scopes),
+		Warning: unconfirmed("access token", scopes, token.Scopes),
 	}
 }
 
