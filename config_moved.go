@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/hashicorp/vault/sdk/logical"
 
@@ -97,7 +98,11 @@ func (b *backend) warnOfAdmin(ctx context.Context, req *logical.Request, resp *l
 	}
 	add(roleStoragePrefix, "roles/", func(name string) bool {
 		role, err := b.role(ctx, req.Storage, name)
-		return err == nil && role != nil && (role.CredentialType == credential.PAT || role.CredentialType == credential.OAuthToken && role.ServicePrincipalID == "" && role.AssumeGroupID == "")
+		if err != nil || role == nil {
+			return false
+		}
+		own := slices.Contains([]string{credential.OAuthToken, credential.Database}, role.CredentialType) && role.ServicePrincipalID == "" && role.AssumeGroupID == ""
+		return own || role.CredentialType == credential.PAT
 	})
 	add(staticStoragePrefix, "static-roles/", func(name string) bool {
 		e, err := b.static(ctx, req.Storage, name)
@@ -111,5 +116,5 @@ func (b *backend) warnOfAdmin(ctx context.Context, req *logical.Request, resp *l
 	if len(names) > most {
 		names, more = names[:most], fmt.Sprintf(" and %d more", len(names)-most)
 	}
-	resp.AddWarning(fmt.Sprintf("The engine's identity is %s, who is a workspace admin, so these roles give an admin's rights: %s%s. Prefer types of a service principal.", config.Identity.UserName, joinIDs(names), more))
+	resp.AddWarning(fmt.Sprintf("The engine's identity is %s, who is a workspace admin, so these roles give an admin's rights or logins: %s%s. Prefer types of a service principal.", config.Identity.UserName, joinIDs(names), more))
 }

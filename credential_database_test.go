@@ -127,6 +127,18 @@ func TestDatabaseCredentialLife(t *testing.T) {
 	m.write("config", map[string]any{"ttl": "1m", "max_ttl": "2m"})
 	creds = m.mint("orders")
 	require.InDelta(t, 3600, creds.Secret.TTL.Seconds(), 2, "the lease is as long as the credential")
+	require.Contains(t, strings.Join(creds.Warnings, "\n"), "live for 1h at least and can't be revoked, so they outlive the 2m that the config and the mount allow")
+	for role, at := range map[string]string{"shop": "5m", "orders": "1h"} {
+		require.Contains(t, strings.Join(m.write("roles/"+role, map[string]any{"max_ttl": ""}).Warnings, "\n"), "live for "+at+" at least and can't be revoked, so they outlive the 2m")
+	}
+	require.Contains(t, strings.Join(m.mint("shop").Warnings, "\n"), "outlive the 2m")
+	m.write("config", map[string]any{"ttl": "", "max_ttl": ""})
+	m.system.MaxLeaseTTLVal = 4 * time.Minute
+	m.restart() // Vault's answers are kept for seconds
+	require.Contains(t, strings.Join(m.mint("shop").Warnings, "\n"), "outlive the 4m")
+	m.system.MaxLeaseTTLVal = 10 * time.Minute
+	m.restart()
+	require.Empty(t, m.mint("shop").Warnings)
 }
 
 func TestDatabaseIsLookedUpOnce(t *testing.T) {
@@ -156,6 +168,17 @@ func TestDatabaseIsLookedUpOnce(t *testing.T) {
 	require.Equal(t, "pool.example.com", m.mint("db").Data["host"])
 	write(map[string]any{"database_instances": "orders"}, 1, "instance-orders.database.cloud.databricks.com")
 
+	// A host that is sent is kept, but the database must exist even so. That of another database is not the new one's.
+	write(map[string]any{"database_instances": "stock", "database_host": "pool.example.com"}, 1, "pool.example.com")
+	body := m.read("roles/db").Data
+	body["database_instances"] = "orders"
+	write(body, 1, "instance-orders.database.cloud.databricks.com")
+	body = m.read("roles/db").Data
+	body["database_instances"], body["database_endpoint"] = "", shopEndpoint
+	write(body, 1, shopHost)
+	write(map[string]any{"database_endpoint": "", "database_instances": "orders,stock", "database_host": "pool.example.com"}, 2, "pool.example.com")
+	write(map[string]any{"database_instances": "orders"}, 1, "instance-orders.database.cloud.databricks.com")
+
 	before := m.read("roles/db").Data
 	for name, row := range map[string]struct {
 		data  map[string]any
@@ -164,6 +187,7 @@ func TestDatabaseIsLookedUpOnce(t *testing.T) {
 		"neither":              {map[string]any{"database_instances": ""}, []string{"database_endpoint: is missing", "or database_instances"}},
 		"both":                 {map[string]any{"database_endpoint": shopEndpoint}, []string{"database_instances: can't be combined with database_endpoint"}},
 		"no such instance":     {map[string]any{"database_instances": "nothing"}, []string{`database_instances: there is no "nothing" at ` + m.workspace.URL()}},
+		"nothing, with a host": {map[string]any{"database_instances": "nothing", "database_host": "pool.example.com"}, []string{`database_instances: there is no "nothing" at ` + m.workspace.URL()}},
 		"a path":               {map[string]any{"database_instances": "../x"}, []string{"database_instances: "}},
 		"an ttl for instances": {map[string]any{"ttl": "30m"}, []string{"ttl: 30m is out of range", "always lives for 1h"}},
 		"a host with a scheme": {map[string]any{"database_host": "https://x"}, []string{"database_host: ", "not a host name"}},
@@ -207,6 +231,20 @@ func TestDatabaseIsLookedUpOnce(t *testing.T) {
 	m.workspace.ClearFaults()
 	require.Equal(t, shopHost, m.write("roles/blind", map[string]any{"ttl": "10m"}).Data["database_host"], "the next write asks again")
 
+	// One that only a service principal may see is taken, if its host is sent.
+	job := m.workspace.AddServicePrincipal("job", false)
+	m.workspace.Inject(simulator.Fault{Method: http.MethodGet, Path: "/api/2.0/postgres/*", Status: 404, ErrorCode: "RESOURCE_DOES_NOT_EXIST"})
+	hidden := map[string]any{"credential_type": "database_credential", "database_endpoint": shopEndpoint, "application_id": job.ApplicationID}
+	resp, err = m.do(logical.UpdateOperation, "roles/hidden", hidden)
+	m.refused(resp, err, "database_endpoint: there is no", "that the engine's identity may see", "send its host as database_host")
+	hidden["database_host"] = "pool.example.com"
+	written := m.write("roles/hidden", hidden)
+	require.Equal(t, "pool.example.com", written.Data["database_host"])
+	require.Contains(t, strings.Join(written.Warnings, "\n"), "Databricks does not show the engine's identity a database "+shopEndpoint)
+	require.NotContains(t, strings.Join(written.Warnings, "\n"), "send it as database_host")
+	m.databaseSession(m.mint("hidden"))
+	m.workspace.ClearFaults()
+
 	account, _ := accountReady(t)
 	resp, err = account.do(logical.UpdateOperation, "roles/db", map[string]any{"credential_type": "database_credential", "database_endpoint": shopEndpoint})
 	account.refused(resp, err, "credential_type: database_credential needs a workspace")
@@ -225,12 +263,16 @@ func TestDatabaseCredentialFaults(t *testing.T) {
 			words []string
 		}{
 			"forbidden": {simulator.Fault{Status: 403, ErrorCode: "PERMISSION_DENIED"}, []string{identity, "may not log in to database endpoint " + shopEndpoint, "PERMISSION_DENIED"}},
+			"no API":    {simulator.Fault{Status: 404, ErrorCode: "ENDPOINT_NOT_FOUND"}, []string{identity, "database endpoint " + shopEndpoint, "this workspace has no Lakebase API"}},
+			"not there": {simulator.Fault{Status: 403, Body: `{"error_code":403,"message":"Invalid access to Org: 4242"}`}, []string{identity, "database endpoint " + shopEndpoint}},
+			"narrow":    {simulator.Fault{Status: 403, Body: `{"error_code":403,"message":"Provided access token does not have required scopes: postgres"}`}, []string{identity, "required scopes: postgres"}},
 			"gone":      {simulator.Fault{Status: 404, ErrorCode: "RESOURCE_DOES_NOT_EXIST"}, []string{"database endpoint " + shopEndpoint + " is unknown there; correct database_endpoint"}},
 		} {
 			row.fault.Path = endpointLoginPath
 			m.workspace.Inject(row.fault)
 			resp, err := m.do(logical.ReadOperation, "creds/"+role, nil)
 			m.refused(resp, err, row.words...)
+			require.Equal(t, role == "shop" && name == "narrow", strings.Contains(m.failure(resp, err).Error(), "the credential in the config"), name)
 			require.Empty(t, m.walEntries(), name)
 			m.workspace.ClearFaults()
 		}
@@ -279,6 +321,6 @@ func TestDatabaseCredentialDelivered(t *testing.T) {
 	_, there = m.has("k")
 	require.False(t, there, "the copy is removed")
 
-	resp, err := m.do(logical.UpdateOperation, "static-roles/db", map[string]any{"credential_type": "database_credential", "database_endpoint": shopEndpoint})
-	require.Error(t, m.failure(resp, err))
+	resp, err := m.do(logical.UpdateOperation, "static-roles/db", map[string]any{"credential_type": "database_credential"})
+	m.refused(resp, err, `credential_type: "database_credential" can't be static`)
 }

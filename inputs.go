@@ -23,8 +23,8 @@ import (
 // maxSafeInteger is the largest whole number that every JSON decoder keeps exactly: Vault passes numbers on as float64.
 const maxSafeInteger = 1<<53 - 1
 
-// numericIDs are the fields with an id that Databricks writes as a number. They take it as one, too.
-var numericIDs = []string{keyServicePrincipalID, keyWorkspaceID, keyAssumeGroupID}
+// numericIDs are the fields with an id that Databricks writes as a number. They take it as one, too. assume_group takes an id or a name.
+var numericIDs = []string{keyServicePrincipalID, keyWorkspaceID, keyAssumeGroupID, keyAssumeGroup}
 
 // storedBools are the boolean fields that are stored, and reset by null.
 var storedBools = []string{keyVerifyConnection, keyDisableRotation}

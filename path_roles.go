@@ -210,6 +210,9 @@ func (b *backend) addRoleWarnings(resp *logical.Response, conn *connection, role
 		resp.AddWarning(warning)
 	}
 	kind := credential.Lookup(role.CredentialType)
+	if warning := role.lifeWarning(b.System(), config); kind.Traits().Database && warning != "" {
+		resp.AddWarning(warning)
+	}
 	for _, warning := range kind.Warnings(known, role.spec()) {
 		resp.AddWarning(warning)
 	}

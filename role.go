@@ -111,7 +111,7 @@ func mergeRole(ctx context.Context, req *logical.Request, data *framework.FieldD
 		return nil, nil, err
 	}
 	role.forgetOtherID(data)
-	role.forgetHost(data)
+	role.forgetHost(data, old)
 	if err := role.check(); err != nil {
 		return nil, nil, err
 	}
@@ -209,7 +209,7 @@ func (r *roleEntry) check() error {
 	for field, values := range texts {
 		for _, value := range values {
 			if strings.TrimSpace(value) == "" || len(value) > maxPrincipal || strings.ContainsFunc(value, unicode.IsControl) {
-				return badField(field, "%q can't be one", value)
+				return badField(field, "%q is not a valid name; send one without control characters, of %d bytes at most", value, maxPrincipal)
 			}
 		}
 	}
@@ -300,8 +300,7 @@ func (r *roleEntry) resolve(ctx context.Context, conn *connection, old *roleEntr
 		return known, err
 	}
 	if t.Database {
-		var err error
-		if known.HostUnknown, err = r.lookUpDatabase(ctx, conn, old); err != nil {
+		if err := r.lookUpDatabase(ctx, conn, old, &known); err != nil {
 			return known, err
 		}
 	}

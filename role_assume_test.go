@@ -5,6 +5,7 @@ package databricks
 import (
 	"maps"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -34,6 +35,9 @@ func TestAssumedGroupIsLookedUpOnce(t *testing.T) {
 	write(map[string]any{"assume_group_id": analysts}, 1, "analysts", analysts)
 	write(map[string]any{"assume_group": "data science", "assume_group_id": other}, 1, "data science", other)
 	write(m.read("roles/team").Data, 0, "data science", other)
+	number, err := strconv.ParseInt(analysts, 10, 64)
+	require.NoError(t, err)
+	write(map[string]any{"assume_group": number}, 1, "analysts", analysts)
 	write(map[string]any{"assume_group": "data science"}, 1, "data science", other)
 
 	before := m.read("roles/team").Data
@@ -45,8 +49,9 @@ func TestAssumedGroupIsLookedUpOnce(t *testing.T) {
 		"no such id":      {map[string]any{"assume_group": "999999"}, []string{`assume_group: there is no group "999999"`}},
 		"a name as id":    {map[string]any{"assume_group_id": "analysts"}, []string{`assume_group_id: "analysts" is not a number`, "send a display name as assume_group"}},
 		"ids of two":      {map[string]any{"assume_group": "analysts", "assume_group_id": other}, []string{"assume_group: ", "send one of them"}},
-		"a control":       {map[string]any{"assume_group": "a\x00b"}, []string{"assume_group: ", "can't be one"}},
-		"too long":        {map[string]any{"assume_group": strings.Repeat("g", 5000)}, []string{"assume_group: "}},
+		"a control":       {map[string]any{"assume_group": "a\x00b"}, []string{"assume_group: ", "is not a valid name", "without control characters"}},
+		"half a number":   {map[string]any{"assume_group": 1.5}, []string{"assume_group: ", "send it as a string"}},
+		"too long":        {map[string]any{"assume_group": strings.Repeat("g", 5000)}, []string{"assume_group: ", "bytes"}},
 		"another type":    {map[string]any{"credential_type": "pat"}, []string{"assume_group: has no meaning for credential_type pat"}},
 		"something else":  {map[string]any{"assume_group": []any{"analysts"}}, []string{"assume_group: is not a string"}},
 		"an unsafe id":    {map[string]any{"assume_group_id": 1.5}, []string{"assume_group_id: "}},
@@ -56,12 +61,17 @@ func TestAssumedGroupIsLookedUpOnce(t *testing.T) {
 		m.refused(resp, err, row.words...)
 		require.Equal(t, before, m.read("roles/team").Data, name)
 	}
-	resp := m.patch("roles/team", map[string]any{"assume_group": nil})
+	m.workspace.Inject(simulator.Fault{Method: http.MethodGet, Path: groupsPath, Body: `{"totalResults":2,"Resources":[{"id":"7","displayName":"twins"},{"id":"8","displayName":"twins"}]}`})
+	resp, err := m.do(logical.UpdateOperation, "roles/team", map[string]any{"assume_group": "twins"})
+	m.refused(resp, err, `"twins" is the display name of the groups 7, 8`, "send the id of the one that is meant as assume_group_id")
+	m.workspace.ClearFaults()
+
+	resp = m.patch("roles/team", map[string]any{"assume_group": nil})
 	require.Equal(t, []any{"", ""}, []any{resp.Data["assume_group"], resp.Data["assume_group_id"]})
 
 	m.write("config", map[string]any{"max_retries": 0})
 	m.workspace.Inject(simulator.Fault{Path: groupsPath + "*", Status: 503})
-	resp, err := m.do(logical.UpdateOperation, "roles/team", map[string]any{"assume_group": "analysts"})
+	resp, err = m.do(logical.UpdateOperation, "roles/team", map[string]any{"assume_group": "analysts"})
 	m.coded(http.StatusBadGateway, resp, err)
 	require.Empty(t, m.read("roles/team").Data["assume_group"])
 
@@ -217,6 +227,15 @@ func TestAssumedGroupWarnings(t *testing.T) {
 	require.NotContains(t, warned("analysts"), "workspace admin", "its rights are those of the group")
 	require.Contains(t, warned("analysts"), "Public Preview")
 	require.Contains(t, warned("admins"), `all the rights of a workspace admin, since they assume the group "admins"`)
+
+	// A token that may create personal access tokens may escape its hour, and the group.
+	const escape = "may be able to create personal access tokens"
+	require.Contains(t, warned("analysts"), escape)
+	for scopes, expected := range map[string]bool{"": true, "authentication": true, "all-apis": true, "sql,authentication": true, "sql": false, "sql,jobs": false} {
+		text := strings.Join(m.write("roles/analysts", map[string]any{"scopes": scopes}).Warnings, "\n")
+		require.Equal(t, expected, strings.Contains(text, escape), scopes)
+	}
+	require.NotContains(t, strings.Join(m.write("roles/own", map[string]any{"credential_type": "oauth_token"}).Warnings, "\n"), escape)
 }
 
 // TestRolesAreLookedUpWhereTheMountIsConnectedNow moves a mount to another workspace, where the ids that its roles found are those of others.

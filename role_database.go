@@ -13,8 +13,10 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/sdk/framework"
+	"github.com/hashicorp/vault/sdk/logical"
 
 	"vault-plugin-secrets-databricks/internal/client"
+	"vault-plugin-secrets-databricks/internal/credential"
 	"vault-plugin-secrets-databricks/internal/duration"
 )
 
@@ -45,6 +47,15 @@ func (r *roleEntry) lives() string {
 		return fmt.Sprintf("a credential for an endpoint lives for %s to %s, as ttl says", duration.Text(shortestLogin), duration.Text(longestLogin))
 	}
 	return fmt.Sprintf("a credential for instances always lives for %s, so leave ttl out", duration.Text(longestLogin))
+}
+
+// lifeWarning returns a warning if the role's logins live for longer than the config and the mount allow leases to, else "".
+func (r *roleEntry) lifeWarning(sys logical.SystemView, config *configEntry) string {
+	allowed := effectiveMaxTTL(sys, config, r)
+	if r.shortestLife() <= allowed {
+		return ""
+	}
+	return fmt.Sprintf("Logins of this role live for %s at least and can't be revoked, so they outlive the %s that the config and the mount allow a lease.", duration.Text(r.shortestLife()), duration.Text(allowed))
 }
 
 // checkDatabase checks the fields of a role for logins to databases.
@@ -82,21 +93,27 @@ func (r *roleEntry) checkDatabase() error {
 	return nil
 }
 
-// forgetHost drops the host that was looked up for another database, unless the request sends one.
-func (r *roleEntry) forgetHost(data *framework.FieldData) {
+// sameDatabase reports whether both are for the same database.
+func (r *roleEntry) sameDatabase(other *roleEntry) bool {
+	return r.CredentialType == other.CredentialType && r.DatabaseEndpoint == other.DatabaseEndpoint && slices.Equal(r.DatabaseInstances, other.DatabaseInstances)
+}
+
+// forgetHost drops the host of another database, unless the request sends one. The host of before, sent along with another database as whoever
+// writes back what was read does, is not the new one's.
+func (r *roleEntry) forgetHost(data *framework.FieldData, old *roleEntry) {
 	_, endpoint := data.Raw[keyDatabaseEndpoint]
 	_, instances := data.Raw[keyDatabaseInstances]
-	if (endpoint || instances) && !given(data, keyDatabaseHost) {
+	stale := r.DatabaseHost == old.DatabaseHost && !r.sameDatabase(old)
+	if (endpoint || instances) && (stale || !given(data, keyDatabaseHost)) {
 		r.DatabaseHost = ""
 	}
 }
 
-// lookUpDatabase completes the host of the role's database, unless that is known, and refuses a database that doesn't exist. unknown says why the host
-// can't be told: the engine's identity needs no right to see the database of a named service principal.
-func (r *roleEntry) lookUpDatabase(ctx context.Context, conn *connection, old *roleEntry) (unknown string, err error) {
-	same := r.CredentialType == old.CredentialType && r.DatabaseEndpoint == old.DatabaseEndpoint && slices.Equal(r.DatabaseInstances, old.DatabaseInstances)
-	if r.DatabaseHost != "" || same && len(r.DatabaseInstances) > 1 {
-		return "", nil
+// lookUpDatabase completes the host of the role's database, unless that is known, and refuses a database that doesn't exist. It completes what is
+// known with why the host can't be told: the engine's identity needs no right to see the database of a named service principal.
+func (r *roleEntry) lookUpDatabase(ctx context.Context, conn *connection, old *roleEntry, known *credential.Known) error {
+	if r.sameDatabase(old) && (r.DatabaseHost != "" || len(r.DatabaseInstances) > 1) {
+		return nil
 	}
 	field, names, find := keyDatabaseInstances, r.DatabaseInstances, conn.client.InstanceHost
 	if r.DatabaseEndpoint != "" {
@@ -104,29 +121,36 @@ func (r *roleEntry) lookUpDatabase(ctx context.Context, conn *connection, old *r
 	}
 	host := ""
 	for _, name := range names {
-		host, err = find(ctx, name)
-		if client.IsGone(err) {
-			return "", badField(field, "there is no %q at %s; create it there, or correct it", name, conn.config.Host)
-		}
+		found, err := find(ctx, name)
 		var refused *client.Error
-		if errors.As(err, &refused) && refused.Kind == client.Refused && refused.Status == http.StatusBadRequest {
-			return "", badField(field, "Databricks does not take %q: %s", name, refused)
+		switch {
+		case client.IsGone(err) && r.spec().Named() && r.DatabaseHost != "":
+			known.Hidden = append(known.Hidden, name)
+		case client.IsGone(err) && r.spec().Named():
+			return badField(field, "there is no %q at %s that the engine's identity may see; create it there, correct it or, if only the service principal may see it, send its host as %s", name, conn.config.Host, keyDatabaseHost)
+		case client.IsGone(err):
+			return badField(field, "there is no %q at %s; create it there, or correct it", name, conn.config.Host)
+		case errors.As(err, &refused) && refused.Kind == client.Refused && refused.Status == http.StatusBadRequest:
+			return badField(field, "Databricks does not take %q: %s", name, refused)
+		case client.IsKind(err, client.PermissionDenied, client.ScopeMissing, client.Refused):
+			known.HostUnknown = err.Error()
+		case err != nil:
+			return fmt.Errorf("look up %s: %w", field, err)
 		}
-		if refused != nil && slices.Contains([]client.Kind{client.PermissionDenied, client.ScopeMissing, client.Refused}, refused.Kind) {
-			return refused.Error(), nil
-		}
-		if err != nil {
-			return "", fmt.Errorf("look up %s: %w", field, err)
-		}
+		host = found
 	}
 	switch {
+	case r.DatabaseHost != "":
+		known.HostUnknown = ""
+	case known.HostUnknown != "":
 	case len(names) > 1:
-		return "there are several instances", nil
+		known.HostUnknown = "there are several instances"
 	case !hostForm.MatchString(host):
-		return "Databricks did not tell it", nil
+		known.HostUnknown = "Databricks did not tell it"
+	default:
+		r.DatabaseHost = host
 	}
-	r.DatabaseHost = host
-	return "", nil
+	return nil
 }
 
 // decideLife decides how long the login of a plan lives, which the lease follows: as long as the caller, the role or the config says, within what
@@ -140,6 +164,9 @@ func (b *backend) decideLife(role *roleEntry, p *mintPlan) error {
 	p.request.Life = min(max(cmp.Or(asked, seconds(cmp.Or(role.TTL, p.conn.config.TTL)), longestLogin), shortest), longest)
 	if asked > longest {
 		p.terms.warnings = append(p.terms.warnings, fmt.Sprintf("ttl of %s is more than the %s that credentials of this role can live, so it is capped at that.", duration.Text(asked), duration.Text(longest)))
+	}
+	if warning := role.lifeWarning(b.host(), p.conn.config); warning != "" {
+		p.terms.warnings = append(p.terms.warnings, warning)
 	}
 	p.terms.requested, p.terms.ttl = 0, p.request.Life
 	return nil

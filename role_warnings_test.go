@@ -19,6 +19,7 @@ func TestAdminsAreWarnedOf(t *testing.T) {
 	t.Parallel()
 	m := ready(t)
 	m.workspace.AddGroup("readers")
+	m.workspace.AddDatabaseEndpoint(shopEndpoint, shopHost)
 	engine := m.connectOAuth()
 	admin, modest := m.workspace.AddServicePrincipal("admin", true), m.workspace.AddServicePrincipal("job", false)
 	warned := func(path string, data map[string]any) string {
@@ -36,6 +37,8 @@ func TestAdminsAreWarnedOf(t *testing.T) {
 	}{
 		"pat":                  {"roles/a", map[string]any{"credential_type": "pat"}, nil, engine.ApplicationID + ", who is a workspace admin. Safer are obo_token, oauth_secret, oauth_token of a named service principal, or service_principal"},
 		"oauth_token, own":     {"roles/b", map[string]any{"credential_type": "oauth_token"}, nil, engine.ApplicationID + ", who is a workspace admin"},
+		"a login, own":         {"roles/l", map[string]any{"credential_type": "database_credential", "database_endpoint": shopEndpoint}, nil, "Logins of this role are those of " + engine.ApplicationID + ", who is a workspace admin"},
+		"a login, named":       {"roles/m", map[string]any{"credential_type": "database_credential", "database_endpoint": shopEndpoint, "service_principal_id": admin.ID}, map[string]any{"service_principal_id": modest.ID}, "Logins of this role are those of service principal " + admin.ApplicationID + ", which is a workspace admin"},
 		"groups":               {"roles/c", map[string]any{"credential_type": "service_principal", "groups": "readers,admins"}, map[string]any{"groups": "readers"}, `made a member of the group "admins"`},
 		"obo_token":            {"roles/d", map[string]any{"credential_type": "obo_token", "service_principal_id": admin.ID}, map[string]any{"service_principal_id": modest.ID}, "service principal " + admin.ApplicationID + ", which is a workspace admin"},
 		"oauth_secret":         {"roles/e", map[string]any{"credential_type": "oauth_secret", "application_id": admin.ApplicationID}, map[string]any{"application_id": modest.ApplicationID}, "service principal " + admin.ApplicationID + ", which is a workspace admin"},

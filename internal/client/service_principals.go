@@ -176,10 +176,13 @@ func (c *Client) GroupID(ctx context.Context, displayName string) (string, error
 		return "", &Error{
 			Op: opGroupList, Kind: Refused, Unprocessed: true, what: "the group is not the only one of its name",
 			Message: clean(strconv.Quote(displayName) + " is the display name of the groups " + strings.Join(ids, ", ")),
-			hint:    "rename one of them",
+			hint:    hintSeveralGroups,
 		}
 	}
 }
+
+// hintSeveralGroups is what to do where a group can be named by its display name only.
+const hintSeveralGroups = "rename one of them"
 
 // Group is a group of the workspace.
 type Group struct{ ID, DisplayName string }
@@ -207,6 +210,12 @@ func (c *Client) FindGroup(ctx context.Context, idOrName string) (*Group, error)
 		}
 	}
 	id, err := c.GroupID(ctx, idOrName)
+	var several *Error
+	if errors.As(err, &several) && several.hint == hintSeveralGroups {
+		named := *several
+		named.hint = "send the id of the one that is meant as assume_group_id"
+		return nil, &named
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ package credential
 
 import (
 	"fmt"
+	"slices"
 
 	"vault-plugin-secrets-databricks/internal/client"
 )
@@ -35,13 +36,16 @@ func explainAssumed(err error, who string, spec Spec) error {
 	if spec.Assumed.ID == "" || !client.IsKind(err, client.PermissionDenied) {
 		return err
 	}
-	return explain("%s can't assume the group %q (id %s); make it a member of the group, give it the Assume permission on the group, or correct assume_group of the role (a write of it looks the group up again): %w",
+	return explain("%s can't assume the group %q (id %s); make it a member of the group, give it the Assume permission on the group, or correct assume_group of the role (a write of it alone looks the group up again): %w",
 		who, spec.Assumed.DisplayName, spec.Assumed.ID, err)
 }
 
 // assumedWarnings returns the warnings for access tokens with a group's rights.
 func assumedWarnings(spec Spec) []string {
 	warnings := []string{"A workspace that does not know assume_group, which is in Public Preview, may ignore it and give tokens all rights of the identity. Try once what a token of this role may do."}
+	if len(spec.Scopes) == 0 || slices.ContainsFunc(spec.Scopes, func(scope string) bool { return scope == allAPIs || scope == "authentication" }) {
+		warnings = append(warnings, "Tokens of this role may be able to create personal access tokens, which outlive them, and which may have all rights of the identity: Databricks does not document that it refuses that to a token with a group's rights. Send scopes that hold neither authentication nor all-apis.")
+	}
 	if client.IsAdminGroup(spec.Assumed.DisplayName) {
 		warnings = append(warnings, fmt.Sprintf("Credentials of this role have all the rights of a workspace admin, since they assume the group %q. Name a group that has only the rights that the role's users need.", spec.Assumed.DisplayName))
 	}

@@ -76,6 +76,9 @@ func mintedLogin(login *client.DatabaseLogin, username string, spec Spec, duplic
 
 // explainDatabase adds to a refusal of a login whose it is, to which database, and what to do. A nil error stays nil.
 func explainDatabase(err error, who string, spec Spec) error {
+	if err == nil {
+		return nil
+	}
 	database, field := "database endpoint "+spec.Database.Endpoint, "database_endpoint"
 	if spec.Database.Endpoint == "" {
 		database, field = "database instances "+strings.Join(spec.Database.Instances, ", "), "database_instances"
@@ -86,7 +89,7 @@ func explainDatabase(err error, who string, spec Spec) error {
 	case client.IsKind(err, client.PermissionDenied):
 		return explain("%s may not log in to %s; let an admin permit it there, and check claims of the role, if it has any: %w", who, database, err)
 	default:
-		return err
+		return fmt.Errorf("make a login of %s to %s: %w", strings.TrimSuffix(who, ","), database, err)
 	}
 }
 
@@ -102,8 +105,23 @@ func (databaseCredential) Warnings(known Known, spec Spec) []string {
 	if known.HostUnknown != "" {
 		all = append(all, fmt.Sprintf("The host of the database isn't known (%s), so credentials of this role have no host and port; send it as database_host.", known.HostUnknown))
 	}
-	if spec.Named() {
+	if len(known.Hidden) > 0 {
+		all = append(all, fmt.Sprintf("Databricks does not show the engine's identity a database %s. Mints of this role will fail unless service principal %s may see it.", strings.Join(known.Hidden, ", "), spec.ApplicationID))
+	}
+	who := ""
+	switch {
+	case spec.Named():
 		all = append(all, secretWarnings(known, spec)...)
+		if len(principalWarnings(known, spec)) > 0 {
+			who = "service principal " + spec.ApplicationID + ", which"
+		}
+	case known.Unknown != "":
+		all = append(all, fmt.Sprintf("It isn't known whether the engine's identity is an admin (%s). If it is, logins of this role are those of an admin.", known.Unknown))
+	case known.Admin():
+		who = known.Identity.UserName + ", who"
+	}
+	if who != "" {
+		all = append(all, fmt.Sprintf("Logins of this role are those of %s is %s. Check which rights the Postgres role of that name has in the database, or name a service principal that has only those that the role's users need.", who, known.adminName()))
 	}
 	return all
 }

@@ -17,6 +17,7 @@ type Known struct {
 	Unknown     string                   // why it isn't known, if somebody should be warned of that; else empty
 	Principal   *client.ServicePrincipal // the one that the role names; nil if it was not looked up
 	HostUnknown string                   // why the host of the role's database isn't known; empty if it is
+	Hidden      []string                 // the databases that Databricks does not show the engine's identity, which a service principal may see
 	Unmanaged   bool                     // Databricks refused the engine to list the service principal's secrets
 }
 
