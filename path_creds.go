@@ -58,7 +58,7 @@ func pathCreds() []*framework.Path {
 			},
 			keyTTL: {
 				Type:        framework.TypeDurationSecond,
-				Description: "Lease duration, instead of the role's. A value above max_ttl is capped, with a warning. It does not shorten the credential's own life at Databricks, which max_ttl decides. Of a database_credential for an endpoint it is that life, 5m at least.",
+				Description: "Lease duration, instead of the role's. A value above max_ttl is capped, with a warning. It does not shorten the credential's own life at Databricks, which max_ttl decides, except that of a database_credential for an endpoint, which is this ttl, 5m at least. An oauth_token lives for its hour.",
 				Query:       true,
 			},
 			keyScopes: {
@@ -116,7 +116,7 @@ var credsResponseFields = func() map[string]*framework.FieldSchema {
 			schema.Description += " Absent if it was delivered to a secret."
 		}
 	}
-	fields[keyExpiryTime].Description += " The lease ends earlier."
+	fields[keyExpiryTime].Description += " The lease ends earlier, but that of an oauth_token or a database_credential ends with it."
 	fields[keyDeliverScope] = &framework.FieldSchema{Type: framework.TypeString, Description: "Secret scope that the credential was delivered to."}
 	fields[keyDeliverKey] = &framework.FieldSchema{Type: framework.TypeString, Description: "Key that the credential was delivered to."}
 	fields[keyDeliverUC] = &framework.FieldSchema{Type: framework.TypeString, Description: "Secret in Unity Catalog that the credential was delivered to."}
@@ -134,11 +134,14 @@ lease, or letting it end, deletes the credential at Databricks.
   vault lease revoke databricks/creds/etl/…
   vault lease revoke -prefix databricks/creds/etl
 
-A caller can only narrow what the role allows. The token expires at Databricks one
+A caller can only narrow what the role allows. The credential expires at Databricks one
 minute after the lease's longest duration, even if Vault is lost.
 
-An oauth_token is an exception: Databricks can't revoke it. It expires after an hour, its lease is as long and can't be renewed, and revoking that does nothing.
+An oauth_token is an exception: Databricks can't revoke it. It expires after an hour, its
+lease is as long and can't be renewed, and revoking that does nothing.
 
-So is a database_credential: username and password log in to the database at host and port, over TLS, until expiry_time, which ttl decides. Connections that
-are open then, or when the lease is revoked, stay open: the password is checked at the login only. The lease can't be renewed; read another one.
+So is a database_credential: username and password log in to the database at host and
+port, over TLS, until expiry_time, which ttl decides. Connections that are open then, or
+when the lease is revoked, stay open: the password is checked at the login only. The lease
+can't be renewed; read another one.
 `

@@ -88,7 +88,7 @@ var roleFields = map[string]*framework.FieldSchema{
 	},
 	keyAssumeGroup: {
 		Type:        framework.TypeString,
-		Description: "Display name or numeric id of a group of the workspace whose rights an oauth_token has instead of its identity's. Looked up by each write that names it. The identity must be a member of the group or have the Assume permission on it. Callers can't change it.",
+		Description: "Display name or numeric id of a group of the workspace whose rights an oauth_token has instead of its identity's. A name or an id that is sent without the other is looked up. The identity must be a member of the group or have the Assume permission on it. Callers can't change it.",
 	},
 	keyAssumeGroupID: {
 		Type:        framework.TypeString,
@@ -112,23 +112,23 @@ var roleFields = map[string]*framework.FieldSchema{
 	},
 	keyDatabaseHost: {
 		Type:        framework.TypeString,
-		Description: "Host name of the database, for the answer. Looked up when the role is written, unless it is sent; of several instances, only what is sent is known.",
+		Description: "Host name of the database, for the answer. Looked up when the role is written, unless it is sent; of several instances, only what is sent is known. The database must exist in either case.",
 	},
 	keyClaims: {
 		Type:        framework.TypeCommaStringSlice,
-		Description: "Full names of Unity Catalog tables, as catalog.schema.table, that a database_credential may read, by claims of the permission set READ_ONLY. The identity needs the right to them. Empty means no claims.",
+		Description: "Full names of Unity Catalog tables, as catalog.schema.table, that a database_credential may read besides, by claims of the permission set READ_ONLY. They take no right in Postgres away. The identity needs the right to them. Empty means no claims.",
 	},
 	keyScopes: {
 		Type:        framework.TypeCommaStringSlice,
-		Description: "API scopes of what is minted, for example sql,clusters. Empty leaves them to Databricks, which gives all. Callers may name a subset. An OAuth secret that Databricks makes with more is removed again; one of which it answers none gives a warning.",
+		Description: "API scopes of what is minted, for example sql,clusters. Empty leaves them to Databricks, which gives all. Callers may name a subset. An OAuth secret that Databricks makes with more is removed again, and such an access token is not handed out; one of which it answers none gives a warning.",
 	},
 	keyTTL: {
 		Type:        framework.TypeDurationSecond,
-		Description: "Duration of a lease until its first renewal. It does not shorten the life of the credential at Databricks; max_ttl does. Of a database_credential for an endpoint it is the credential's own life, 5m to 1h, 1h if unset. 0 means the config's, or else the mount's default.",
+		Description: "Duration of a lease until its first renewal; 0 means the config's, or else the mount's default. It does not shorten the life of the credential at Databricks; max_ttl does. Other rules hold for two types: of a database_credential for an endpoint it is the credential's own life, 5m to 1h, 1h if neither role nor config has one, and an oauth_token lives for its hour.",
 	},
 	keyMaxTTL: {
 		Type:        framework.TypeDurationSecond,
-		Description: "Longest lease, renewals included, and so the credential's own life at Databricks, which is a minute longer: if Vault can't revoke it, it lives that long. 0 means the config's, or else the mount's maximum, 768h unless tuned.",
+		Description: "Longest lease, renewals included, and so the credential's own life at Databricks, which is a minute longer: if Vault can't revoke it, it lives that long. 0 means the config's, or else the mount's maximum, 768h unless tuned. Of a database_credential it limits ttl; of an oauth_token it has no effect.",
 	},
 	keyComment: {
 		Type:        framework.TypeString,
@@ -255,9 +255,12 @@ access to creds/<name> can get them, so use a separate role for each team.
 A credential expires at Databricks one minute after max_ttl, even if Vault can't
 revoke it. ttl, and that of a caller, shortens only the lease: without max_ttl,
 credentials live as long as the mount's maximum allows. Databricks can't extend a
-credential, so no renewal goes past that. An oauth_token lives for one hour and can
-be neither revoked nor renewed. With assume_group it has the rights of that group
-instead of those of its identity, over the OAuth of a workspace only. A
-database_credential lives for ttl, 5 minutes to an hour, and ends by itself, too:
-connections that it has opened outlive it.
+credential, so no renewal goes past that. Two types have a life of their own, end by
+themselves and can be neither revoked nor renewed: an oauth_token lives for one hour,
+whatever ttl and max_ttl say, and a database_credential for ttl, 5 minutes to an hour
+(for instances always an hour). Connections that it has opened outlive it.
+
+With assume_group an oauth_token has the rights of that group instead of those of its
+identity, over the OAuth of a workspace only. Give such a role scopes, without
+authentication: else its tokens may be able to create personal access tokens.
 `

@@ -44,8 +44,9 @@ func (w *Workspace) assume(form url.Values, account bool, owner *principal) (*gr
 }
 
 // actingAs is p with the rights of the group instead of its own: its name, but no
-// rights that were given to that, and no personal access tokens. The caller holds
-// the mutex.
+// rights that were given to that, and no personal access tokens. That it can't
+// create one is an assumption: neither Databricks' documentation nor a recorded
+// answer says so. The caller holds the mutex.
 func (p *principal) actingAs(g *group) *principal {
 	acting := &principal{Principal: p.Principal, active: true, inWorkspace: true, assumed: g, managers: map[*principal]bool{}}
 	acting.Admin, acting.AccountAdmin = g.isAdmins(), false

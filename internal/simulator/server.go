@@ -108,8 +108,8 @@ var endpoints = []struct {
 
 	{"POST /api/2.0/postgres/credentials", "postgres", (*Workspace).createEndpointLogin},
 	{"GET /api/2.0/postgres/projects/{project}/branches/{branch}/endpoints/{endpoint}", "postgres", (*Workspace).getDatabaseEndpoint},
-	{"POST /api/2.0/database/credentials", "database", (*Workspace).createInstanceLogin},
-	{"GET /api/2.0/database/instances/{name}", "database", (*Workspace).getDatabaseInstance},
+	{"POST /api/2.0/database/credentials", "postgres", (*Workspace).createInstanceLogin},
+	{"GET /api/2.0/database/instances/{name}", "postgres", (*Workspace).getDatabaseInstance},
 
 	{"POST /oidc/v1/token", "", (*Workspace).grantAccessToken},
 	{"GET /oidc/.well-known/oauth-authorization-server", "", (*Workspace).oauthMetadata},

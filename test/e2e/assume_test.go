@@ -5,6 +5,7 @@
 package e2e
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -50,4 +51,35 @@ func TestAccessTokensHaveTheRightsOfTheGroup(t *testing.T) {
 	_, err = m.tryMint("group", data{"assume_group": "admins"})
 	requireRefused(t, err, 400, "assume_group")
 	require.Equal(t, simulator.KindOAuth, m.workspace.Introspect(server.secret(m.mint("own").Data["access_token"].(string), "an access token")).Kind)
+}
+
+func TestPolicyOfAGroupToken(t *testing.T) {
+	t.Parallel()
+	m := connect(t, connections[1])
+	for _, group := range []string{"analysts", "scientists"} {
+		m.workspace.AddGroup(group, m.engine)
+		m.write("roles/"+group, data{"credential_type": "oauth_token", "assume_group": group, "scopes": "sql,jobs"})
+	}
+	m.workspace.AddScope("etl", m.engine)
+	analyst := m.loginAs("group-token")
+	for operation, body := range map[string]data{"read": nil, "write": {"scopes": "sql"}} {
+		token := server.secret(analyst.may(operation, "creds/analysts", body).Data["access_token"].(string), "an access token")
+		require.Equal(t, "analysts", m.workspace.Introspect(token).Group)
+	}
+	for _, body := range []data{{"deliver_scope": "etl", "deliver_key": "k"}, {"deliver_uc": "main.etl.k"}, {"assume_group": "scientists"}} {
+		analyst.mayNot("write", "creds/analysts", body)
+	}
+	_, err := analyst.client.Logical().ReadWithData(m.path+"/creds/analysts", map[string][]string{"deliver_scope": {"etl"}, "deliver_key": {"k"}})
+	require.Error(t, err)
+	require.Empty(t, m.stored("etl"))
+	analyst.mayDoNothingWith("creds/scientists", "roles/analysts", "roles/new", "config", "scopes/etl", "secrets/etl/k", "tokens")
+
+	// Nobody can be bound to a group by the parameters of a role: Vault lets an empty value pass.
+	writer := &person{mount: m.mount, client: m.loginWith(fmt.Sprintf(`path "%s/roles/mine" {
+		capabilities        = ["create", "update"]
+		required_parameters = ["credential_type", "assume_group"]
+		allowed_parameters  = { "credential_type" = ["oauth_token"], "assume_group" = ["analysts"] }
+	}`, m.path))}
+	writer.mayNot("write", "roles/mine", data{"credential_type": "oauth_token", "assume_group": "scientists"})
+	require.Empty(t, writer.may("write", "roles/mine", data{"credential_type": "oauth_token", "assume_group": ""}).Data["assume_group"])
 }

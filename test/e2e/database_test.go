@@ -104,3 +104,32 @@ func TestDatabaseCredentialsLogInToPostgreSQL(t *testing.T) {
 	require.ErrorContains(t, err, "authentication failed", "it has ended by itself")
 	require.Equal(t, "7", session.ask(t, "SELECT id FROM orders;"))
 }
+
+func TestPolicyOfADatabaseLogin(t *testing.T) {
+	t.Parallel()
+	m := connect(t, connections[1])
+	m.workspace.AddScope("etl", m.engine)
+	m.workspace.AddDatabaseEndpoint(shopEndpoint, shopHost)
+	for _, role := range []string{"shop", "other"} {
+		m.write("roles/"+role, data{"credential_type": "database_credential", "database_endpoint": shopEndpoint, "ttl": "15m"})
+	}
+	program := m.loginAs("database-login")
+	for _, body := range []data{nil, {"ttl": "5m"}} {
+		operation := "read"
+		if body != nil {
+			operation = "write"
+		}
+		login := program.may(operation, "creds/shop", body)
+		_, ok := m.workspace.DatabaseLogin(m.engine.ApplicationID, server.secret(login.Data["password"].(string), "the password of a database"))
+		require.True(t, ok)
+		_, err := program.client.Sys().Lookup(login.LeaseID)
+		require.NoError(t, err)
+	}
+	program.mayNot("write", "creds/shop", data{"deliver_scope": "etl", "deliver_key": "k"})
+	program.mayNot("write", "creds/shop", data{"deliver_uc": "main.etl.k"})
+	program.mayNot("write", "creds/shop", data{"ttl": "5m", "comment": "c"})
+	_, err := program.client.Logical().ReadWithData(m.path+"/creds/shop", map[string][]string{"deliver_scope": {"etl"}, "deliver_key": {"k"}})
+	require.Error(t, err)
+	require.Empty(t, m.stored("etl"))
+	program.mayDoNothingWith("creds/other", "roles/shop", "config", "scopes/etl", "secrets/etl/k", "tokens")
+}
