@@ -161,7 +161,7 @@ func TestRoleNeeds(t *testing.T) {
 
 	for field, value := range map[string]any{"groups": []string{" "}, "entitlements": []string{"a\nb"}} {
 		resp, err := m.do(logical.UpdateOperation, "roles/x", map[string]any{"credential_type": "service_principal", field: value})
-		m.refused(resp, err, field+": ", "can't be one")
+		m.refused(resp, err, field+": ", "is not a valid value")
 	}
 	for template, word := range map[string]string{
 		"{{.Password}}": ".RoleName", "{{.RoleName": "", "{{range 9}}x{{end}}": "may not loop", "{{random 1000}}": "1 to 64",

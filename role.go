@@ -209,7 +209,7 @@ func (r *roleEntry) check() error {
 	for field, values := range texts {
 		for _, value := range values {
 			if strings.TrimSpace(value) == "" || len(value) > maxPrincipal || strings.ContainsFunc(value, unicode.IsControl) {
-				return badField(field, "%q is not a valid name; send one without control characters, of %d bytes at most", value, maxPrincipal)
+				return badField(field, "%q is not a valid value; send one without control characters, of %d bytes at most", value, maxPrincipal)
 			}
 		}
 	}

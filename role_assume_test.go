@@ -49,7 +49,7 @@ func TestAssumedGroupIsLookedUpOnce(t *testing.T) {
 		"no such id":      {map[string]any{"assume_group": "999999"}, []string{`assume_group: there is no group "999999"`}},
 		"a name as id":    {map[string]any{"assume_group_id": "analysts"}, []string{`assume_group_id: "analysts" is not a number`, "send a display name as assume_group"}},
 		"ids of two":      {map[string]any{"assume_group": "analysts", "assume_group_id": other}, []string{"assume_group: ", "send one of them"}},
-		"a control":       {map[string]any{"assume_group": "a\x00b"}, []string{"assume_group: ", "is not a valid name", "without control characters"}},
+		"a control":       {map[string]any{"assume_group": "a\x00b"}, []string{"assume_group: ", "is not a valid value", "without control characters"}},
 		"half a number":   {map[string]any{"assume_group": 1.5}, []string{"assume_group: ", "send it as a string"}},
 		"too long":        {map[string]any{"assume_group": strings.Repeat("g", 5000)}, []string{"assume_group: ", "bytes"}},
 		"another type":    {map[string]any{"credential_type": "pat"}, []string{"assume_group: has no meaning for credential_type pat"}},
