@@ -27,6 +27,7 @@ type minting struct {
 	secret         string // which field of the answer is the secret
 	fields         []string
 	group          string // whose rights it has instead, "" for these of its identity
+	instances      bool   // it is a login to a database of the older kind
 }
 
 // String names the credentials in the names of tests.
@@ -34,6 +35,9 @@ func (k minting) String() string {
 	name := k.credentialType + " of the " + k.whose
 	if k.group != "" {
 		name += " as a group"
+	}
+	if k.instances {
+		name += " for instances"
 	}
 	return name
 }
@@ -46,16 +50,17 @@ var (
 )
 
 var mintings = []minting{
-	{"pat", "engine", "token_value", tokenFields, ""},
-	{"obo_token", "named", "token_value", tokenFields, ""},
-	{"oauth_secret", "named", "client_secret", secretFields, ""},
-	{"oauth_token", "engine", "access_token", accessFields, ""},
-	{"oauth_token", "named", "access_token", accessFields, ""},
-	{"oauth_token", "engine", "access_token", accessFields, "analysts"},
-	{"oauth_token", "named", "access_token", accessFields, "analysts"},
-	{"database_credential", "engine", "password", loginFields, ""},
-	{"database_credential", "named", "password", loginFields, ""},
-	{"service_principal", "lease", "client_secret", append([]string{"application_id", "display_name", "service_principal_id"}, secretFields...), ""},
+	{"pat", "engine", "token_value", tokenFields, "", false},
+	{"obo_token", "named", "token_value", tokenFields, "", false},
+	{"oauth_secret", "named", "client_secret", secretFields, "", false},
+	{"oauth_token", "engine", "access_token", accessFields, "", false},
+	{"oauth_token", "named", "access_token", accessFields, "", false},
+	{"oauth_token", "engine", "access_token", accessFields, "analysts", false},
+	{"oauth_token", "named", "access_token", accessFields, "analysts", false},
+	{"database_credential", "engine", "password", loginFields, "", false},
+	{"database_credential", "engine", "password", loginFields, "", true},
+	{"database_credential", "named", "password", loginFields, "", false},
+	{"service_principal", "lease", "client_secret", append([]string{"application_id", "display_name", "service_principal_id"}, secretFields...), "", false},
 }
 
 // refusal says why a credential type can't be minted over a connection: by parts of the error, which comes when the role is
@@ -87,7 +92,7 @@ func (k minting) calls(t *testing.T, c connection) (mint, revoke []string) {
 		row += " " + c.authType
 	}
 	if k.credentialType == "database_credential" && k.whose == "engine" {
-		row += " database_endpoint"
+		row += map[bool]string{false: " database_endpoint", true: " database_instances"}[k.instances]
 	}
 	calls, ok := manualCalls(t)[row]
 	require.True(t, ok, "docs/credentials.md has no row for %q in its table of calls", row)
@@ -193,6 +198,11 @@ func (r *tableRow) role() data {
 		body["assume_group"] = r.kind.group
 	}
 	if r.kind.credentialType == "database_credential" {
+		if r.kind.instances {
+			r.workspace.AddDatabaseInstance("orders", shopHost)
+			body["database_instances"] = "orders"
+			return body
+		}
 		r.workspace.AddDatabaseEndpoint(shopEndpoint, shopHost)
 		body["database_endpoint"] = shopEndpoint
 		return body // without scopes
@@ -238,16 +248,18 @@ func (r *tableRow) live(t *testing.T) {
 		require.False(t, exists)
 	}
 
-	short := "2s"
+	short, life := "2s", 5*time.Minute
 	if isLogin {
 		_, err := r.tryMint("app", data{"ttl": short})
-		requireRefused(t, err, 400, "ttl: ", "is too short", "5m")
-		short = "5m"
+		requireRefused(t, err, 400, "ttl: ", "is too short")
+		if short = "5m"; r.kind.instances {
+			short, life = "1h", time.Hour
+		}
 	}
 	expiring := r.mintOne(t, data{"ttl": short})
 	if isLogin {
-		require.InDelta(t, 300, expiring.LeaseDuration, 5, "ttl is its own life")
-		require.WithinDuration(t, time.Now().Add(5*time.Minute), timeOf(t, expiring.Data["expiry_time"]), 30*time.Second)
+		require.InDelta(t, life.Seconds(), expiring.LeaseDuration, 5, "ttl is its own life")
+		require.WithinDuration(t, time.Now().Add(life), timeOf(t, expiring.Data["expiry_time"]), 30*time.Second)
 	} else if endsByItself {
 		require.Greater(t, expiring.LeaseDuration, 3500, "the lease says when the token ends, whatever was asked for")
 		require.Contains(t, fmt.Sprint(expiring.Warnings), "can't be revoked")

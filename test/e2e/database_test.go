@@ -32,7 +32,11 @@ func (r *tableRow) requireLogin(t *testing.T, c *credential) {
 	require.Equal(t, []any{name, shopHost, json.Number("5432")}, []any{c.Data["username"], c.Data["host"], c.Data["port"]})
 	session, ok := r.workspace.DatabaseLogin(name, c.token)
 	require.True(t, ok)
-	require.Equal(t, []string{shopEndpoint}, session.Databases)
+	database := shopEndpoint
+	if r.kind.instances {
+		database = "instances/orders"
+	}
+	require.Equal(t, []string{database}, session.Databases)
 	require.WithinDuration(t, session.Expires, timeOf(t, c.Data["expiry_time"]), 2*time.Second)
 	require.False(t, c.Renewable)
 	require.InDelta(t, time.Until(session.Expires).Seconds(), c.LeaseDuration, 60, "the lease is as long as the login")
