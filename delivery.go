@@ -81,7 +81,7 @@ func (r *staticRole) forgetOtherPlace(data *framework.FieldData) {
 // checkSchema returns an error for a secret whose schema doesn't exist, or can't be looked for.
 func (i *staticItem) checkSchema(ctx context.Context, ref secretRef) error {
 	catalog, schema, _ := ref.ucNames()
-	_, err := i.conn.client.ListUCSecrets(ctx, catalog, schema)
+	err := i.conn.client.CheckUCSchema(ctx, catalog, schema)
 	if client.IsGone(err) {
 		return badField(keyDeliverUC, "there is no schema %s.%s in Unity Catalog at %s; create it first", catalog, schema, i.conn.config.Host)
 	}

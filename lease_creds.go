@@ -204,8 +204,8 @@ func (b *backend) lockMint(ctx context.Context, s logical.Storage, p *mintPlan) 
 	if err := b.checkNotStatic(ctx, s, deliver.deliverField(), deliver.secretRef); err != nil {
 		return nil, err
 	}
-	if deliver.Before, _, err = secretUpdated(ctx, p.conn, deliver.secretRef); err != nil {
-		return nil, deliver.explain(err, permissionRead)
+	if _, err := b.prepareWrite(ctx, p.conn, deliver); err != nil {
+		return nil, err
 	}
 	locked = true
 	return release, nil
@@ -282,6 +282,7 @@ func (b *backend) create(ctx context.Context, op *pendingOperation, p *mintPlan)
 	if l.Delivered, err = b.storeSecret(ctx, op, p.conn, secretValue{text: token.SecretPart()}); err != nil {
 		return nil, fmt.Errorf("the credential could not be delivered to %s, so it is revoked: %w", deliver.secretRef, err)
 	}
+	p.terms.warnings = append(p.terms.warnings, l.Delivered.warnings(p.conn)...)
 	delete(token.Data, token.Secret)
 	if deliver.UC != "" {
 		token.Data[keyDeliverUC] = deliver.UC

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/http"
 	"time"
 	"vault-plugin-secrets-databricks/internal/client"
 	"vault-plugin-secrets-databricks/internal/credential"
@@ -16,51 +15,7 @@ import (
 	"github.com/hashicorp/vault/sdk/logical"
 )
 
-const (
-	secretTypeSecret = "databricks_secret"
-
-	// confirmTimeout is how long the timestamp of a secret that was just written is waited for: lists may lag behind.
-	confirmTimeout = 10 * time.Second
-)
-
-// writtenSecret is a secret that the engine wrote and will delete, unless somebody has overwritten it since. Databricks has no
-// versions of secrets, so the timestamp identifies the write.
-type writtenSecret struct {
-	secretRef
-	Updated time.Time `json:"updated"` // as Databricks reports it, to the millisecond
-}
-
-// secretIntent is a secret that is about to be written, and will be deleted later. It holds no value.
-type secretIntent struct {
-	secretRef
-	Before time.Time `json:"before"` // when it was last written before that, zero for never
-}
-
-// matches reports whether what was written at the time can be what a put stored in the window.
-func (in *secretIntent) matches(updated time.Time, put window) bool {
-	return !updated.Equal(in.Before) && put.has(updated)
-}
-
-// confirmWrite waits until Databricks lists the secret that the intent stored, and returns what it takes to delete it again.
-func confirmWrite(ctx context.Context, conn *connection, in *secretIntent) (*writtenSecret, error) {
-	ref := in.secretRef
-	deadline := time.Now().Add(confirmTimeout)
-	for wait := 100 * time.Millisecond; ; wait *= 2 {
-		updated, _, err := secretUpdated(ctx, conn, ref)
-		if err != nil {
-			return nil, ref.explain(err, permissionRead)
-		}
-		if !updated.IsZero() && !updated.Equal(in.Before) {
-			return &writtenSecret{secretRef: ref, Updated: updated}, nil
-		}
-		if time.Now().Add(wait).After(deadline) {
-			return nil, logical.CodedError(http.StatusBadGateway, fmt.Sprintf("secret %s was stored, but Databricks does not list it, so it could not be told apart from what others write there; it will be removed again", ref))
-		}
-		if err := client.Sleep(ctx, wait); err != nil {
-			return nil, err
-		}
-	}
-}
+const secretTypeSecret = "databricks_secret"
 
 // storeSecret stores the value of an operation that is to write a secret, and returns what it takes to delete it again. From then on, the
 // undoing of the operation removes it, too, after what was to be undone before. The caller holds the secret's lock.
@@ -70,13 +25,14 @@ func (b *backend) storeSecret(ctx context.Context, op *pendingOperation, conn *c
 	if in.Before.IsZero() {
 		known = wasAbsent
 	}
-	if op.ifAbsent {
+	if in.IfAbsent {
 		known = mustBeAbsent
 	}
-	err = value.put(ctx, conn, in.secretRef, known)
+	stored, err := value.put(ctx, conn, in.secretRef, known)
 	if err != nil && credential.NotApplied(err) {
 		return nil, err
 	}
+	in.Contested = in.UC != "" && client.IsTurnedAway(err)
 	var confirmed *writtenSecret
 	op.undo = func(ctx context.Context) error {
 		if before != nil {
@@ -87,10 +43,10 @@ func (b *backend) storeSecret(ctx context.Context, op *pendingOperation, conn *c
 		if confirmed != nil {
 			return b.removeWrittenLocked(ctx, conn, confirmed)
 		}
-		return b.removeUnconfirmed(ctx, conn, in)
+		return b.removeUnconfirmed(ctx, conn, &op.intent, value)
 	}
 	if err == nil {
-		confirmed, err = confirmWrite(ctx, conn, in)
+		confirmed, err = confirmWrite(ctx, conn, in, stored)
 	}
 	if err == nil {
 		err = b.supersede(ctx, op.storage, conn, in.secretRef)
@@ -119,7 +75,13 @@ func (b *backend) putUnleased(ctx context.Context, s logical.Storage, conn *conn
 			return err
 		}
 	}
-	if err := value.put(ctx, conn, ref, known); err != nil {
+	if ref.UC != "" && len(b.intents.of(ref, &b.inFlight)) > 0 {
+		// It takes the place of a leased one, whose end must be able to tell them apart.
+		if _, err := b.lookBefore(ctx, conn, ref); err != nil {
+			return ref.explain(err, permissionRead)
+		}
+	}
+	if _, err := value.put(ctx, conn, ref, known); err != nil {
 		return err
 	}
 	return b.supersede(context.WithoutCancel(ctx), s, conn, ref)
@@ -155,48 +117,6 @@ func (b *backend) supersedeIntent(ctx context.Context, s logical.Storage, conn *
 	}
 	in.Secret = nil
 	return b.putIntent(ctx, s, id, in)
-}
-
-// removeWritten is removeWrittenLocked with the secret's lock.
-func (b *backend) removeWritten(ctx context.Context, conn *connection, secret *writtenSecret) error {
-	unlock, err := b.secretLocks.Lock(ctx, secret.canonical())
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	return b.removeWrittenLocked(ctx, conn, secret)
-}
-
-// removeWrittenLocked deletes a secret if it is still the one that the engine wrote. The caller holds its lock.
-func (b *backend) removeWrittenLocked(ctx context.Context, conn *connection, secret *writtenSecret) error {
-	updated, found, err := secretUpdated(ctx, conn, secret.secretRef)
-	if err != nil {
-		return secret.explain(err, permissionRead)
-	}
-	if !found {
-		return nil
-	}
-	return b.removeListed(ctx, conn, secret, updated)
-}
-
-// removeListed is removeWrittenLocked for a secret that Databricks lists with the given time.
-func (b *backend) removeListed(ctx context.Context, conn *connection, secret *writtenSecret, updated time.Time) error {
-	if updated.IsZero() {
-		return errNoTimestamp(secret.secretRef)
-	}
-	if !updated.Equal(secret.Updated) {
-		b.Logger().Warn("a leased secret was overwritten since, so it is left alone", append(secret.logNames(), "written", rfc3339(secret.Updated), "overwritten", rfc3339(updated))...)
-		return nil
-	}
-	if err := secret.remove(ctx, conn); err != nil && !client.IsGone(err) {
-		return secret.explain(err, permissionWrite)
-	}
-	return nil
-}
-
-// errNoTimestamp returns the error for a secret whose writer can't be told.
-func errNoTimestamp(ref secretRef) error {
-	return logical.CodedError(http.StatusBadGateway, fmt.Sprintf("secret %s is listed without the time of its last write, so it isn't known whose it is", ref))
 }
 
 // leasedSecretType returns the lease type of secrets.
@@ -239,25 +159,25 @@ func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *c
 	if err := b.checkNotStatic(ctx, req.Storage, ref.nameField(), ref); err != nil {
 		return nil, err
 	}
-	before, found, err := secretUpdated(ctx, conn, ref)
+	in.Secret = &secretIntent{secretRef: ref, IfAbsent: ifAbsent}
+	before, err := b.prepareWrite(ctx, conn, in.Secret)
 	if err != nil {
-		return nil, ref.explain(err, permissionRead)
+		return nil, err
 	}
 	if ifAbsent {
-		if err := refuseOverwrite(ref, before, found); err != nil {
+		if err := refuseOverwrite(ref, before); err != nil {
 			return nil, err
 		}
 	}
 	in.start(b.now(), conn)
-	in.Secret = &secretIntent{secretRef: ref, Before: before}
 
 	var resp *logical.Response
 	err = b.perform(ctx, req.Storage, in, func(ctx context.Context, op *pendingOperation) error {
-		op.ifAbsent = ifAbsent
 		written, err := b.storeSecret(ctx, op, conn, value)
 		if err != nil {
 			return err
 		}
+		t.warnings = append(t.warnings, written.warnings(conn)...)
 		l := &writeLease{origin: in.origin, writtenSecret: *written, TTL: int64(t.ttl / time.Second), Record: op.keepRecord(conn, t.ttl, written, nil)}
 		resp, err = b.leaseOfWrite(secretTypeSecret, l, t)
 		return err
@@ -321,7 +241,7 @@ func (b *backend) leaseConnection(ctx context.Context, req *logical.Request) (*w
 		return nil, nil, fmt.Errorf("the lease's internal data cannot be read: %w", err)
 	}
 	if l.Grant == nil && (!l.complete() || l.Updated.IsZero()) {
-		return nil, nil, errors.New("the lease's internal data lacks scope, key or updated")
+		return nil, nil, errors.New("the lease's internal data lacks the name of the secret, or when it was written")
 	}
 	conn, err := b.endingConnection(ctx, req.Storage)
 	if err != nil {
@@ -348,17 +268,4 @@ func (b *backend) revokeSecret(ctx context.Context, req *logical.Request, _ *fra
 	b.closeRecord(ctx, req.Storage, l.Record)
 	b.event(l.eventKind("revoke"), req.Path, l.names()...)
 	return &logical.Response{}, nil
-}
-
-// removeUnconfirmed deletes a secret that was, or may have been, stored a moment ago. It fails when Databricks does not show it:
-// it may do so later, so that is left to the rollback. The caller holds the secret's lock.
-func (b *backend) removeUnconfirmed(ctx context.Context, conn *connection, in *secretIntent) error {
-	updated, _, err := secretUpdated(ctx, conn, in.secretRef)
-	if err != nil {
-		return in.explain(err, permissionRead)
-	}
-	if updated.IsZero() || updated.Equal(in.Before) {
-		return fmt.Errorf("secret %s may have been stored, but is not listed yet", in.secretRef)
-	}
-	return b.removeListed(ctx, conn, &writtenSecret{secretRef: in.secretRef, Updated: updated}, updated)
 }

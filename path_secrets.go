@@ -181,9 +181,13 @@ func (b *backend) readSecret(ctx context.Context, req *logical.Request, data *fr
 	if err != nil {
 		return nil, explainSecrets(err, ref.Scope, permissionRead)
 	}
-	updated, _, err := secretUpdated(ctx, conn, ref)
+	seen, err := lookAt(ctx, conn, ref)
 	if err != nil {
 		return nil, explainSecrets(err, ref.Scope, permissionRead)
+	}
+	var updated time.Time
+	if seen != nil {
+		updated = seen.updated
 	}
 	answer := updatedTimes(updated)
 	answer[keyScope], answer[keyKey] = ref.Scope, ref.Key

@@ -252,7 +252,7 @@ func TestIfAbsentRefusesToOverwrite(t *testing.T) {
 			m.workspace.ResetCalls()
 			for _, path := range []string{"secrets/etl/Api-Key", "secrets/etl/api-key", "secrets/ETL/API-KEY"} {
 				resp, err := add(path)
-				m.refused(resp, err, "if_absent: secret ", "exists, last written ", "not overwritten")
+				m.refused(resp, err, "if_absent: secret ", "already exists (last written ", "not overwritten")
 			}
 			require.Zero(t, m.workspace.Count("", secretPutPath))
 			require.Empty(t, m.walEntries())
@@ -301,7 +301,7 @@ func TestIfAbsentIsTrueOrFalse(t *testing.T) {
 	require.Empty(t, m.workspace.Calls())
 	for _, value := range []any{"true", true} {
 		resp, err := m.do(logical.UpdateOperation, "secrets/etl/k", map[string]any{"string_value": "canary-over", "if_absent": value})
-		m.refused(resp, err, "if_absent: secret etl/k exists")
+		m.refused(resp, err, "if_absent: secret etl/k already exists")
 	}
 	for _, value := range []any{"false", false} {
 		m.write("secrets/etl/k", map[string]any{"string_value": "canary-over", "if_absent": value})
@@ -346,14 +346,14 @@ func TestSecretKeysIgnoreCase(t *testing.T) {
 	conn, err := m.backend.(*backend).connection(t.Context(), m.storage)
 	require.NoError(t, err)
 	for key, exists := range map[string]bool{"Token": true, "TOKEN": true, "token": true, "tokens": false} {
-		updated, _, err := secretUpdated(t.Context(), conn, secretRef{Scope: "Etl", Key: key})
+		seen, err := lookAt(t.Context(), conn, secretRef{Scope: "Etl", Key: key})
 		require.NoError(t, err)
-		require.Equal(t, exists, updated.Equal(m.scope("etl").Secrets["Token"].Updated), key)
+		require.Equal(t, exists, seen != nil && seen.updated.Equal(m.scope("etl").Secrets["Token"].Updated), key)
 	}
 	m.workspace.Inject(simulator.Fault{Path: secretListPath, Body: `{"secrets": [{"key": "token", "last_updated_timestamp": 1}, {"key": "Token", "last_updated_timestamp": 2}]}`})
-	updated, _, err := secretUpdated(t.Context(), conn, secretRef{Scope: "etl", Key: "token"})
+	seen, err := lookAt(t.Context(), conn, secretRef{Scope: "etl", Key: "token"})
 	require.NoError(t, err)
-	require.Equal(t, int64(1), updated.UnixMilli(), "the exact spelling goes first")
+	require.Equal(t, int64(1), seen.updated.UnixMilli(), "the exact spelling goes first")
 }
 
 // TestSecretsErrorCodes provokes every error code that the Secrets API documents for a method, and reads what the user is told.

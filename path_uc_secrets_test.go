@@ -99,7 +99,7 @@ func TestAWriteOfAUCSecretIsOneCallWhereItExists(t *testing.T) {
 
 	m.workspace.ResetCalls()
 	resp, err := m.do(logical.UpdateOperation, "uc-secrets/main/app/NEW", map[string]any{"string_value": "canary-other", "if_absent": true})
-	m.refused(resp, err, "main.app.NEW exists, so it was not overwritten")
+	m.refused(resp, err, "main.app.NEW already exists and was not overwritten")
 	require.Equal(t, []string{create}, m.requests())
 	stored, _ := m.uc("new")
 	require.Equal(t, "canary-value", stored.Value)

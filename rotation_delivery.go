@@ -24,6 +24,10 @@ type storedCopy struct {
 
 	Updated time.Time `json:"updated,omitzero"` // as Databricks says; zero while it isn't certain that it was written
 
+	// UpdatedBy and Metastore are set with Updated, as in writtenSecret.
+	UpdatedBy string `json:"updated_by,omitempty"`
+	Metastore string `json:"metastore_id,omitempty"`
+
 	// Made is where the credential was made, and so the copy; zero for copies of v0.1.0.
 	Made origin `json:"made,omitzero"`
 }
@@ -41,13 +45,13 @@ func (e *staticEntry) madeAt(c *storedCopy) origin {
 	return origin{}
 }
 
-// matches reports whether what was written at the time can be what the delivery stored. It fails with a clockError where that isn't certain.
-func (c *storedCopy) matches(conn *connection, now, updated time.Time) (bool, error) {
+// matches reports whether what is seen, nil for nothing, can be what the delivery stored. It fails with a clockError where that isn't certain.
+func (c *storedCopy) matches(conn *connection, now time.Time, seen *seenSecret) (bool, error) {
 	put, err := conn.writeWindow(now, c.Started, c.StartedRemote)
-	if err != nil {
+	if err != nil || seen == nil {
 		return false, err
 	}
-	return c.secretIntent.matches(updated, put), nil
+	return c.secretIntent.matches(seen, put), nil
 }
 
 // deliveredAt reports whether the copy is, or may be, where the role delivers to: a config that leads elsewhere has another place of that
@@ -101,53 +105,57 @@ func (i *staticItem) deliver(ctx context.Context, e *staticEntry) error {
 		return err
 	}
 	defer unlock()
-	before, found, err := secretUpdated(ctx, conn, ref)
+	write := secretIntent{secretRef: ref}
+	before, err := b.prepareWrite(ctx, conn, &write)
 	if err != nil {
-		return ref.explain(err, permissionRead)
+		return err
 	}
 	// A copy that is no longer there can be forgotten, and so can an earlier write whose outcome is unknown, when it is certain that what is
 	// there now can't be it.
 	earlier := slices.DeleteFunc(slices.Clone(e.State.Copies), func(c storedCopy) bool {
 		if !c.Updated.IsZero() {
-			return e.deliveredAt(&c) && !found
+			return e.deliveredAt(&c) && before == nil
 		}
 		possibly, err := c.matches(conn, b.now(), before)
 		return e.deliveredAt(&c) && err == nil && !possibly
 	})
-	put := storedCopy{secretIntent: secretIntent{secretRef: ref, Before: before}, Nonce: e.State.Current.Nonce, Started: b.now().UTC(), Made: e.State.Current.origin}
+	put := storedCopy{secretIntent: write, Nonce: e.State.Current.Nonce, Started: b.now().UTC(), Made: e.State.Current.origin}
 	put.StartedRemote = conn.remote(put.Started, b.now())
 	e.State.Copies = append(slices.Clone(earlier), put)
 	if err := b.saveStatic(ctx, i.req.Storage, i.name, e); err != nil {
 		return err
 	}
 	known := mayExist
-	if !found {
+	if before == nil {
 		known = wasAbsent
 	}
-	if err := (secretValue{text: e.State.Secret}).put(ctx, conn, ref, known); err != nil {
+	stored, err := (secretValue{text: e.State.Secret}).put(ctx, conn, ref, known)
+	if err != nil {
 		if credential.NotApplied(err) {
 			e.State.Copies = earlier
 			return err
 		}
-		updated, _, lookErr := secretUpdated(ctx, conn, ref)
-		if lookErr == nil && updated.Equal(before) && hasResponse(err) {
+		seen, lookErr := lookAtValue(ctx, conn, ref)
+		written := seen != nil && !seen.updated.Equal(write.Before) && (seen.uc == nil || seen.uc.Value == nil || *seen.uc.Value == e.State.Secret)
+		if lookErr == nil && !written && hasResponse(err) {
 			e.State.Copies = earlier
 		}
-		if lookErr != nil || updated.Equal(before) {
+		if lookErr != nil || !written {
 			return err
 		}
 		// It was written all the same.
 	}
 	// It has replaced any earlier copy there.
 	e.State.Copies = append(slices.DeleteFunc(slices.Clone(earlier), func(c storedCopy) bool { return e.deliveredAt(&c) }), put)
-	written, err := confirmWrite(ctx, conn, &put.secretIntent)
+	written, err := confirmWrite(ctx, conn, &put.secretIntent, stored)
 	if err == nil {
 		err = b.supersede(context.WithoutCancel(ctx), i.req.Storage, conn, ref)
 	}
 	if err != nil {
 		return err
 	}
-	e.State.Copies[len(e.State.Copies)-1].Updated = written.Updated
+	done := &e.State.Copies[len(e.State.Copies)-1]
+	done.Updated, done.UpdatedBy, done.Metastore = written.Updated, written.UpdatedBy, written.Metastore
 	// For consumers that have read the previous credential here, its grace begins now.
 	for n := range e.State.Retired {
 		old := &e.State.Retired[n]
@@ -206,16 +214,15 @@ func (b *backend) removeCopy(ctx context.Context, conn *connection, c *storedCop
 		return err
 	}
 	defer unlock()
-	written := &writtenSecret{secretRef: c.secretRef, Updated: c.Updated}
-	if c.Updated.IsZero() {
-		updated, found, err := secretUpdated(ctx, conn, c.secretRef)
-		if err != nil {
-			return c.explain(err, permissionRead)
-		}
-		if ours, err := c.matches(conn, b.now(), updated); err != nil || !found || !ours {
-			return err
-		}
-		written.Updated = updated
+	if !c.Updated.IsZero() {
+		return b.removeWrittenLocked(ctx, conn, &writtenSecret{secretRef: c.secretRef, Updated: c.Updated, UpdatedBy: c.UpdatedBy, Metastore: c.Metastore})
 	}
-	return b.removeWrittenLocked(ctx, conn, written)
+	seen, err := lookAt(ctx, conn, c.secretRef)
+	if err != nil {
+		return c.explain(err, permissionRead)
+	}
+	if ours, err := c.matches(conn, b.now(), seen); err != nil || !ours {
+		return err
+	}
+	return b.removeSeen(ctx, conn, c.writtenAs(seen), seen)
 }

@@ -60,7 +60,7 @@ func TestKeysWithSlashesInEverySpelling(t *testing.T) {
 					data["ttl"] = ttl
 				}
 				resp, err := m.do(logical.UpdateOperation, "secrets/etl/team/DB/password", data)
-				m.refused(resp, err, "if_absent: secret etl/team/DB/password exists")
+				m.refused(resp, err, "if_absent: secret etl/team/DB/password already exists")
 			}
 			require.Equal(t, []string{"team/db/password"}, m.keysOf("etl"))
 

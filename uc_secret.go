@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 	"unicode"
 	"unicode/utf8"
 	"vault-plugin-secrets-databricks/internal/client"
@@ -100,45 +99,57 @@ func (v *secretValue) addUC(data *framework.FieldData, leased bool) error {
 }
 
 // putUC stores the value with an update, and creates the secret where there is none, or the other way round where none is known to be. Of
-// what is known to be so, that takes one call.
-func (v secretValue) putUC(ctx context.Context, conn *connection, ref secretRef, known presence) error {
+// what is known to be so, that takes one call. It returns what Databricks says of the secret then.
+func (v secretValue) putUC(ctx context.Context, conn *connection, ref secretRef, known presence) (stored *client.UCSecret, err error) {
 	write := client.UCSecretWrite{Value: v.text, Comment: v.comment, Owner: v.owner}
 	creates := known != mayExist
-	var err error
 	doubt := false // an earlier call may have stored the value, although its answer was lost and a repetition was refused
 	// Somebody else may create or delete it between two calls.
 	for range 3 {
-		doubt = doubt || err != nil && !credential.NotApplied(err)
 		if creates {
-			_, err = conn.client.CreateUCSecret(ctx, ref.UC, write, known == mustBeAbsent)
+			stored, err = conn.client.CreateUCSecret(ctx, ref.UC, write, known == mustBeAbsent)
 		} else {
-			_, err = conn.client.UpdateUCSecret(ctx, ref.UC, write)
+			stored, err = conn.client.UpdateUCSecret(ctx, ref.UC, write)
 		}
+		if err == nil {
+			return stored, nil
+		}
+		doubt = doubt || !credential.NotApplied(err)
 		if known == mustBeAbsent && client.IsTaken(err) {
-			return fmt.Errorf("%s: secret %s exists, so it was not overwritten; choose another name, or delete it first: %w", keyIfAbsent, ref, err)
+			return nil, v.explainTaken(ref, err, doubt)
 		}
 		if creates && !client.IsTaken(err) || !creates && !client.IsGone(err) {
 			break
 		}
 		creates = !creates
 	}
-	err = explainUC(err, ref.UC)
-	if err != nil && doubt {
-		return credential.Unclean(err)
+	if doubt && v.owner != "" && client.IsKind(err, client.PermissionDenied) {
+		return nil, credential.Unclean(fmt.Errorf("an earlier attempt of this write may have stored the value and given %s to %s, whose right it is now to change it; look at its owner: %w", ref, v.owner, err))
 	}
-	return err
+	if err = explainUC(err, ref.UC); doubt {
+		err = credential.Unclean(err)
+	}
+	return nil, err
 }
 
-// ucSecretUpdated is secretUpdated for a secret in Unity Catalog.
-func ucSecretUpdated(ctx context.Context, conn *connection, ref secretRef) (updated time.Time, found bool, err error) {
-	secret, err := conn.client.GetUCSecret(ctx, ref.UC, false)
+// explainTaken explains the error for a secret that exists, although it had to be absent.
+func (v secretValue) explainTaken(ref secretRef, err error, doubt bool) error {
+	if doubt {
+		return fmt.Errorf("%s: secret %s already exists. An earlier attempt of this write may have created it, or somebody else has, so it was not overwritten; check who created it: %w", keyIfAbsent, ref, err)
+	}
+	return fmt.Errorf("%s: secret %s already exists and was not overwritten; choose another name, or delete it first: %w", keyIfAbsent, ref, err)
+}
+
+// lookAtUC is lookAt for a secret in Unity Catalog, and returns its value if that is asked for and the engine's identity may read it.
+func lookAtUC(ctx context.Context, conn *connection, ref secretRef, withValue bool) (*seenSecret, error) {
+	secret, err := conn.client.GetUCSecret(ctx, ref.UC, withValue)
 	if client.IsGone(err) {
-		return time.Time{}, false, nil
+		return nil, nil
 	}
 	if err != nil {
-		return time.Time{}, false, err
+		return nil, err
 	}
-	return secret.Updated, true, nil
+	return &seenSecret{secret.Updated, secret}, nil
 }
 
 // explainUC adds advice to an error of the Unity Catalog Secrets API about a secret or a schema, by its full name. A nil error stays nil.

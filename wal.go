@@ -17,6 +17,10 @@ import (
 const (
 	walKind = "intent"
 
+	// ucKind is the kind of pending writes to Unity Catalog without a credential. v0.1.0, which may run on another node, would look for them in
+	// a scope without a name, find none, and delete the entry. It doesn't know the kind: it logs an error, and keeps the entry.
+	ucKind = "uc-intent"
+
 	// recordKind is the kind of entries that record a lease. It differs from walKind so that v0.1.0 does not undo them.
 	recordKind = "lease"
 
@@ -54,9 +58,6 @@ type pendingOperation struct {
 
 	// uncertain is set when it isn't known what was done, or may be done yet, so that only the rollback can tell, later.
 	uncertain bool
-
-	// ifAbsent is set where a secret that somebody has stored meanwhile must not be overwritten.
-	ifAbsent bool
 
 	// duplicate is set where other objects may bear the nonce, which the rollback removes, and keep is the id that it must keep then.
 	duplicate bool

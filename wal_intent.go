@@ -147,11 +147,19 @@ func (in *intent) what() string {
 
 // putIntent writes the entry of the log that has the id. After an error it may have been written all the same.
 func (b *backend) putIntent(ctx context.Context, s logical.Storage, id string, in *intent) error {
-	kind := walKind
-	if !in.Until.IsZero() {
-		kind = recordKind
+	return b.putEntry(ctx, s, id, &framework.WALEntry{Kind: in.kind(), Data: in, CreatedAt: b.now().UTC().Unix()}, in)
+}
+
+// kind returns the kind of the entry that holds the intent alone.
+func (in *intent) kind() string {
+	switch {
+	case !in.Until.IsZero():
+		return recordKind
+	case in.Credential == nil && in.Secret != nil && in.Secret.UC != "":
+		return ucKind
+	default:
+		return walKind
 	}
-	return b.putEntry(ctx, s, id, &framework.WALEntry{Kind: kind, Data: in, CreatedAt: b.now().UTC().Unix()}, in)
 }
 
 // putEntry writes an entry with the intents.
@@ -217,7 +225,7 @@ func readIntents(ctx context.Context, s logical.Storage, id string) ([]*intent, 
 		if err == nil && (len(intents) == 0 || slices.Contains(intents, nil)) {
 			err = errors.New("an intent is missing")
 		}
-	case walKind, recordKind:
+	case walKind, ucKind, recordKind:
 		intents = []*intent{{}}
 		err = json.Unmarshal(data, intents[0])
 	default:

@@ -160,18 +160,17 @@ func (p *pass) allStored(ctx context.Context, s logical.Storage) ([]storedCreden
 	return p.kept, nil
 }
 
-// secretUpdated is the function of that name, with the lists of the pass.
-func (p *pass) secretUpdated(ctx context.Context, conn *connection, ref secretRef) (updated time.Time, found bool, err error) {
+// lookAt is the function of that name, with the lists of the pass.
+func (p *pass) lookAt(ctx context.Context, conn *connection, ref secretRef) (*seenSecret, error) {
 	if ref.UC != "" {
-		updated, found, err = secretUpdated(ctx, conn, ref)
-		return updated, found, ref.explain(err, permissionRead)
+		seen, err := lookAt(ctx, conn, ref)
+		return seen, ref.explain(err, permissionRead)
 	}
 	listed, err := p.secrets(ctx, conn, ref.Scope)
 	if err != nil {
-		return time.Time{}, false, err
+		return nil, err
 	}
-	updated, found = ref.in(listed)
-	return updated, found, nil
+	return ref.in(listed), nil
 }
 
 // secrets lists a scope. Of a scope that does not exist, the list is empty.

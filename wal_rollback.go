@@ -261,29 +261,32 @@ func (b *backend) rollbackSecret(ctx context.Context, s logical.Storage, p *pass
 	if err != nil || in == nil || in.ref() == nil {
 		return false, err
 	}
-	updated, found, err := p.secretUpdated(ctx, conn, ref)
+	seen, err := p.lookAt(ctx, conn, ref)
 	if err != nil {
 		return false, err
 	}
 	switch {
-	case !found:
+	case seen == nil:
 		return false, nil
 	case in.Written != nil:
-		return updated.Equal(in.Written.Updated), b.removeListed(ctx, conn, in.Written, updated)
-	case updated.IsZero():
+		return in.Written.isSeen(seen), b.removeSeen(ctx, conn, in.Written, seen)
+	case seen.updated.IsZero():
 		return false, errNoTimestamp(ref)
-	case updated.Equal(in.Secret.Before):
+	case seen.updated.Equal(in.Secret.Before):
+		return false, nil
+	case in.Secret.unproven(seen):
+		b.leaveSecret(in.Secret, true)
 		return false, nil
 	}
 	put, err := conn.writeWindow(p.b.now(), in.Started, in.StartedRemote)
 	if err != nil {
 		return false, err
 	}
-	if !in.Secret.matches(updated, put) {
-		b.Logger().Warn("a secret whose write was not completed was written by somebody else since, so it is left alone", ref.logNames()...)
+	if !in.Secret.matches(seen, put) {
+		b.leaveSecret(in.Secret, false)
 		return false, nil
 	}
-	return true, b.removeListed(ctx, conn, &writtenSecret{secretRef: ref, Updated: updated}, updated)
+	return true, b.removeSeen(ctx, conn, ref.writtenAs(seen), seen)
 }
 
 // reportOnce logs at error level, once per entry of the log and reason, what could not be undone, so that an operator can remove it if the

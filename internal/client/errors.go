@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -281,3 +282,10 @@ func IsKind(err error, kinds ...Kind) bool {
 
 // IsGone reports whether err says that what the request was about does not exist at Databricks.
 func IsGone(err error) bool { return IsKind(err, NotFound) }
+
+// IsTurnedAway reports whether err says that Databricks did not do what was asked for, be it for now: it exists, or the request was to come later.
+// An earlier attempt may have done it all the same.
+func IsTurnedAway(err error) bool {
+	var remote *Error
+	return errors.As(err, &remote) && (IsTaken(err) || remote.Status == http.StatusTooManyRequests || remote.Status == http.StatusServiceUnavailable)
+}

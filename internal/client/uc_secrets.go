@@ -35,11 +35,15 @@ const ucSecretsPath = "/api/2.1/unity-catalog/secrets"
 
 // UCSecret is what Databricks says of a secret in Unity Catalog.
 type UCSecret struct {
-	Name    string
-	Owner   string
-	Comment string
-	Updated time.Time // UTC; zero where Databricks doesn't say
-	Value   *Secret   // only of one that was read with its value; nil where Databricks left it out
+	Name      string
+	Owner     string
+	Comment   string
+	Created   time.Time // UTC; zero where Databricks doesn't say, as Updated
+	CreatedBy string    // principal, "" where Databricks doesn't say, as UpdatedBy
+	Updated   time.Time
+	UpdatedBy string
+	Metastore string  // id of the metastore that the secret is in, "" where Databricks doesn't say
+	Value     *Secret // only of one that was read with its value; nil where Databricks left it out
 }
 
 // UCSecretWrite is what to store in a Unity Catalog secret.
@@ -57,7 +61,11 @@ type ucSecretFields struct {
 	Comment        string     `json:"comment"`
 	Owner          string     `json:"owner"`
 	EffectiveOwner string     `json:"effective_owner"`
+	CreateTime     *time.Time `json:"create_time"`
+	CreatedBy      string     `json:"created_by"`
 	UpdateTime     *time.Time `json:"update_time"`
+	UpdatedBy      string     `json:"updated_by"`
+	MetastoreID    string     `json:"metastore_id"`
 	EffectiveValue *string    `json:"effective_value"`
 }
 
@@ -65,9 +73,12 @@ func (f *ucSecretFields) secret() (*UCSecret, error) {
 	if f.Name == "" {
 		return nil, errIncomplete
 	}
-	s := &UCSecret{Name: f.Name, Owner: f.Owner, Comment: f.Comment}
+	s := &UCSecret{Name: f.Name, Owner: f.Owner, Comment: f.Comment, CreatedBy: f.CreatedBy, UpdatedBy: f.UpdatedBy, Metastore: f.MetastoreID}
 	if s.Owner == "" {
 		s.Owner = f.EffectiveOwner
+	}
+	if f.CreateTime != nil {
+		s.Created = f.CreateTime.UTC()
 	}
 	if f.UpdateTime != nil {
 		s.Updated = f.UpdateTime.UTC()
@@ -81,12 +92,15 @@ func (f *ucSecretFields) secret() (*UCSecret, error) {
 
 // CreateUCSecret makes the secret of the full name, which is the names of the catalog, the schema and the secret with periods between them
 // (Databricks REST reference, Secrets in Unity Catalog, create). That it exists is an error for which [IsTaken] is true. once keeps a
-// request whose outcome is unknown from being repeated: a repetition would meet what the first one made.
+// request whose outcome is unknown from being repeated: a repetition would meet what the first one made. So does another owner, who
+// could refuse it.
 func (c *Client) CreateUCSecret(ctx context.Context, fullName string, write UCSecretWrite, once bool) (*UCSecret, error) {
-	return c.writeUCSecret(ctx, call{op: opUCSecretCreate, creates: once}, http.MethodPost, ucSecretsPath, nil, fullName, write)
+	ca := call{op: opUCSecretCreate, creates: once || write.Owner != ""}
+	return c.writeUCSecret(ctx, ca, http.MethodPost, ucSecretsPath, nil, fullName, write)
 }
 
-// UpdateUCSecret stores a value in a secret that exists. That there is none is an error of kind [NotFound].
+// UpdateUCSecret stores a value in a secret that exists. That there is none is an error of kind [NotFound]. One that gives the secret to
+// another owner isn't repeated when its outcome is unknown: the engine may have lost the right to.
 func (c *Client) UpdateUCSecret(ctx context.Context, fullName string, write UCSecretWrite) (*UCSecret, error) {
 	mask := "value"
 	if write.Comment != nil {
@@ -95,7 +109,7 @@ func (c *Client) UpdateUCSecret(ctx context.Context, fullName string, write UCSe
 	if write.Owner != "" {
 		mask += ",owner"
 	}
-	return c.writeUCSecret(ctx, call{op: opUCSecretUpdate}, http.MethodPatch, ucSecretPath(fullName), map[string]any{"update_mask": mask}, fullName, write)
+	return c.writeUCSecret(ctx, call{op: opUCSecretUpdate, creates: write.Owner != ""}, http.MethodPatch, ucSecretPath(fullName), map[string]any{"update_mask": mask}, fullName, write)
 }
 
 func (c *Client) writeUCSecret(ctx context.Context, ca call, method, path string, query map[string]any, fullName string, write UCSecretWrite) (*UCSecret, error) {
@@ -150,32 +164,46 @@ func (c *Client) ListUCSecrets(ctx context.Context, catalog, schema string) ([]U
 	secrets := []UCSecret{}
 	query := map[string]any{"catalog_name": catalog, "schema_name": schema}
 	for range maxPages {
-		var page struct {
-			Secrets       []ucSecretFields `json:"secrets"`
-			NextPageToken string           `json:"next_page_token"`
-		}
-		_, err := c.do(ctx, call{op: opUCSecretList, result: true, signed: true}, func(ctx context.Context) error {
-			if err := c.sendUC(ctx, http.MethodGet, ucSecretsPath, query, nil, &page); err != nil {
-				return err
-			}
-			for n := range page.Secrets {
-				secret, err := page.Secrets[n].secret()
-				if err != nil {
-					return err
-				}
-				secrets = append(secrets, *secret)
-			}
-			return nil
-		})
+		page, next, err := c.ucSecretsPage(ctx, query)
 		if err != nil {
 			return nil, err
 		}
-		if page.NextPageToken == "" {
+		secrets = append(secrets, page...)
+		if next == "" {
 			return secrets, nil
 		}
-		query["page_token"] = page.NextPageToken
+		query["page_token"] = next
 	}
 	return nil, endless(opUCSecretList)
+}
+
+// CheckUCSchema fails unless the schema exists and the engine's identity may list its secrets. It asks for one of them, in one call. That there
+// is none is an error of kind [NotFound].
+func (c *Client) CheckUCSchema(ctx context.Context, catalog, schema string) error {
+	_, _, err := c.ucSecretsPage(ctx, map[string]any{"catalog_name": catalog, "schema_name": schema, "page_size": 1})
+	return err
+}
+
+// ucSecretsPage returns a page of a list, and the token of the next one, "" for none.
+func (c *Client) ucSecretsPage(ctx context.Context, query map[string]any) (secrets []UCSecret, next string, err error) {
+	var page struct {
+		Secrets       []ucSecretFields `json:"secrets"`
+		NextPageToken string           `json:"next_page_token"`
+	}
+	_, err = c.do(ctx, call{op: opUCSecretList, result: true, signed: true}, func(ctx context.Context) error {
+		if err := c.sendUC(ctx, http.MethodGet, ucSecretsPath, query, nil, &page); err != nil {
+			return err
+		}
+		for n := range page.Secrets {
+			secret, err := page.Secrets[n].secret()
+			if err != nil {
+				return err
+			}
+			secrets = append(secrets, *secret)
+		}
+		return nil
+	})
+	return secrets, page.NextPageToken, err
 }
 
 // DeleteUCSecret removes a secret. One that does not exist, or whose schema or catalog doesn't, is an error of kind [NotFound].

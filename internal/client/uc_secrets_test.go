@@ -17,7 +17,7 @@ func TestUCSecretsOnTheWire(t *testing.T) {
 	record := func(w http.ResponseWriter, r *http.Request) {
 		raw, _ := io.ReadAll(r.Body)
 		method, uri, body = r.Method, r.URL.RequestURI(), string(raw)
-		answer(200, `{"name":"k%","catalog_name":"main","schema_name":"app","effective_owner":"a@x.io","update_time":"2026-08-01T02:00:00.123456+02:00"}`)(w, r)
+		answer(200, `{"name":"k%","catalog_name":"main","schema_name":"app","effective_owner":"a@x.io","create_time":"2026-07-31T00:00:00Z","created_by":"b@x.io","update_time":"2026-08-01T02:00:00.123456+02:00","updated_by":"c@x.io","metastore_id":"m1"}`)(w, r)
 	}
 	s := newServer(t, record, record, record, record)
 	c := newClient(t, patConfig(s.URL))
@@ -26,7 +26,10 @@ func TestUCSecretsOnTheWire(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "POST /api/2.1/unity-catalog/secrets", method+" "+uri)
 	require.JSONEq(t, `{"name":"k%","catalog_name":"main","schema_name":"app","value":"","owner":"a@x.io"}`, body)
-	require.Equal(t, &UCSecret{Name: "k%", Owner: "a@x.io", Updated: time.Date(2026, 8, 1, 0, 0, 0, 123456000, time.UTC)}, secret)
+	require.Equal(t, &UCSecret{
+		Name: "k%", Owner: "a@x.io", Created: time.Date(2026, 7, 31, 0, 0, 0, 0, time.UTC), CreatedBy: "b@x.io",
+		Updated: time.Date(2026, 8, 1, 0, 0, 0, 123456000, time.UTC), UpdatedBy: "c@x.io", Metastore: "m1",
+	}, secret)
 
 	_, err = c.UpdateUCSecret(t.Context(), "main.app.k%", UCSecretWrite{Value: "v", Comment: &comment})
 	require.NoError(t, err)
@@ -69,6 +72,52 @@ func TestUCSecretsErrorsByCode(t *testing.T) {
 			require.NotContains(t, err.Error(), "s3cr3t-s3cr3t")
 		})
 	}
+}
+
+// A workspace without the API, or a gateway, says in many ways that there is no such path: that is no word about a secret.
+func TestAMissingUCAPIIsNoAbsentSecret(t *testing.T) {
+	t.Parallel()
+	for body, kind := range map[string]Kind{
+		envelope("ENDPOINT_NOT_FOUND", "Secret does not exist"):                                                  Refused,
+		`{"error_code":404,"message":"Not Found"}`:                                                               Refused,
+		`{"error_code":"404","message":"No API found for 'DELETE /unity-catalog/secrets/main.app.k'"}`:           Refused,
+		`{"message":"No API found for 'DELETE /unity-catalog/secrets/main.app.k'"}`:                              Refused,
+		`{"message":"Path /api/2.1/unity-catalog/secrets/main.app.k does not exist"}`:                            Refused,
+		`{"message":"No route to the secret API"}`:                                                               Refused,
+		`{"message":"Secret 'main.app.k' does not exist."}`:                                                      NotFound,
+		`{"error_code":404,"message":"Schema 'main.app' does not exist."}`:                                       NotFound,
+		`{"error_code":"RESOURCE_DOES_NOT_EXIST","message":"/api/2.1/unity-catalog/secrets/main.app.k is gone"}`: NotFound,
+	} {
+		c := newClient(t, patConfig(newServer(t, answer(404, body), answer(404, body)).URL))
+		err := c.DeleteUCSecret(t.Context(), "main.app.k")
+		require.True(t, IsKind(err, kind), "%s: %v", body, err)
+		_, err = c.GetUCSecret(t.Context(), "main.app.k", false)
+		require.True(t, IsKind(err, kind), "%s: %v", body, err)
+	}
+	body := `{"message":"No API found for 'POST /secrets/delete'"}`
+	require.False(t, IsGone(newClient(t, patConfig(newServer(t, answer(404, body)).URL)).DeleteSecret(t.Context(), "etl", "k")), "nor elsewhere")
+}
+
+// A repetition of a write that gives the secret away could be refused because the first one was carried out.
+func TestAUCWriteWithAnotherOwnerIsNotRepeated(t *testing.T) {
+	t.Parallel()
+	write := UCSecretWrite{Value: "v", Owner: "a@x.io"}
+	c := newClient(t, patConfig(newServer(t, answer(500, envelope("INTERNAL_ERROR", "no")), answer(500, envelope("INTERNAL_ERROR", "no"))).URL))
+	_, err := c.UpdateUCSecret(t.Context(), "main.app.k", write)
+	require.True(t, IsKind(err, Unavailable), err)
+	_, err = c.CreateUCSecret(t.Context(), "main.app.k", write, false)
+	require.True(t, IsKind(err, Unavailable), err)
+}
+
+func TestAUCSchemaIsCheckedByOnePage(t *testing.T) {
+	t.Parallel()
+	var query string
+	s := newServer(t, func(w http.ResponseWriter, r *http.Request) {
+		query = r.URL.RawQuery
+		answer(200, `{"secrets":[{"name":"k"}],"next_page_token":"k"}`)(w, r)
+	})
+	require.NoError(t, newClient(t, patConfig(s.URL)).CheckUCSchema(t.Context(), "main", "app"))
+	require.Equal(t, "catalog_name=main&page_size=1&schema_name=app", query)
 }
 
 // A create whose outcome is unknown is repeated, unless a repetition could be taken for a secret of somebody else.

@@ -174,9 +174,9 @@ func judgeAPI(ca *call, req *http.Request, r *reply) *Error {
 	case strings.HasPrefix(ca.op, "uc-secrets/") && slices.Contains(ucAbsent, e.ErrorCode):
 		e.Kind = NotFound
 	case scim == http.StatusNotFound,
-		r.status == http.StatusNotFound && enveloped && (numeric || e.ErrorCode == "" && names(ca.op, text)):
-		// Only Databricks knows that the object is gone: a gateway on the way there, or a workspace that is not the one we
-		// mean, answers 404 as well.
+		r.status == http.StatusNotFound && enveloped && e.ErrorCode == "" && (numeric && !preview(ca.op) || names(ca.op, text)):
+		// Only Databricks knows that the object is gone: a gateway on the way there, a workspace that is not the one we mean, or one
+		// without the API answers 404 as well.
 		e.Kind = NotFound
 	default:
 		e.Kind = kindOfStatus(cmp.Or(scim, r.status), r, numeric, text)
@@ -225,8 +225,18 @@ func (e *Error) deniedEntry(r *reply) bool {
 	return false
 }
 
-// names reports whether a message, in lower case, speaks of what the operation is about.
+// preview reports whether some workspaces have no API of the operation's yet.
+func preview(op string) bool { return strings.HasPrefix(op, "uc-secrets/") }
+
+// pathText matches the paths in a message. One that names a missing API has words in it, but speaks of nothing that is gone.
+var pathText = regexp.MustCompile(`\S*/\S*`)
+
+// names reports whether a message, in lower case, speaks of what the operation is about. Of a preview, it must say that it doesn't exist.
 func names(op, text string) bool {
+	text = pathText.ReplaceAllString(text, "")
+	if preview(op) && !strings.Contains(text, "does not exist") {
+		return false
+	}
 	nouns := []string{"token"}
 	switch {
 	case strings.HasPrefix(op, "secrets/"):

@@ -23,6 +23,7 @@ const (
 	defaultUCSecretLimit = 1000 // in a schema
 	maxUCSecretSize      = 60 << 10
 	maxUCPage            = 1000
+	defaultUCMetastore   = "5b2c7e0e-7d35-4f0e-9f4b-1f4f8c0a6d11"
 )
 
 // UCSecret is a secret in Unity Catalog.
@@ -62,6 +63,19 @@ func WithUCSecretLimit(n int) Option { return func(s *settings) { s.ucSecretLimi
 
 // WithUCPage sets how many secrets a page of a list has at most, 1000 if unset.
 func WithUCPage(n int) Option { return func(s *settings) { s.ucPage = n } }
+
+// WithUCTimes makes the workspace tell the times of secrets in Unity Catalog in
+// multiples of the unit, such as a second. Two writes in one then have the same
+// time. Unset, times are in microseconds, and no write has that of the one before.
+func WithUCTimes(unit time.Duration) Option { return func(s *settings) { s.ucTimes = unit } }
+
+// AttachUCMetastore attaches the workspace to another metastore, which has the
+// same catalogs, schemas and secrets but for the id.
+func (w *Workspace) AttachUCMetastore(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ucMetastore = id
+}
 
 // AddUCSchema adds a schema, with its catalog, that belongs to a principal.
 func (w *Workspace) AddUCSchema(catalog, schema string, owner Principal) {
@@ -137,8 +151,12 @@ func (w *Workspace) mustFindUCSchema(fullName string) (schema *ucSchema, key str
 // (Databricks guide "Names").
 func ucKey(catalog, schema string) string { return strings.ToLower(catalog + "." + schema) }
 
-// ucNow is the time of a write, later than the one before.
+// ucNow is the time of a write, later than the one before unless [WithUCTimes]
+// says otherwise.
 func (w *Workspace) ucNow(before time.Time) time.Time {
+	if unit := w.settings.ucTimes; unit > 0 {
+		return w.settings.now().UTC().Truncate(unit)
+	}
 	now := w.settings.now().UTC().Truncate(time.Microsecond)
 	if !now.After(before) {
 		now = before.Add(time.Microsecond)
@@ -147,11 +165,11 @@ func (w *Workspace) ucNow(before time.Time) time.Time {
 }
 
 // shown is a secret on the wire. The owner of its own is also the effective one.
-func (s *ucSecret) shown(schema string, withValue bool) map[string]any {
+func (s *ucSecret) shown(w *Workspace, schema string, withValue bool) map[string]any {
 	catalog, schemaName, _ := strings.Cut(schema, ".")
 	fields := map[string]any{
 		"name": s.name, "catalog_name": catalog, "schema_name": schemaName, "full_name": schema + "." + s.name,
-		"owner": s.Owner, "effective_owner": s.Owner, "metastore_id": "5b2c7e0e-7d35-4f0e-9f4b-1f4f8c0a6d11",
+		"owner": s.Owner, "effective_owner": s.Owner, "metastore_id": w.ucMetastore,
 		"create_time": s.Created.Format(time.RFC3339Nano), "created_by": s.createdBy,
 		"update_time": s.Updated.Format(time.RFC3339Nano), "updated_by": s.updatedBy,
 	}
@@ -253,7 +271,7 @@ func (w *Workspace) createUCSecret(r *request) (any, *refusal) {
 		name:     name, createdBy: r.caller.UserName, updatedBy: r.caller.UserName, expireTime: body.ExpireTime, grants: map[string]map[string]bool{},
 	}
 	schema.secrets[name] = s
-	return s.shown(key, false), nil
+	return s.shown(w, key, false), nil
 }
 
 // openUCSecret finds the secret that the path names.
@@ -285,7 +303,7 @@ func (w *Workspace) getUCSecret(r *request) (any, *refusal) {
 	if withValue && !s.has(r.caller, PrivilegeReadSecret) {
 		return nil, ucDenied(r, PrivilegeReadSecret, key+"."+s.name)
 	}
-	return s.shown(key, withValue), nil
+	return s.shown(w, key, withValue), nil
 }
 
 func (w *Workspace) listUCSecrets(r *request) (any, *refusal) {
@@ -313,7 +331,7 @@ func (w *Workspace) listUCSecrets(r *request) (any, *refusal) {
 			next = page[size-1]["name"].(string)
 			break
 		}
-		page = append(page, s.shown(key, false))
+		page = append(page, s.shown(w, key, false))
 	}
 	answer := map[string]any{}
 	if len(page) > 0 {
@@ -367,7 +385,7 @@ func (w *Workspace) updateUCSecret(r *request) (any, *refusal) {
 		}
 	}
 	s.Updated, s.updatedBy = w.ucNow(s.Updated), r.caller.UserName
-	return s.shown(key, false), nil
+	return s.shown(w, key, false), nil
 }
 
 func (w *Workspace) deleteUCSecret(r *request) (any, *refusal) {

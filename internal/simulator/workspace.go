@@ -63,6 +63,7 @@ type Workspace struct {
 	entraApps         map[entraID]*entraApp     // of Microsoft Entra ID
 	scopes            map[string]*secretScope   // by name in lower case
 	ucSchemas         map[string]*ucSchema      // by catalog and schema in lower case
+	ucMetastore       string                    // id
 
 	secretReadsRefused bool
 	aclDelay           int            // stale reads after each change of an ACL
@@ -104,6 +105,7 @@ type settings struct {
 	noUCSecrets      bool
 	ucSecretLimit    int
 	ucPage           int
+	ucTimes          time.Duration // 0 for microseconds
 	noCallLog        bool
 	observer         func(Call)
 }
@@ -236,6 +238,7 @@ func Start(opts ...Option) (*Workspace, error) {
 		entraApps:    map[entraID]*entraApp{},
 		scopes:       map[string]*secretScope{},
 		ucSchemas:    map[string]*ucSchema{},
+		ucMetastore:  defaultUCMetastore,
 
 		allowedAddresses: addresses, authDown: s.authDown,
 	}

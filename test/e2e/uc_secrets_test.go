@@ -55,7 +55,7 @@ func TestUCSecretIsWrittenReadListedAndDeleted(t *testing.T) {
 	m.write("uc-secrets/main/app/api-key", data{"bytes_value": base64.StdEncoding.EncodeToString([]byte(second))})
 	require.Equal(t, second, m.read("uc-secrets/main/app/api-key")["string_value"])
 	_, err := m.tryWrite("uc-secrets/main/app/API-KEY", data{"string_value": first, "if_absent": true})
-	requireRefused(t, err, 400, "exists, so it was not overwritten")
+	requireRefused(t, err, 400, "already exists and was not overwritten")
 	require.Equal(t, []string{"api-key"}, m.keys("uc-secrets/main/app"))
 	info, ok := m.details("uc-secrets/main/app")["api-key"].(map[string]any)
 	require.True(t, ok)
