@@ -124,6 +124,7 @@ leases and revokes them when the lease ends. One mount is one workspace.
   vault write databricks/roles/etl credential_type=pat ttl=15m max_ttl=1h
   vault read databricks/creds/etl
   vault write databricks/secrets/etl/api-key string_value=…
+  vault write databricks/uc-secrets/main/app/api-key string_value=…
 
 Times are RFC 3339 in UTC, durations in responses are whole seconds.
 `

@@ -60,16 +60,18 @@ func (p secretRef) checkDelivery() error {
 	return p.check(keyDeliverScope, keyDeliverKey)
 }
 
-// forgetOtherPlace drops the stored half of a delivery whose other half the request ends, and the stored place where the request names
-// another.
+// forgetOtherPlace drops the stored half of a delivery whose other half the request ends, and the stored place of one kind where the request
+// names one of the other. An empty field names none.
 func (r *staticRole) forgetOtherPlace(data *framework.FieldData) {
 	_, scope := data.Raw[keyDeliverScope]
 	_, key := data.Raw[keyDeliverKey]
 	_, uc := data.Raw[keyDeliverUC]
+	namesScope := scope && r.DeliverScope != "" || key && r.DeliverKey != ""
+	namesUC := uc && r.DeliverUC != ""
 	switch {
-	case uc && r.DeliverUC != "" && !scope && !key:
+	case namesUC && !namesScope:
 		r.DeliverScope, r.DeliverKey = "", ""
-	case !uc && scope && key && r.DeliverScope != "":
+	case namesScope && !namesUC:
 		r.DeliverUC = ""
 	case scope && r.DeliverScope == "" && !key:
 		r.DeliverKey = ""

@@ -124,6 +124,21 @@ func TestStaticRoleDeliversToUnityCatalog(t *testing.T) {
 	back, _ := m.uc("bi")
 	require.Equal(t, second.Value, back.Value)
 
+	// An empty field names no place, and half a place is none.
+	c.advance(time.Second)
+	resp = m.write("static-roles/bi", map[string]any{"deliver_scope": "etl", "deliver_key": "bi", "deliver_uc": ""})
+	require.Equal(t, "etl", resp.Data["deliver_scope"])
+	c.advance(time.Second)
+	resp = m.write("static-roles/bi", map[string]any{"deliver_uc": "main.app.bi", "deliver_scope": ""})
+	require.Equal(t, "", resp.Data["deliver_key"])
+	require.Equal(t, "main.app.bi", resp.Data["deliver_uc"])
+	for half, other := range map[string]string{"deliver_scope": "deliver_key", "deliver_key": "deliver_scope"} {
+		for _, data := range []map[string]any{{half: "etl"}, {half: "etl", "deliver_uc": ""}, {half: "etl", other: ""}} {
+			refused, err = m.do(logical.UpdateOperation, "static-roles/bi", data)
+			m.refused(refused, err, other+": is missing; "+half+" needs it")
+		}
+	}
+
 	// A delivery that fails is repeated.
 	m.workspace.Inject(simulator.Fault{Method: "PATCH", Path: ucPath + "/main.app.bi", Status: 500, Times: 1})
 	c.advance(time.Second)

@@ -166,8 +166,8 @@ func TestStaticRoleRefusesBadInput(t *testing.T) {
 		"long life":               {map[string]any{"lifetime": "17520h"}, []string{"lifetime: "}},
 		"life and period":         {map[string]any{"rotation_period": "2h", "rotation_grace_period": "1h", "lifetime": 3*3600 - 1}, []string{"lifetime: 2h59m59s is too short", "3h"}},
 		"life and window":         {map[string]any{"rotation_schedule": "0 * * * *", "rotation_window": "1h", "rotation_grace_period": "0", "lifetime": 7199}, []string{"lifetime: 1h59m59s is too short", "2h"}},
-		"no key":                  {map[string]any{"deliver_scope": "etl"}, []string{"deliver_scope: and deliver_key belong together"}},
-		"no scope":                {map[string]any{"deliver_key": "bi"}, []string{"deliver_scope: and deliver_key belong together"}},
+		"no key":                  {map[string]any{"deliver_scope": "etl"}, []string{"deliver_key: is missing; deliver_scope needs it"}},
+		"no scope":                {map[string]any{"deliver_key": "bi"}, []string{"deliver_scope: is missing; deliver_key needs it"}},
 		"bad scope":               {map[string]any{"deliver_scope": "a/b", "deliver_key": "bi"}, []string{`deliver_scope: "a/b"`}},
 		"bad key":                 {map[string]any{"deliver_scope": "etl", "deliver_key": "a b"}, []string{`deliver_key: "a b"`}},
 		"absent scope":            {map[string]any{"deliver_scope": "nowhere", "deliver_key": "bi"}, []string{`deliver_scope: there is no secret scope "nowhere"`, "write scopes/nowhere first"}},
@@ -347,5 +347,5 @@ func TestStaticRoleDropsWhatBelongsTogether(t *testing.T) {
 		require.Empty(t, m.scope("etl").Secrets)
 	}
 	resp, err = m.do(logical.UpdateOperation, "static-roles/x", map[string]any{"deliver_scope": "etl"})
-	m.refused(resp, err, "deliver_scope: and deliver_key belong together")
+	m.refused(resp, err, "deliver_key: is missing; deliver_scope needs it")
 }

@@ -112,7 +112,7 @@ func (b *backend) readUCSecret(ctx context.Context, req *logical.Request, data *
 		return nil, explainUC(err, ref.UC)
 	}
 	if secret.Value == nil {
-		return nil, logical.CodedError(http.StatusBadRequest, "Databricks returned "+ref.UC+" without its value; the engine's identity needs READ SECRET on it")
+		return nil, logical.CodedError(http.StatusBadRequest, "Databricks returned "+ref.UC+" without a value: either it is empty, or the engine's identity lacks READ SECRET on it")
 	}
 	answer := updatedTimes(secret.Updated)
 	for field, value := range ref.answer() {

@@ -123,6 +123,28 @@ func TestAWriteOfAUCSecretIsNotLostInARace(t *testing.T) {
 	require.Equal(t, "canary-ours", stored.Value)
 }
 
+// A write that gives a secret away may have been carried out before its repetition is refused, which the error says.
+func TestAUCWriteThatGaveTheSecretAway(t *testing.T) {
+	t.Parallel()
+	m := withSchema(t)
+	owner := m.workspace.AddUser("owner@example.com", false)
+	data := map[string]any{"string_value": "canary-value", "owner": owner.UserName}
+	for name, fault := range map[string]simulator.Fault{
+		"created": {Method: "POST", Path: ucPath, Status: 503, AfterEffect: true, Times: 1},
+		"updated": {Method: "PATCH", Path: ucPath + "/main.app.updated", Status: 503, AfterEffect: true, Times: 1},
+	} {
+		if name == "updated" {
+			m.workspace.PutUCSecret("main.app.updated", "v", m.admin)
+		}
+		m.workspace.Inject(fault)
+		resp, err := m.do(logical.UpdateOperation, "uc-secrets/main/app/"+name, data)
+		m.refused(resp, err, "An earlier attempt of this write may have stored the value and given main.app."+name+" to owner@example.com", "PERMISSION_DENIED")
+		stored, _ := m.uc(name)
+		require.Equal(t, "canary-value", stored.Value)
+		require.Equal(t, owner.UserName, stored.Owner)
+	}
+}
+
 func TestUCSecretsRefuseBadInput(t *testing.T) {
 	t.Parallel()
 	m := withSchema(t)
@@ -208,7 +230,7 @@ func TestUCSecretsErrorsShowTheWayOut(t *testing.T) {
 
 	m.workspace.Inject(simulator.Fault{Method: "GET", Path: ucPath + "/main.theirs.mine", Status: 200, Body: `{"name":"mine","catalog_name":"main","schema_name":"theirs"}`, Times: 1})
 	resp, err = m.do(logical.ReadOperation, "uc-secrets/main/theirs/mine", nil)
-	m.coded(http.StatusBadRequest, resp, err, "without its value")
+	m.coded(http.StatusBadRequest, resp, err, "without a value: either it is empty, or the engine's identity lacks READ SECRET")
 
 	m.workspace.AddUCSchema("main", "app", m.admin)
 	m.workspace.Inject(simulator.Fault{Path: ucPath, Status: 400, Body: `{"error_code":"INVALID_PARAMETER_VALUE","message":"canary-value is no value"}`, Times: 1})

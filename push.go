@@ -249,8 +249,8 @@ func failsForAll(err error) bool {
 	if !errors.As(err, &remote) {
 		return true
 	}
-	if remote.Kind == client.PermissionDenied && strings.HasPrefix(remote.Op, "uc-secrets/") {
-		return false // each secret there has an owner and privileges of its own
+	if remote.Kind == client.PermissionDenied && (remote.Op == "uc-secrets/update" || remote.Op == "uc-secrets/delete") {
+		return false // each secret there has an owner and privileges of its own; that to create them is the schema's
 	}
 	switch remote.Kind {
 	case client.Unauthenticated, client.PermissionDenied, client.NetworkDenied, client.NotInWorkspace, client.ScopeMissing, client.NotFound, client.Canceled:

@@ -94,3 +94,13 @@ func TestUCPushGoesOnAfterAnotherOwnersSecret(t *testing.T) {
 	m.write("uc-secrets/main/app", pushOfKeys(40, "x", map[string]any{"prune": true}))
 	require.Len(t, m.ucNames(), 40)
 }
+
+// Whoever may not create one secret in a schema may create none, so that the others aren't tried.
+func TestUCPushStopsWhereItMayNotCreate(t *testing.T) {
+	t.Parallel()
+	m := withSchema(t)
+	m.workspace.AddUCSchema("main", "theirs", m.workspace.AddUser("owner@example.com", false))
+	resp, err := m.do(logical.UpdateOperation, "uc-secrets/main/theirs", pushOfKeys(200, "x"))
+	m.refused(resp, err, "200 of 200 keys failed", "CREATE SECRET")
+	require.LessOrEqual(t, m.workspace.Count("POST", ucPath), 3*bulkConcurrency)
+}

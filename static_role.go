@@ -348,8 +348,10 @@ func (r *staticRole) check(before *staticRole, now time.Time) error {
 		return badField(keyLifetime, "%s is too short; send at least %s", duration.Seconds(r.Lifetime), duration.Text(schedule.MinPeriod))
 	case r.DeliverUC != "" && (r.DeliverScope != "" || r.DeliverKey != ""):
 		return badField(keyDeliverUC, "can't be sent together with %s and %s; send one place", keyDeliverScope, keyDeliverKey)
-	case (r.DeliverScope == "") != (r.DeliverKey == ""):
-		return badField(keyDeliverScope, "and %s belong together; send both or neither", keyDeliverKey)
+	case r.DeliverScope == "" && r.DeliverKey != "":
+		return badField(keyDeliverScope, "is missing; %s needs it", keyDeliverKey)
+	case r.DeliverScope != "" && r.DeliverKey == "":
+		return badField(keyDeliverKey, "is missing; %s needs it", keyDeliverScope)
 	}
 	if ref, was := r.delivery(), before.delivery(); ref != nil && (was == nil || *was != *ref) {
 		if err := ref.checkDelivery(); err != nil {

@@ -124,7 +124,7 @@ func (v secretValue) putUC(ctx context.Context, conn *connection, ref secretRef,
 		creates = !creates
 	}
 	if doubt && v.owner != "" && client.IsKind(err, client.PermissionDenied) {
-		return nil, credential.Unclean(fmt.Errorf("an earlier attempt of this write may have stored the value and given %s to %s, whose right it is now to change it; look at its owner: %w", ref, v.owner, err))
+		return nil, credential.Unclean(fmt.Errorf("the write was refused. An earlier attempt of this write may have stored the value and given %s to %s, who alone may change it now; check its owner: %w", ref, v.owner, err))
 	}
 	if err = explainUC(err, ref.UC); doubt {
 		err = credential.Unclean(err)
