@@ -193,18 +193,18 @@ func (p *phase) brokenCredentials(v *view, answered map[string]bool) (found []st
 	return found
 }
 
-// brokenSecrets looks at what is in scopes. Nothing there ends by itself.
+// brokenSecrets looks at what is in scopes and in Unity Catalog. Nothing there ends by itself.
 func (p *phase) brokenSecrets(v *view, copies map[ref]bool) (found []string) {
 	kept, plain := map[ref]*staticRole{}, p.world.plain.all()
 	for _, s := range p.world.statics {
-		if s.copied != "" {
-			kept[ref{p.world.scopes[0], s.copied}] = s
+		if s.copied != nil {
+			kept[*s.copied] = s
 		}
 	}
-	for _, scope := range append([]string{pushed}, p.world.scopes...) {
+	for _, scope := range append([]string{pushed, unity}, p.world.scopes...) {
 		for key := range v.scopes[scope].Secrets {
 			r := ref{scope, key}
-			if kept[r] != nil || plain[r] != nil || p.operator.secrets[r] || copies[r] || v.leased("secrets", r) {
+			if kept[r] != nil || plain[r] != nil || p.operator.secrets[r] || copies[r] || v.leased(r.kind(), r) {
 				continue
 			}
 			copied, isCopy := p.ledger.copies[r]

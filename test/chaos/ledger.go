@@ -4,6 +4,7 @@ package main
 
 import (
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -14,8 +15,30 @@ import (
 // killed, had forwarded to it.
 const doubt = time.Minute
 
-// ref is a secret in a scope, or a principal's permission on it.
+// ref is a secret in a scope, or a principal's permission on it. With the scope unity, it is a secret in Unity Catalog.
 type ref struct{ scope, key string }
+
+// unity is the schema of Unity Catalog that the load writes to, as it stands in paths of the mount.
+const unity = "main/app"
+
+// kind is the area of the mount that the secret is in.
+func (r ref) kind() string {
+	if r.scope == unity {
+		return "uc-secrets"
+	}
+	return "secrets"
+}
+
+// path is that of the secret in the mount.
+func (r ref) path() string { return r.kind() + "/" + r.scope + "/" + r.key }
+
+// delivery are the parameters by which a credential is delivered there.
+func (r ref) delivery() map[string]any {
+	if r.scope == unity {
+		return map[string]any{"deliver_uc": strings.ReplaceAll(r.scope, "/", ".") + "." + r.key}
+	}
+	return map[string]any{"deliver_scope": r.scope, "deliver_key": r.key}
+}
 
 // lease is what a client got.
 type lease struct {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"strconv"
 	"sync/atomic"
@@ -67,7 +68,7 @@ func (p *phase) mint(random *rand.Rand, r role, target *ref) {
 	}
 	if target != nil {
 		p.ledger.delivers(*target, r)
-		data["deliver_scope"], data["deliver_key"] = target.scope, target.key
+		maps.Copy(data, target.delivery())
 	}
 	began := time.Now()
 	secret, err := p.write(random, "creds/"+r.name, data)
@@ -95,17 +96,25 @@ func (p *phase) scope(random *rand.Rand) string {
 	return p.world.scopes[random.IntN(len(p.world.scopes))]
 }
 
+// space is a scope, or the schema of Unity Catalog.
+func (p *phase) space(random *rand.Rand) string {
+	if random.IntN(3) == 0 {
+		return unity
+	}
+	return p.scope(random)
+}
+
 func (p *phase) deliver(random *rand.Rand) {
-	p.mint(random, p.world.roles[random.IntN(len(p.world.roles))], &ref{p.scope(random), fmt.Sprintf("copy-%d", serial.Add(1))})
+	p.mint(random, p.world.roles[random.IntN(len(p.world.roles))], &ref{p.space(random), fmt.Sprintf("copy-%d", serial.Add(1))})
 }
 
 // leaseSecret writes a leased secret: mostly to a key of its own, at times to one that others write to.
 func (p *phase) leaseSecret(random *rand.Rand) {
-	key := fmt.Sprintf("leased-%d", serial.Add(1))
+	key, own := fmt.Sprintf("leased-%d", serial.Add(1)), true
 	if random.IntN(4) == 0 {
-		key = fmt.Sprintf("shared-%d", random.IntN(6))
+		key, own = fmt.Sprintf("shared-%d", random.IntN(6)), false
 	}
-	s := p.ledger.shared(ref{p.scope(random), key})
+	s := p.ledger.shared(ref{p.space(random), key})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	value, ttl, long := fmt.Sprintf("value %d", serial.Add(1)), shortTTL(random), random.IntN(4) == 0
@@ -113,7 +122,7 @@ func (p *phase) leaseSecret(random *rand.Rand) {
 		ttl = strconv.Itoa(longTTL)
 	}
 	began := time.Now()
-	secret, err := p.write(random, "secrets/"+s.scope+"/"+s.key, map[string]any{"string_value": value, "ttl": ttl})
+	secret, err := p.write(random, s.path(), map[string]any{"string_value": value, "ttl": ttl, "if_absent": own && random.IntN(3) == 0})
 	a := attempt{at: time.Now(), value: value}
 	if err == nil {
 		p.figures.minted.Add(1)
@@ -145,13 +154,13 @@ func (p *phase) leasePermission(random *rand.Rand) {
 }
 
 func (p *phase) writePlain(random *rand.Rand) {
-	r := ref{p.scope(random), fmt.Sprintf("plain-%d", random.IntN(20))}
+	r := ref{p.space(random), fmt.Sprintf("plain-%d", random.IntN(20))}
 	lock := p.world.plain.lock(r)
 	lock.Lock()
 	defer lock.Unlock()
 	value := fmt.Sprintf("plain value %d", serial.Add(1))
 	p.world.plain.begin(r, value)
-	if _, err := p.write(random, "secrets/"+r.scope+"/"+r.key, map[string]any{"string_value": value}); err == nil {
+	if _, err := p.write(random, r.path(), map[string]any{"string_value": value}); err == nil {
 		p.world.plain.commit(r, value)
 	}
 }

@@ -71,6 +71,10 @@ func (o *operator) prepare(ws *simulator.Workspace, w *world) {
 		ws.PutACL(scope, "reader@example.com", "READ")
 		o.secrets[ref{scope, "operators-key"}], o.secrets[ref{scope, "reader@example.com"}] = true, true
 	}
+	inUnity := strings.ReplaceAll(unity, "/", ".") + ".operators-key"
+	ws.PutUCSecret(inUnity, "operator's value in "+unity, person)
+	o.secrets[ref{unity, "operators-key"}] = true
+	o.owns(inUnity)
 	for _, app := range w.apps {
 		o.owns(app.ID)
 	}

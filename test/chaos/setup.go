@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/api"
@@ -46,7 +47,7 @@ type staticRole struct {
 	name   string
 	period time.Duration
 	app    string // id of the service principal whose OAuth secrets only this static role makes; "" for tokens
-	copied string // key in the first scope
+	copied *ref   // where it is delivered to, nil for nowhere
 }
 
 // setUp makes what the workspace and the mount need before the load. What an operator would have made is the operator's.
@@ -87,6 +88,8 @@ func (p *phase) setUp(ctx context.Context) error {
 		w.scopes = append(w.scopes, name)
 		ws.AddScope(name, w.engine)
 	}
+	catalog, schema, _ := strings.Cut(unity, "/")
+	ws.AddUCSchema(catalog, schema, w.engine)
 	for i := range 20 {
 		name := fmt.Sprintf("person%d@example.com", i)
 		w.people = append(w.people, name)
@@ -159,8 +162,8 @@ func (p *phase) setUpRoles(ctx context.Context, client *api.Client) error {
 		}
 	}
 
-	static := func(name, kind string, period time.Duration, copied bool) error {
-		s := &staticRole{name: name, period: period}
+	static := func(name, kind string, period time.Duration, copied *ref) error {
+		s := &staticRole{name: name, period: period, copied: copied}
 		data := map[string]any{"credential_type": kind, "rotation_grace_period": "20s"}
 		if period > 0 {
 			data["rotation_period"] = period.String()
@@ -174,16 +177,15 @@ func (p *phase) setUpRoles(ctx context.Context, client *api.Client) error {
 				s.app = a.ID
 			}
 		}
-		if copied {
-			s.copied = "static-" + name
-			data["deliver_scope"], data["deliver_key"] = w.scopes[0], s.copied
+		if copied != nil {
+			maps.Copy(data, copied.delivery())
 		}
 		w.statics = append(w.statics, s)
 		return writeAll(ctx, client, "static-roles/"+name, data)
 	}
 	for _, err := range []error{
-		static("dash", "pat", time.Minute, true), static("report", "obo_token", 75*time.Second, false),
-		static("bi", "oauth_secret", time.Minute, true), static("manual", "pat", 0, false),
+		static("dash", "pat", time.Minute, &ref{w.scopes[0], "static-dash"}), static("report", "obo_token", 75*time.Second, &ref{unity, "static-report"}),
+		static("bi", "oauth_secret", time.Minute, &ref{w.scopes[0], "static-bi"}), static("manual", "pat", 0, nil),
 	} {
 		if err != nil {
 			return err

@@ -64,6 +64,12 @@ func (p *phase) view(ctx context.Context) (*view, error) {
 	for _, s := range v.shot.Scopes {
 		v.scopes[s.Name] = s
 	}
+	// Snapshots have no Unity Catalog.
+	v.scopes[unity] = simulator.SnapshotScope{Name: unity, Secrets: map[string]simulator.SnapshotSecret{}}
+	catalog, schema, _ := strings.Cut(unity, "/")
+	for name, s := range p.workspace.UCSecrets(catalog, schema) {
+		v.scopes[unity].Secrets[name] = simulator.SnapshotSecret{Value: []byte(s.Value), Updated: s.Updated}
+	}
 	return v, nil
 }
 

@@ -168,6 +168,44 @@ func TestPolicyOfAUCPusher(t *testing.T) {
 	team.mayDoNothingWith("uc-secrets/main/team_b", "uc-secrets/main/team_b/there", "uc-secrets/MAIN/team_a/only", "uc-secrets/main/Team_A", "secrets/etl", "config", "creds/etl")
 }
 
+func TestPolicyBindsDeliveryToOneSchema(t *testing.T) {
+	t.Parallel()
+	m := withSchema(t)
+	m.workspace.AddUCSchema("main", "other", m.admin)
+	courier := &person{mount: m, client: m.loginWith(fmt.Sprintf(`path "%s/creds/etl" {
+		capabilities        = ["update"]
+		required_parameters = ["deliver_uc"]
+		allowed_parameters  = { "deliver_uc" = ["main.app.*"] }
+	}`, m.path))}
+	courier.may("write", "creds/etl", data{"deliver_uc": "main.app.token"})
+	require.True(t, m.works(server.secret(m.ucValues()["token"], "a delivered token")))
+	for _, body := range []data{
+		{}, {"deliver_uc": "main.other.token"}, {"deliver_uc": "MAIN.app.token"}, {"deliver_uc": "main.App.token"}, {"deliver_uc": "main.app"},
+		{"deliver_uc": "main.app.token", "ttl": "1m"}, {"deliver_scope": "etl", "deliver_key": "k"},
+		{"deliver_uc": "main.app.token", "deliver_scope": "etl", "deliver_key": "k"},
+	} {
+		courier.mayNot("write", "creds/etl", body)
+	}
+	// Vault lets what is empty pass, so the engine must refuse it, and names with more parts.
+	for _, place := range []any{"", []any{}, "main.app.a.b", "main.app."} {
+		_, err := courier.try("write", "creds/etl", data{"deliver_uc": place})
+		requireRefused(t, err, 400, "deliver_uc")
+	}
+	require.Empty(t, m.workspace.UCSecrets("main", "other"))
+	require.Len(t, m.minted(), 1)
+}
+
+func TestPolicyEndsLeasesOfOneUCSecret(t *testing.T) {
+	t.Parallel()
+	m := withSchema(t)
+	body := func() data { return data{"string_value": "leased-under-a-policy", "ttl": "1h"} }
+	mine, other := m.write("uc-secrets/main/app/mine", body()), m.write("uc-secrets/main/app/mine2", body())
+	team := m.loginWith(fmt.Sprintf(`path "sys/leases/revoke/%s/uc-secrets/main/app/mine/+" { capabilities = ["update"] }`, m.path))
+	requireRefused(t, team.Sys().RevokeWithOptions(revokeNow(other)), 403)
+	require.NoError(t, team.Sys().RevokeWithOptions(revokeNow(mine)))
+	require.Equal(t, map[string]string{"mine2": "leased-under-a-policy"}, m.ucValues())
+}
+
 // TestCommandsOfTheUCManual types the commands of docs/uc-secrets.md, in its order.
 func TestCommandsOfTheUCManual(t *testing.T) {
 	t.Parallel()
