@@ -17,6 +17,7 @@ func TestDeliveryToUnityCatalog(t *testing.T) {
 	t.Parallel()
 	m := withSchema(t)
 	resp := m.write("creds/etl", map[string]any{"deliver_uc": "main.app.token"})
+	require.Equal(t, []string{"GET " + ucPath + "/main.app.token", "POST /api/2.0/token/create", "POST " + ucPath}, m.requests())
 	require.Equal(t, "main.app.token", resp.Data["deliver_uc"])
 	require.NotContains(t, resp.Data, "token_value")
 	require.NotContains(t, resp.Data, "deliver_scope")

@@ -222,6 +222,9 @@ func (b *backend) removeCopy(ctx context.Context, conn *connection, c *storedCop
 		return c.explain(err, permissionRead)
 	}
 	if ours, err := c.matches(conn, b.now(), seen); err != nil || !ours {
+		if err == nil && seen != nil && c.unproven(seen) {
+			b.leaveSecret(&c.secretIntent, true)
+		}
 		return err
 	}
 	return b.removeSeen(ctx, conn, c.writtenAs(seen), seen)

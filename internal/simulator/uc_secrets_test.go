@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/databricks/databricks-sdk-go/common/types/fieldmask"
 	"github.com/databricks/databricks-sdk-go/service/catalog"
@@ -58,6 +59,22 @@ func TestUCSecretsServeTheSDK(t *testing.T) {
 	require.Len(t, listed, 1)
 	require.NoError(t, api.DeleteSecret(t.Context(), catalog.DeleteSecretRequest{FullName: "main.app.key"}))
 	require.Empty(t, w.UCSecrets("main", "app"))
+}
+
+func TestUCSecretsInSecondsAndInAnotherMetastore(t *testing.T) {
+	t.Parallel()
+	clock := newClock()
+	w := start(t, simulator.WithClock(clock.Now), simulator.WithUCTimes(time.Second))
+	owner := w.AddUser("owner@example.com", false)
+	token, _ := w.AddToken(owner, "", 0)
+	w.AddUCSchema("main", "app", owner)
+	created := send(t, w, "POST", pathUC, token, ucBody("k")).json(t)
+	w.AttachUCMetastore("another")
+	updated := send(t, w, "PATCH", pathUC+"/main.app.k?update_mask=value", token, `{"value":"w"}`).json(t)
+	require.Equal(t, created["update_time"], updated["update_time"], "two writes of one second have one time")
+	require.Equal(t, clock.Now().UTC().Truncate(time.Second).Format(time.RFC3339), updated["update_time"])
+	require.NotEqual(t, "another", created["metastore_id"])
+	require.Equal(t, "another", updated["metastore_id"])
 }
 
 func TestUCSecretsGoByPrivilege(t *testing.T) {

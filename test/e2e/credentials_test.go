@@ -420,11 +420,17 @@ func TestSixthOAuthSecretIsRefusedWithTheWayOut(t *testing.T) {
 	m.mint("app")
 }
 
-// TestDeliveredSecretPartIsInTheScopeAndNotInTheAnswer is for what is no token of its own; see delivery_test.go for that.
-func TestDeliveredSecretPartIsInTheScopeAndNotInTheAnswer(t *testing.T) {
+// TestDeliveredSecretPartIsInItsPlaceAndNotInTheAnswer delivers every credential type that has no test of its own in delivery_test.go, to a scope
+// and to Unity Catalog.
+func TestDeliveredSecretPartIsInItsPlaceAndNotInTheAnswer(t *testing.T) {
 	t.Parallel()
 	m := withScope(t)
+	m.workspace.AddUCSchema("main", "app", m.admin)
 	app := m.workspace.AddServicePrincipal("app", false)
+	type place struct {
+		sent  data
+		value func() (string, bool)
+	}
 	for name, body := range map[string]data{
 		"oauth_secret":      {"service_principal_id": app.ID},
 		"oauth_token":       {"service_principal_id": app.ID},
@@ -434,26 +440,35 @@ func TestDeliveredSecretPartIsInTheScopeAndNotInTheAnswer(t *testing.T) {
 			body["credential_type"] = name
 			m.write("roles/delivered", body)
 			defer m.delete("roles/delivered")
-			secret, err := m.tryMint("delivered", data{"deliver_scope": "etl", "deliver_key": name})
-			require.NoError(t, err)
-			value, stored := m.value("etl", name)
-			require.True(t, stored)
-			server.secret(value, "a delivered "+name)
-			require.NotContains(t, fmt.Sprint(secret), value)
-			require.NotContains(t, secret.Data, "client_secret")
-			require.NotContains(t, secret.Data, "access_token")
-			require.Equal(t, "etl", secret.Data["deliver_scope"])
-			require.Equal(t, name, secret.Data["deliver_key"])
+			for _, to := range []place{
+				{data{"deliver_scope": "etl", "deliver_key": name}, func() (string, bool) { return m.value("etl", name) }},
+				{data{"deliver_uc": "main.app." + name}, func() (string, bool) {
+					value, stored := m.ucValues()[name]
+					return value, stored
+				}},
+			} {
+				secret, err := m.tryMint("delivered", to.sent)
+				require.NoError(t, err)
+				value, stored := to.value()
+				require.True(t, stored)
+				server.secret(value, "a delivered "+name)
+				require.NotContains(t, fmt.Sprint(secret), value)
+				require.NotContains(t, secret.Data, "client_secret")
+				require.NotContains(t, secret.Data, "access_token")
+				for field, sent := range to.sent {
+					require.Equal(t, sent, secret.Data[field])
+				}
 
-			alive := func() bool { return m.workspace.Introspect(value).Live }
-			if name != "oauth_token" {
-				alive = func() bool { return m.buy(secret.Data["client_id"].(string), value, false) != "" }
+				alive := func() bool { return m.workspace.Introspect(value).Live }
+				if name != "oauth_token" {
+					alive = func() bool { return m.buy(secret.Data["client_id"].(string), value, false) != "" }
+				}
+				require.True(t, alive(), "the place holds exactly the secret part")
+				m.revoke(secret)
+				_, stored = to.value()
+				require.False(t, stored, "revoking removes it")
+				require.Equal(t, name == "oauth_token", alive())
 			}
-			require.True(t, alive(), "the scope holds exactly the secret part")
-			m.revoke(secret)
-			_, stored = m.value("etl", name)
-			require.False(t, stored, "revoking removes it from the scope")
-			require.Equal(t, name == "oauth_token", alive())
 		})
 	}
 	require.Empty(t, m.workspace.OAuthSecrets(app))
