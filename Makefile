@@ -35,10 +35,11 @@ help: ## list the commands
 	@echo "Usage: make <command>"; echo; echo "Commands:"
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r c d; do printf '  %-10s  %s\n' $$c "$$d"; done
 
-build: ## build the plugin and the simulated workspace into bin/
+build: ## build the plugin, the metadata service and the simulated workspace into bin/
 	@mkdir -p bin
 	$(GO_BUILD) -ldflags '$(LDFLAGS)' -o bin/$(NAME) ./cmd/$(NAME)
 	$(GO_BUILD) -ldflags '$(LDFLAGS)' -o bin/databricks-simulator ./cmd/databricks-simulator
+	$(GO_BUILD) -ldflags '$(LDFLAGS)' -o bin/databricks-vault-metadata ./cmd/databricks-vault-metadata
 
 test: lint test-unit test-e2e test-chaos ## run all checks: lint, unit tests, tests on a real Vault server, and a short run of chaos
 

@@ -103,7 +103,7 @@ func (w *Workspace) redeemSubjectToken(r *request, form url.Values, now time.Tim
 		}
 		if err == nil {
 			return &grant{
-				owner: owner, scopes: orAllAPIs(strings.Fields(form.Get("scope"))), lifetime: min(left, accessTokenLifetime),
+				owner: owner, scopes: orAllAPIs(strings.Fields(form.Get("scope"))), lifetime: min(left, w.settings.accessTokenLifetime),
 			}, nil
 		}
 		problem = "The subject token does not match the federation policy: " + err.Error() + "."

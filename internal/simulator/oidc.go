@@ -16,15 +16,20 @@ import (
 )
 
 const (
-	// accessTokenLifetime is that of every OAuth access token of Databricks, but
-	// for those that were exchanged for a token with less left.
-	accessTokenLifetime = time.Hour
+	// defaultAccessTokenLifetime is that of every OAuth access token of Databricks,
+	// but for those that were exchanged for a token with less left.
+	defaultAccessTokenLifetime = time.Hour
 
 	// allAPIs is the scope of everything.
 	allAPIs = "all-apis"
 
 	tokenExchangeGrant = "urn:ietf:params:oauth:grant-type:token-exchange"
 )
+
+// WithAccessTokenLifetime sets how long OAuth access tokens live, an hour if unset.
+func WithAccessTokenLifetime(d time.Duration) Option {
+	return func(s *settings) { s.accessTokenLifetime = d }
+}
 
 // WithScopesCut answers a request for an access token that asks for more than the
 // scopes of its OAuth secret with what these allow, as OAuth also lets a server do
@@ -126,7 +131,7 @@ func (w *Workspace) redeemSecret(r *request, form url.Values, _ time.Time) (*gra
 	if len(scopes) == 0 {
 		scopes = secret.scopes
 	}
-	return &grant{owner: secret.owner, scopes: orAllAPIs(scopes), lifetime: accessTokenLifetime, secret: secret}, nil
+	return &grant{owner: secret.owner, scopes: orAllAPIs(scopes), lifetime: w.settings.accessTokenLifetime, secret: secret}, nil
 }
 
 // cut returns what is allowed of the scopes that were asked for: for all-apis all

@@ -108,6 +108,8 @@ type settings struct {
 	ucTimes          time.Duration // 0 for microseconds
 	noCallLog        bool
 	observer         func(Call)
+
+	accessTokenLifetime time.Duration
 }
 
 // WithAddr listens on addr, "host:port" with a loopback host ("localhost",
@@ -204,6 +206,8 @@ func Start(opts ...Option) (*Workspace, error) {
 		principalLimit:   defaultPrincipalLimit,
 		quotaStatus:      http.StatusBadRequest,
 		quotaCode:        "RESOURCE_LIMIT_EXCEEDED",
+
+		accessTokenLifetime: defaultAccessTokenLifetime,
 	}
 	for _, opt := range opts {
 		opt(&s)
