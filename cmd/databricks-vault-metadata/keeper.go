@@ -25,7 +25,11 @@ const (
 	// jitter is by how much the end of something may differ between two answers of Vault, which are in whole seconds.
 	jitter = 2 * time.Second
 
+	// closeTimeout limits the revocations at the end.
 	closeTimeout = 15 * time.Second
+
+	// revokedAfter is how long after the end of a lease Vault may take to revoke it.
+	revokedAfter = 10 * time.Second
 )
 
 // margin is how long before the end of its lease a token is said to expire, so that no request is on its way when it ends.
@@ -71,6 +75,9 @@ func newCredential(l *leased, o owner, at time.Time) *credential {
 func (c *credential) endsWithOwner() bool {
 	return c.revocable && !c.owner.end.IsZero() && c.owner.end.Before(c.end)
 }
+
+// over reports whether Vault has revoked the lease by itself.
+func (c *credential) over() bool { return now().After(c.end.Add(revokedAfter)) }
 
 func (c *credential) accessToken() accessToken {
 	return accessToken{host: c.host, value: c.value, expires: c.expires}
@@ -241,7 +248,7 @@ func (k *keeper) attempt() error {
 	k.current = next
 	unused := present != nil && !present.given
 	if present != nil && present.given {
-		k.replaced = slices.DeleteFunc(append(k.replaced, present), func(c *credential) bool { return now().After(c.end) })
+		k.replaced = slices.DeleteFunc(append(k.replaced, present), (*credential).over)
 	}
 	k.mu.Unlock()
 	if unused {
@@ -302,7 +309,7 @@ func (k *keeper) close() error {
 	}
 	var failed error
 	for _, c := range append(k.replaced, k.current) {
-		if now().After(c.end) {
+		if c.over() {
 			continue
 		}
 		if err := k.vault.revoke(ctx, c.leaseID); err != nil {

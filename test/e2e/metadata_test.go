@@ -451,7 +451,7 @@ func TestTheTokenWorksOnWhileVaultIsDown(t *testing.T) {
 	require.False(t, m.works(token))
 }
 
-// TestAccessTokensEndWithTheVaultToken that leased them, and a new one in the file takes over before.
+// TestAccessTokensEndWithTheVaultToken that leased them; a new one in the file takes over before, and a policy that is put right again helps.
 func TestAccessTokensEndWithTheVaultToken(t *testing.T) {
 	t.Parallel()
 	m := newConfiguredMount(t)
@@ -470,20 +470,27 @@ func TestAccessTokensEndWithTheVaultToken(t *testing.T) {
 	first, expires := s.requireAnswer()
 	require.Less(t, time.Until(expires), 15*time.Second, "although the lease is for an hour")
 	require.Eventually(t, func() bool { return strings.Contains(s.err.String(), "the Vault token ends at") }, patience, 20*time.Millisecond)
+	m.write("roles/etl", data{"ttl": "15s", "max_ttl": "15s"})
 	require.NoError(t, os.WriteFile(file, []byte(login("1h")), 0o600))
-	var token string
-	require.Eventually(t, func() bool {
-		token, expires, err = s.answer()
-		return err == nil && token != first
-	}, patience, 50*time.Millisecond, "it says %s", s.err)
-	require.Greater(t, time.Until(expires), 50*time.Minute)
+	awaitNext := func(last string) (token string) {
+		require.Eventually(t, func() bool {
+			token, _, err = s.answer()
+			return err == nil && token != last
+		}, patience, 50*time.Millisecond, "it says %s", s.err)
+		return token
+	}
+	second := awaitNext(first)
 
 	// A policy that no longer allows it is no end either.
-	require.NoError(t, m.client.Sys().PutPolicy(m.path, ""))
+	deny := func() { require.NoError(t, m.client.Sys().PutPolicy(m.path, `path "nothing" { capabilities = ["read"] }`)) }
+	deny()
+	require.Eventually(t, func() bool { return strings.Contains(s.err.String(), "permission denied") }, patience, 20*time.Millisecond)
 	again, _ := s.requireAnswer()
-	require.Equal(t, token, again)
+	require.Equal(t, second, again)
+	login("1h") // writes the policy again
+	awaitNext(second)
+	deny()
 	require.Equal(t, 1, s.stop(syscall.SIGTERM), "it may not revoke")
-	require.Contains(t, s.err.String(), "permission denied")
 	require.Contains(t, s.err.String(), "ends by itself at")
 }
 
