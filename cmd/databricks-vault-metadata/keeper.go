@@ -165,7 +165,7 @@ func (k *keeper) token(ctx context.Context) (accessToken, error) {
 	if k.failure != nil {
 		return accessToken{}, k.failure
 	}
-	return accessToken{}, errors.New("Vault has not answered yet; ask again")
+	return accessToken{}, errors.New("no answer of Vault yet; ask again")
 }
 
 // give returns the token that there is, and whether it is to be replaced.

@@ -172,7 +172,7 @@ func refused(err error) bool {
 func (v *vault) explain(err error) error {
 	var answer *api.ResponseError
 	if !errors.As(err, &answer) {
-		return fmt.Errorf("Vault at %s gives no answer: %w. Check VAULT_ADDR, and that Vault runs", v.client.Address(), err)
+		return fmt.Errorf("the Vault server at %s gives no answer: %w. Check VAULT_ADDR, and that Vault runs", v.client.Address(), err)
 	}
 	said := strings.TrimSpace(strings.Join(answer.Errors, "; "))
 	path := v.mount + "/creds/" + v.role
@@ -192,7 +192,7 @@ func (v *vault) explain(err error) error {
 	if _, after, found := strings.Cut(at, "/v1/"); found {
 		at = after
 	}
-	return fmt.Errorf("Vault answers %s %s with %d: %s", method, at, answer.StatusCode, said)
+	return fmt.Errorf("the Vault server answers %s %s with %d: %s", method, at, answer.StatusCode, said)
 }
 
 // now is the time by the wall clock alone: a machine that sleeps stops its monotonic clock, but no token.
