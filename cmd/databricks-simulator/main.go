@@ -19,6 +19,7 @@ import (
 	"syscall"
 
 	"vault-plugin-secrets-databricks/internal/simulator"
+	"vault-plugin-secrets-databricks/internal/simulator/page"
 )
 
 // version is set when the command is built.
@@ -50,7 +51,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 	flags := flag.NewFlagSet("databricks-simulator", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	addr := flags.String("addr", "127.0.0.1:8899", "loopback `address` to listen on; port 0 picks a free one")
-	seed := flags.String("token", "", "`value` of the admin's token, so that scripts know it (default: $DATABRICKS_SIMULATOR_TOKEN, or else random)")
+	token := flags.String("token", "", "`value` of the admin's token, so that scripts know it (default: $DATABRICKS_SIMULATOR_TOKEN, or else random)")
 	quiet := flags.Bool("quiet", false, "do not log requests")
 	showVersion := flags.Bool("version", false, "print the version and exit")
 	flags.Usage = func() {
@@ -79,23 +80,27 @@ func run(ctx context.Context, args []string, env func(string) string, stdout, st
 	if askWho {
 		return whoami(ctx, env, stdout, stderr)
 	}
-	if *seed == "" {
-		*seed = env("DATABRICKS_SIMULATOR_TOKEN")
+	if *token == "" {
+		*token = env("DATABRICKS_SIMULATOR_TOKEN")
 	}
-	if strings.ContainsFunc(*seed, func(r rune) bool { return r <= ' ' || r > '~' }) {
+	if strings.ContainsFunc(*token, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		fmt.Fprintln(stderr, "databricks-simulator: the token must be printable ASCII without spaces")
 		return exitUsage
 	}
-	return serve(ctx, *addr, *seed, *quiet, stdout, stderr)
+	return serve(ctx, *addr, *token, *quiet, stdout, stderr)
 }
 
 // serve runs a workspace until ctx ends.
-func serve(ctx context.Context, addr, seed string, quiet bool, stdout, stderr io.Writer) int {
+func serve(ctx context.Context, addr, token string, quiet bool, stdout, stderr io.Writer) int {
 	opts := []simulator.Option{simulator.WithAddr(addr), simulator.WithoutCallLog()}
 	log := &requestLog{out: stdout, names: map[string]string{}}
-	if !quiet {
-		opts = append(opts, simulator.WithObserver(log.write))
-	}
+	people := page.New()
+	opts = append(opts, simulator.WithPage(people.Handler), simulator.WithObserver(func(c simulator.Call) {
+		people.Observe(c)
+		if !quiet {
+			log.write(c)
+		}
+	}))
 	w, err := simulator.Start(opts...)
 	if err != nil {
 		fmt.Fprintln(stderr, "databricks-simulator:", err)
@@ -103,29 +108,36 @@ func serve(ctx context.Context, addr, seed string, quiet bool, stdout, stderr io
 	}
 	defer w.Close()
 
-	admin := w.AddUser("admin@example.com", true)
-	sp := w.AddServicePrincipal("simulated-service-principal", true)
-	log.name(admin.ID, admin.UserName)
-	log.name(sp.ID, sp.DisplayName)
-	if seed == "" {
-		seed, _ = w.AddToken(admin, "made by databricks-simulator", 0)
-	} else {
-		w.ImportToken(admin, seed, "made by databricks-simulator", 0)
+	who := seed(w)
+	for _, p := range []simulator.Principal{who.pipelines, who.admin, who.engine, who.alice, who.jane} {
+		log.name(p.ID, p.DisplayName)
 	}
-	_, secret := w.AddOAuthSecret(sp, 0)
+	if token == "" {
+		token, _ = w.AddToken(who.admin, "made by databricks-simulator", 0)
+	} else {
+		w.ImportToken(who.admin, token, "made by databricks-simulator", 0)
+	}
+	_, secret := w.AddOAuthSecret(who.engine, 0)
 
 	fmt.Fprintf(stdout, `Simulated Databricks workspace %s
 
   host           %s
+  page           %s%s
+                 what it holds and what happens to it, for your browser
   token          %s
                  of %s, a workspace admin
   client_id      %s
   client_secret  %s
                  of %s, a service principal and workspace admin
+  others         users %s and %s in group engineers;
+                 groups readers and analysts, with nobody in them;
+                 service principal %s: application_id %s,
+                 service_principal_id %s
 
 Everything is kept in memory and is gone when this stops (Ctrl-C).
 ready
-`, w.ID(), w.URL(), seed, admin.UserName, sp.ApplicationID, secret, sp.DisplayName)
+`, w.ID(), w.URL(), w.URL(), simulator.PagePath, token, who.admin.UserName, who.engine.ApplicationID, secret, who.engine.DisplayName,
+		who.alice.UserName, who.jane.UserName, who.pipelines.DisplayName, who.pipelines.ApplicationID, who.pipelines.ID)
 
 	<-ctx.Done()
 	return exitOK

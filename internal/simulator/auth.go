@@ -30,9 +30,11 @@ type TokenState struct {
 // accessToken is what a token endpoint granted. It is guarded by the workspace's
 // mutex.
 type accessToken struct {
+	id       string // the hash of its value
 	kind     string
 	owner    *principal
 	scopes   []string // empty = everything
+	created  time.Time
 	expires  time.Time
 	account  bool         // good for the account plane
 	secret   *oauthSecret // what bought it, nil if something else did
@@ -40,6 +42,24 @@ type accessToken struct {
 	resource string       // of Entra ID, "" is Databricks
 	tenantID string       // of Entra ID
 	revoked  bool
+}
+
+// addAccessToken files a under its value. The caller holds the mutex.
+func (w *Workspace) addAccessToken(value string, a *accessToken) {
+	a.id, a.created = hashOf(value), w.settings.now()
+	w.access[a.id] = a
+	if len(w.granted) > 2*w.grantedSwept+64 {
+		w.unexpiredAccessTokens(a.created)
+	}
+	w.granted = append(w.granted, a)
+}
+
+// unexpiredAccessTokens lists, in order of creation, those that may be live: a
+// principal who has left the workspace can come back. The caller holds the mutex.
+func (w *Workspace) unexpiredAccessTokens(now time.Time) []*accessToken {
+	w.granted = slices.DeleteFunc(w.granted, func(a *accessToken) bool { return a.revoked || !now.Before(a.expires) })
+	w.grantedSwept = len(w.granted)
+	return w.granted
 }
 
 // Introspect looks a token up by its value: a personal access token, or an access

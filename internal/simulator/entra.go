@@ -155,7 +155,7 @@ func (w *Workspace) grantEntraToken(r *request) (any, *refusal) {
 	if resource == databricksResource {
 		granted.resource = ""
 	}
-	w.access[hashOf(value)] = granted
+	w.addAccessToken(value, granted)
 	r.extra.Set("Cache-Control", "no-store")
 	seconds := strconv.Itoa(int(entraTokenLifetime / time.Second))
 	return map[string]any{

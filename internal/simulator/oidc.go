@@ -82,9 +82,9 @@ func (w *Workspace) grantAccessToken(r *request) (any, *refusal) {
 	r.caller = g.owner
 	scope := strings.Join(g.scopes, " ")
 	value := w.newAccessTokenValue(g, account, now)
-	w.access[hashOf(value)] = &accessToken{
+	w.addAccessToken(value, &accessToken{
 		kind: KindOAuth, owner: g.owner, scopes: g.scopes, expires: now.Add(g.lifetime), account: account, secret: g.secret, assumed: assumed,
-	}
+	})
 	r.extra.Set("Cache-Control", "no-store")
 	return map[string]any{
 		"access_token": value,

@@ -70,8 +70,13 @@ func (w *Workspace) AddUser(userName string, admin bool) Principal {
 // own, to the workspace and to the account if there is one. Display names need
 // not be unique (Databricks REST reference, SCIM API).
 func (w *Workspace) AddServicePrincipal(displayName string, admin bool) Principal {
-	id := newUUID()
-	return w.addByHand(Principal{UserName: id, ApplicationID: id, DisplayName: displayName}, admin)
+	return w.ImportServicePrincipal(newUUID(), displayName, admin)
+}
+
+// ImportServicePrincipal is [Workspace.AddServicePrincipal] with an application
+// id of the caller's choice. It panics if the id is taken.
+func (w *Workspace) ImportServicePrincipal(applicationID, displayName string, admin bool) Principal {
+	return w.addByHand(Principal{UserName: applicationID, ApplicationID: applicationID, DisplayName: displayName}, admin)
 }
 
 func (w *Workspace) addByHand(p Principal, admin bool) Principal {

@@ -173,10 +173,27 @@ func (w *Workspace) serve(listener net.Listener) {
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ErrorLog:          log.New(errorLog{}, "", 0),
 	}
+	if w.settings.page != nil {
+		w.server.Handler = withPage(w.settings.page(w), w.server.Handler)
+	}
 	go func() {
 		defer close(w.served)
 		_ = w.server.Serve(listener)
 	}()
+}
+
+// withPage serves page below [PagePath], and api elsewhere.
+func withPage(page, api http.Handler) http.Handler {
+	return http.HandlerFunc(func(out http.ResponseWriter, in *http.Request) {
+		switch {
+		case strings.HasPrefix(in.URL.Path, PagePath):
+			page.ServeHTTP(out, in)
+		case in.URL.Path == "/" && in.Method == http.MethodGet && strings.Contains(in.Header.Get("Accept"), "text/html"):
+			http.Redirect(out, in, PagePath, http.StatusFound)
+		default:
+			api.ServeHTTP(out, in)
+		}
+	})
 }
 
 // errorLog passes on what the server complains about, so that a panic of a

@@ -152,6 +152,7 @@ func (w *Workspace) Restore(shot Snapshot) {
 	w.principals, w.byName, w.servicePrincipals, w.addedPrincipals = map[string]*principal{}, map[string]*principal{}, nil, 0
 	w.groups, w.groupsByName, w.addedGroups = map[string]*group{}, map[groupName]*group{}, 0
 	w.tokens, w.ordered, w.access = map[string]*token{}, nil, map[string]*accessToken{}
+	w.granted, w.grantedSwept = nil, 0
 	w.secrets, w.addedSecrets, w.scopes = map[string]*oauthSecret{}, 0, map[string]*secretScope{}
 	w.users = w.addGroup(usersName, false)
 	find := func(id string) *principal {

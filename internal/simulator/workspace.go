@@ -55,6 +55,8 @@ type Workspace struct {
 	tokens            map[string]*token         // by token id, dead ones included
 	ordered           []*token                  // in order of creation, dead ones included
 	access            map[string]*accessToken   // by hash, dead ones included
+	granted           []*accessToken            // in order of creation; dead ones are swept out at times
+	grantedSwept      int                       // how many were left by the last sweep
 	secrets           map[string]*oauthSecret   // by secret id, without deleted ones
 	addedSecrets      int                       // ever
 	databases         map[string]string         // hosts by name
@@ -108,6 +110,7 @@ type settings struct {
 	ucTimes          time.Duration // 0 for microseconds
 	noCallLog        bool
 	observer         func(Call)
+	page             func(*Workspace) http.Handler
 
 	accessTokenLifetime time.Duration
 }
@@ -177,6 +180,16 @@ func WithoutCallLog() Option { return func(s *settings) { s.noCallLog = true } }
 // WithObserver calls f for every request, once its outcome is decided and
 // before the answer leaves. f may be called concurrently.
 func WithObserver(f func(Call)) Option { return func(s *settings) { s.observer = f } }
+
+// PagePath is where a page for people is, see [WithPage].
+const PagePath = "/simulator/"
+
+// WithPage serves a page for people below [PagePath], and sends a browser there
+// that asks for the root. No real workspace has it: these requests are neither
+// logged nor counted, and meet no fault.
+func WithPage(page func(*Workspace) http.Handler) Option {
+	return func(s *settings) { s.page = page }
+}
 
 // New starts a workspace on a free loopback port, in the manner of
 // httptest.NewServer. It panics where [Start] returns an error.
