@@ -29,7 +29,7 @@ FUZZTIME    ?= 10s
 BENCH       ?= .
 
 .DEFAULT_GOAL := help
-.PHONY: help build test check test-unit test-e2e test-chaos chaos storm soak test-load lint cover bench bench-vault fuzz vault demo dev release clean distclean no-race-note
+.PHONY: help build test check test-unit test-e2e test-page test-chaos screenshots chaos storm soak test-load lint cover bench bench-vault fuzz vault demo dev release clean distclean no-race-note
 
 help: ## list the commands
 	@echo "Usage: make <command>"; echo; echo "Commands:"
@@ -41,7 +41,7 @@ build: ## build the plugin, the metadata service and the simulated workspace int
 	$(GO_BUILD) -ldflags '$(LDFLAGS)' -o bin/databricks-simulator ./cmd/databricks-simulator
 	$(GO_BUILD) -ldflags '$(LDFLAGS)' -o bin/databricks-vault-metadata ./cmd/databricks-vault-metadata
 
-test: lint test-unit test-e2e test-chaos ## run all checks: lint, unit tests, tests on a real Vault server, and a short run of chaos
+test: lint test-unit test-page test-e2e test-chaos ## run all checks: lint, unit tests, the page in a browser, tests on a real Vault server, and a short run of chaos
 
 check: ## run what should pass before a commit, in less than a minute if caches are warm: gofmt, go vet, staticcheck, short unit tests
 	@scripts/check.sh
@@ -63,6 +63,12 @@ test-chaos: ## run chaos with a few dozen kills, which takes about 5 minutes
 chaos: ## kill plugin and Vault at random, and check what is left; KILLS=1000 FAILOVERS=20 SEED=<n>
 	@vault=$$(scripts/find-vault.sh) && \
 	VAULT_BIN=$$vault KILLS=$${KILLS:-1000} FAILOVERS=$${FAILOVERS:-20} go run ./test/chaos -keep
+
+test-page: ## test the page of the simulated workspace in headless Chromium; says so if there is none
+	cd test/page && go test -count=1 -timeout 5m ./...
+
+screenshots: build ## take the pictures of that page for docs/; needs Chromium
+	@vault=$$(scripts/find-vault.sh) && cd test/page && VAULT_BIN=$$vault go run ./screenshots
 
 lint: ## check gofmt, go vet, staticcheck, shell syntax and tidy modules
 	@scripts/lint.sh

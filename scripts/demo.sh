@@ -32,7 +32,7 @@ if [ -t 1 ]; then bold=$(printf '\033[1m') dim=$(printf '\033[2m') red=$(printf 
 else bold='' dim='' red='' off=''; fi
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/databricks-demo.XXXXXX")
-vault_pid='' simulator_pid='' mounted='' scope='' static='' failed=1
+vault_pid='' simulator_pid='' page='' mounted='' scope='' static='' failed=1
 cleanup() {
   status=$?
   trap - EXIT
@@ -152,7 +152,9 @@ else
     kill -0 "$simulator_pid" 2>/dev/null && [ "$tries" -lt 100 ] || { cat "$work/simulator.log" >&2; die "the simulator did not start; what it said is above"; }
     sleep 0.1
   done
+  page=$host/simulator/
   echo "   a simulated one at $host"
+  echo "   Open $page in a browser to watch what happens in it."
 fi
 
 step "A Vault server" "In memory, on a port of its own, with the plugin in its plugin directory."
@@ -211,6 +213,14 @@ if [ -n "$stay" ]; then
    vault write -f databricks/scopes/demo
    vault write databricks/secrets/demo/greeting string_value=hello
    vault path-help databricks
+
+EOF
+  if [ -n "$page" ]; then
+    printf '\n%s\n' "${bold}The workspace${off} holds what the commands of docs/ name:"
+    # The banner of the simulator says who there is. The lines about the engine's own access are in it, too.
+    sed -n '/^  host /,/^$/p' "$work/simulator.log" | sed '/^$/d; s/^/ /'
+  fi
+  cat <<EOF
 
    Vault is $vault_bin; its log is $work/vault.log
    Ctrl-C ends it all.

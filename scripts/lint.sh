@@ -29,13 +29,14 @@ go vet ./...
 go vet -tags e2e ./test/e2e/ ./test/cluster/
 (cd test/floor && go vet ./...)
 (cd test/tools && go vet ./...)
+(cd test/page && go vet ./...)
 
 echo "lint: staticcheck"
 go tool -modfile=test/tools/go.mod staticcheck ./...
 go tool -modfile=test/tools/go.mod staticcheck -tags e2e ./test/e2e/ ./test/cluster/
 (cd test/tools && go tool staticcheck ./...)
 
-for module in . test/vault test/tools test/floor; do
+for module in . test/vault test/tools test/floor test/page; do
   echo "lint: go mod tidy -diff in $module"
   (cd "$module" && go mod tidy -diff) || fail "go.mod or go.sum of '$module' is not tidy; run 'go mod tidy' there"
 done
