@@ -115,6 +115,39 @@ func TestTheBannerTellsTheTruth(t *testing.T) {
 	require.Regexp(t, `(?m) POST /oidc/v1/token 200 simulated-service-principal$`, out.String())
 }
 
+// TestThereIsWhomTheDocsName uses the ids that stand in the examples of docs/.
+func TestThereIsWhomTheDocsName(t *testing.T) {
+	t.Parallel()
+	said, out := running(t, environment())
+	get := func(path string) string {
+		req, err := http.NewRequestWithContext(t.Context(), "GET", said.host+path, nil)
+		require.NoError(t, err)
+		req.Header.Set("Authorization", "Bearer "+said.token)
+		resp, err := http.DefaultClient.Do(req)
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		require.Equal(t, 200, resp.StatusCode, path)
+		body, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		return string(body)
+	}
+	require.Contains(t, get("/api/2.0/preview/scim/v2/ServicePrincipals/4180639275618001"), `"6f5ccf28-d83a-4957-9bfb-5bbfac551410"`)
+	users, groups := get("/api/2.0/preview/scim/v2/Users"), get("/api/2.0/preview/scim/v2/Groups")
+	for _, name := range []string{"alice@example.com", "jane@example.com"} {
+		require.Contains(t, users, `"`+name+`"`)
+		require.Contains(t, groups, `"`+name+`"`)
+		require.Contains(t, out.String(), name)
+	}
+	for _, name := range []string{"engineers", "readers", "analysts"} {
+		require.Contains(t, groups, `"displayName":"`+name+`"`)
+		require.Contains(t, out.String(), name)
+	}
+	get("/api/2.0/postgres/projects/shop/branches/production/endpoints/primary")
+	get("/api/2.1/unity-catalog/secrets?catalog_name=main&schema_name=app")
+	require.Contains(t, get("/simulator/"), "<title>Simulated workspace</title>")
+	require.Contains(t, out.String(), "page           "+said.host+"/simulator/\n")
+}
+
 func TestRequestsAreLoggedWithoutCredentials(t *testing.T) {
 	t.Parallel()
 	said, out := running(t, environment())

@@ -5,6 +5,7 @@ package page
 import (
 	"net/url"
 	"regexp"
+	"strings"
 	"sync"
 	"time"
 
@@ -42,7 +43,8 @@ type calls struct {
 
 func (l *calls) add(c simulator.Call) {
 	shown := call{
-		Time: c.Time.UnixMilli(), Took: max(0, time.Since(c.Time).Milliseconds()), Method: clip(c.Method, 16), Path: shownPath(c.Path),
+		Time: c.Time.UnixMilli(), Took: max(0, time.Since(c.Time).Milliseconds()),
+		Method: strings.Clone(c.Method[:min(len(c.Method), 16)]), Path: strings.Clone(c.Path[:min(len(c.Path), 4*longestPath)]),
 		Status: c.Status, Principal: c.Principal, Fault: c.Fault,
 	}
 	l.mu.Lock()
@@ -62,10 +64,13 @@ func (l *calls) count() int {
 // since lists the calls after number, and how many of those are kept no more.
 func (l *calls) since(number int) (list []call, missed int) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	oldest := max(number+1, l.last-keptCalls+1)
 	for n := oldest; n <= l.last; n++ {
 		list = append(list, l.ring[n%keptCalls])
+	}
+	l.mu.Unlock()
+	for i := range list {
+		list[i].Path = shownPath(list[i].Path)
 	}
 	return list, oldest - number - 1
 }
@@ -78,17 +83,12 @@ var (
 	hash = regexp.MustCompile(`\b([0-9a-f]{8})[0-9a-f]{24,}\b`)
 )
 
+// shownPath makes a path printable, cuts what is a credential, and bounds the rest.
 func shownPath(path string) string {
-	path = (&url.URL{Path: clip(path, 4*longestPath)}).EscapedPath()
+	path = (&url.URL{Path: path}).EscapedPath()
 	path = hash.ReplaceAllString(credential.ReplaceAllString(path, "$1$2…"), "$1…")
-	return clip(path, longestPath)
-}
-
-// clip is a copy of the beginning of s, which keeps no request alive.
-func clip(s string, limit int) string {
-	runes := []rune(s[:min(len(s), 4*limit)])
-	if len(runes) <= limit {
-		return string(runes)
+	if len(path) > longestPath { // what is left of it is ASCII, but for an ellipsis
+		path = strings.ToValidUTF8(path[:longestPath], "") + "…"
 	}
-	return string(runes[:limit]) + "…"
+	return path
 }
