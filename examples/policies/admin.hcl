@@ -48,7 +48,7 @@ path "databricks/scopes" {
 }
 
 path "databricks/scopes/+" {
-  capabilities      = ["create", "read", "update", "delete"]
+  capabilities      = ["read", "update", "delete"]
   denied_parameters = {
     "initial_manage_principal" = []
   }

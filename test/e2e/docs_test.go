@@ -114,7 +114,9 @@ func TestLinksOfTheManualsLeadSomewhere(t *testing.T) {
 	t.Parallel()
 	manuals, err := filepath.Glob("../../docs/*.md")
 	require.NoError(t, err)
-	for _, manual := range append(manuals, "../../README.md", "../../CONTRIBUTING.md", "../../SECURITY.md") {
+	beside, err := filepath.Glob("../../examples/*/README.md")
+	require.NoError(t, err)
+	for _, manual := range append(append(manuals, "../../README.md", "../../CONTRIBUTING.md", "../../SECURITY.md"), beside...) {
 		text, err := os.ReadFile(manual)
 		require.NoError(t, err)
 		for _, picture := range image.FindAllStringSubmatch(string(text), -1) {
