@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MPL-2.0
 #
 # Prints the path of a Vault server binary on stdout; everything else it has to say goes to stderr.
-# In this order: $VAULT_BIN, `vault` on PATH if it is 1.20 or later, the copy built earlier, a copy built now from
+# In this order: $VAULT_BIN, which may also be OpenBao's `bao`, `vault` on PATH if it is 1.20 or later, the copy built earlier, a copy built now from
 # test/vault (once; it is kept in .cache/vault).
 set -eu
 
@@ -18,6 +18,12 @@ version_of() {
     sed -n 's/^Vault v\([0-9][0-9]*\.[0-9][0-9]*\.[0-9][0-9]*\).*/\1/p' | head -n 1
 }
 
+# openbao_version_of prints the version of an OpenBao binary; nothing when the program is not OpenBao.
+openbao_version_of() {
+  env -u BAO_ADDR -u VAULT_ADDR "$1" version 2>/dev/null </dev/null |
+    sed -n 's/^OpenBao v\([0-9][0-9]*\.[0-9][0-9]*\.[0-9][0-9]*\).*/\1/p' | head -n 1
+}
+
 # new_enough tells whether a version is 1.20 or later: external plugins built against the current SDK are tested from there.
 new_enough() {
   major=${1%%.*}
@@ -29,8 +35,12 @@ new_enough() {
 if [ -n "${VAULT_BIN:-}" ]; then
   [ -f "$VAULT_BIN" ] && [ -x "$VAULT_BIN" ] ||
     die "VAULT_BIN is '$VAULT_BIN', which is not an executable file. Point it at a Vault binary, or unset it to have one found or built."
-  [ -n "$(version_of "$VAULT_BIN")" ] ||
-    die "VAULT_BIN is '$VAULT_BIN', but '$VAULT_BIN version' does not answer like HashiCorp Vault. Point it at one, or unset it."
+  if [ -z "$(version_of "$VAULT_BIN")" ]; then
+    bao=$(openbao_version_of "$VAULT_BIN")
+    [ -n "$bao" ] ||
+      die "VAULT_BIN is '$VAULT_BIN', but '$VAULT_BIN version' does not answer like HashiCorp Vault or OpenBao. Point it at one, or unset it."
+    say "'$VAULT_BIN' is OpenBao $bao: tests of what it does differently are skipped, and say so."
+  fi
   case $VAULT_BIN in
     /*) echo "$VAULT_BIN" ;;
     *) echo "$(cd "$(dirname "$VAULT_BIN")" && pwd)/$(basename "$VAULT_BIN")" ;;
