@@ -23,7 +23,7 @@ func parseScript(text []byte) ([]Request, error) {
 		return nil, fmt.Errorf("bash: %w: %s", err, out)
 	}
 	if !strings.HasPrefix(string(text), "#!/bin/") {
-		return nil, errors.New("does not begin with #!")
+		return nil, errors.New("has no interpreter in its first line")
 	}
 	return parseCommands(string(text))
 }
