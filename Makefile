@@ -51,8 +51,7 @@ test-unit: no-race-note ## run the unit tests, with the race detector if there i
 	go test -C test/tools -timeout 10m ./...
 
 test-e2e: no-race-note ## run the tests on a real Vault server; E2E_RUN=<regexp> selects tests
-	@if found=$$(scripts/find-postgres.sh 2>&1); then echo "PostgreSQL for TestDatabaseCredentialsLogInToPostgreSQL: $$found"; \
-	else echo "SKIPPED, NOT TESTED: TestDatabaseCredentialsLogInToPostgreSQL, the login to a real database: $$found"; fi
+	@scripts/not-tested.sh
 	@vault=$$(scripts/find-vault.sh) && echo "VAULT_BIN=$$vault go test -tags e2e ./test/e2e/" && \
 	VAULT_BIN=$$vault go test $(RACE) -tags e2e -count=1 -parallel 16 -timeout $(E2E_TIMEOUT) -run '$(E2E_RUN)' ./test/e2e/
 
