@@ -221,7 +221,7 @@ func TestAbsenceAndExistenceGoByTheCode(t *testing.T) {
 				m.write("uc-secrets/main/app/key", map[string]any{"string_value": "a value of a test"})
 			}
 			resp, err = m.do(logical.UpdateOperation, "uc-secrets/main/app/key", map[string]any{"string_value": "another of a test", "if_absent": true})
-			m.refused(resp, err, "already exists and was not overwritten")
+			m.refused(resp, err, "already exists", "not overwritten")
 
 			// Leases whose object is gone.
 			leases := m.leasesOfEachKind()

@@ -268,7 +268,7 @@ func TestIfAbsentRefusesToOverwrite(t *testing.T) {
 			}
 			m.workspace.Inject(simulator.Fault{Path: secretListPath, Body: `{"secrets": [{"key": "NEW"}]}`, Times: 1})
 			resp, err := add("secrets/etl/new")
-			m.refused(resp, err, "if_absent: secret etl/new exists, so")
+			m.refused(resp, err, "if_absent: secret etl/new already exists and was not overwritten")
 			require.Zero(t, m.workspace.Count("", secretPutPath))
 			resp, err = add("secrets/nowhere/new")
 			m.refused(resp, err, `there is no scope "nowhere"`)
