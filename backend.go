@@ -40,7 +40,7 @@ func Factory(ctx context.Context, conf *logical.BackendConfig) (logical.Backend,
 }
 
 func newBackend(mountID string) *backend {
-	b := &backend{mountID: mountID, clock: time.Now, instance: newInstance()}
+	b := &backend{mountID: mountID, clock: time.Now, started: time.Now(), instance: newInstance()}
 	b.shared.patience = sharedPatience
 	b.rankLocks()
 	if b.mountID == "" {

@@ -43,6 +43,14 @@ func (c *cache[T]) get(key string, load func() (value T, keep bool, err error)) 
 	return value, nil
 }
 
+// peek returns what is remembered, and loads nothing.
+func (c *cache[T]) peek(key string) (T, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	value, ok := c.entries[key]
+	return value, ok
+}
+
 // drop removes the entry and returns it, if there was one.
 func (c *cache[T]) drop(key string) (T, bool) {
 	c.mu.Lock()

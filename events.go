@@ -39,6 +39,7 @@ type eventQueue struct {
 	full    bool        // an event was dropped since the queue was last empty
 	closed  bool        // the mount was unloaded
 	dropped int64
+	lost    time.Time // when the latest was dropped, zero for never
 }
 
 // queuedEvent is an event that waits. It doesn't hold the context of its request: Vault knows by the connection which mount an event is from, and
@@ -74,11 +75,11 @@ func (q *eventQueue) add(e queuedEvent) (another *eventsSent, overflows bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.closed {
-		q.dropped++
+		q.dropLocked(1)
 		return nil, false
 	}
 	if len(q.waiting) >= maxEvents {
-		q.dropped++
+		q.dropLocked(1)
 		overflows, q.full = !q.full, true
 		return nil, overflows
 	}
@@ -134,14 +135,19 @@ func (b *backend) sendEvents(ctx context.Context) {
 func (q *eventQueue) drop(n int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.dropped += int64(n)
+	q.dropLocked(n)
 }
 
-// droppedCount returns how many events were not sent.
-func (q *eventQueue) droppedCount() int64 {
+func (q *eventQueue) dropLocked(n int) {
+	q.dropped += int64(n)
+	q.lost = time.Now()
+}
+
+// droppedSoFar returns how many events were not sent, and when the latest of them was dropped.
+func (q *eventQueue) droppedSoFar() (int64, time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.dropped
+	return q.dropped, q.lost
 }
 
 // stopEvents sends the events that wait, for eventFlushPatience at most, and drops what is left then and all that come later. Those that

@@ -26,6 +26,8 @@ type lease struct {
 
 	Delivered *writtenSecret `json:"delivered,omitempty"` // the secret that it was delivered to, nil for none
 	Record    string         `json:"record,omitempty"`    // id of the lease's record, empty without a delivery and for leases of v0.1.0
+
+	Instance string `json:"instance,omitempty"` // that of the process which minted it, see backend.instance; empty for leases of v0.1.0
 }
 
 // leaseText is a field of a lease that holds a text, by its name in JSON.
@@ -35,11 +37,11 @@ type leaseText struct {
 	omitempty bool
 }
 
-func (l *lease) texts() [9]leaseText {
+func (l *lease) texts() [10]leaseText {
 	return [...]leaseText{
 		{"host", &l.Host, false}, {"workspace_id", &l.WorkspaceID, false}, {"account_id", &l.AccountID, true}, {"owner_id", &l.OwnerID, false},
 		{"credential_type", &l.CredentialType, false}, {"id", &l.ID, false}, {"role", &l.Role, false},
-		{"service_principal_id", &l.ServicePrincipalID, true}, {"record", &l.Record, true},
+		{"service_principal_id", &l.ServicePrincipalID, true}, {"record", &l.Record, true}, {"instance", &l.Instance, true},
 	}
 }
 

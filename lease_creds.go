@@ -78,6 +78,7 @@ func (b *backend) mint(ctx context.Context, req *logical.Request, data *framewor
 		return nil, err
 	}
 	l := p.lease
+	b.credentials.minted(l.CredentialType, l.Dead)
 	b.event("creds-create", req.Path, "role", l.Role, "credential_type", l.CredentialType, "id", l.ID, "expiry_time", rfc3339(l.Expires))
 	return resp, nil
 }
@@ -119,7 +120,7 @@ func (b *backend) planMint(ctx context.Context, req *logical.Request, data *fram
 	}
 	p.intent.Credential = &credentialIntent{Type: role.CredentialType, Role: name}
 	p.intent.Secret = deliver
-	p.lease = &lease{origin: p.intent.origin, CredentialType: role.CredentialType, Role: name}
+	p.lease = &lease{origin: p.intent.origin, CredentialType: role.CredentialType, Role: name, Instance: b.instance}
 	return p, nil
 }
 
@@ -342,11 +343,16 @@ func (b *backend) renew(ctx context.Context, req *logical.Request, _ *framework.
 
 // revoke ends a lease's credential, and deletes the secret that it was delivered to. It does not need the role, which may have
 // been deleted. If it fails, Vault tries again.
-func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework.FieldData) (*logical.Response, error) {
+func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework.FieldData) (_ *logical.Response, err error) {
 	l, err := leaseOf(req.Secret)
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			b.credentials.revokeFailed(l.CredentialType, b.now(), err)
+		}
+	}()
 	kind := credential.Lookup(l.CredentialType)
 	if kind == nil {
 		return nil, fmt.Errorf("the lease has the unknown credential type %q; was it made by a newer version of the plugin?", l.CredentialType)
@@ -397,6 +403,7 @@ func (b *backend) revoke(ctx context.Context, req *logical.Request, _ *framework
 		}
 		b.closeRecord(ctx, req.Storage, l.Record)
 	}
+	b.credentials.revoked(l.CredentialType, l.Dead, l.Instance == b.instance)
 	b.event("creds-revoke", req.Path, "role", l.Role, "credential_type", l.CredentialType, "id", l.ID)
 	return nil, nil
 }

@@ -45,6 +45,10 @@ type backend struct {
 	// counters outlive the client, so that status keeps counting when the connection is replaced.
 	counters client.Counters
 
+	// credentials counts what was minted and revoked, since the time started.
+	credentials credentialCounts
+	started     time.Time
+
 	// connections holds the connection under configStorageKey, and under retainedStorageKey that of a config which was deleted.
 	connections cache[*connection]
 	roles       cache[*roleEntry]
@@ -76,7 +80,7 @@ type backend struct {
 	recordLocks   orderedLocks // the record of a lease, by its id: one change at a time. Not held over calls to Databricks either
 	roleWrite     orderedMutex // the stored roles
 	configWrite   orderedMutex // the stored config, and the connection that is made from it
-	// Below them are the mutexes inside events, hostCache, intents, shared, nextRun, lifetimes, tidy, the caches and connections: while one is held, no other lock
+	// Below them are the mutexes inside credentials, events, hostCache, intents, shared, nextRun, lifetimes, tidy, the caches and connections: while one is held, no other lock
 	// is taken. Only intents and tidy have two, of which reading and saving come first.
 
 	// hostCache has what Vault answered about the mount and about entities in the last seconds.
@@ -246,6 +250,9 @@ func (b *backend) logFailure(req *logical.Request, err error) {
 		return
 	case strings.HasPrefix(req.Path, mintPrefix):
 		what = "a mint failed"
+		if role, found := b.roles.peek(roleStoragePrefix + strings.TrimPrefix(req.Path, mintPrefix)); found {
+			b.credentials.mintFailed(role.CredentialType, b.now(), err)
+		}
 	case req.Path == "config/rotate-root", strings.HasPrefix(req.Path, "rotate-role/"):
 		what = "a rotation by hand failed"
 	default:

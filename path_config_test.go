@@ -298,10 +298,10 @@ func TestStatus(t *testing.T) {
 	t.Parallel()
 	m := newMount(t)
 	status := m.read("status").Data
-	require.Equal(t, map[string]any{
+	require.Subset(t, status, map[string]any{
 		"configured": false, "plugin_version": Version, "mount_id": testMountID, "calls": map[string]any{},
 		"calls_total": int64(0), "calls_failed": int64(0), "calls_retried": int64(0), "calls_throttled": int64(0), "events_dropped": int64(0), "last_error": "", "last_error_time": nil,
-	}, status)
+	})
 
 	m.makeReady()
 	m.mint("etl")

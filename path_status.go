@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"time"
@@ -40,18 +41,18 @@ func pathStatus() []*framework.Path {
 		Fields: map[string]*framework.FieldSchema{
 			keySummary: {
 				Type:        framework.TypeBool,
-				Description: "Leave out the maps identity and calls, which Vault's CLI shows on one long line each. All that is in identity, and the sums of calls, are in fields of their own.",
+				Description: "Leave out the maps and lists identity, calls, credentials, reasons and ends_soon, which Vault's CLI shows on one long line each. What is in identity, the reasons, and the sums of calls and credentials are in fields of their own.",
 				Query:       true,
 			},
 		},
 		Operations: map[logical.Operation]framework.OperationHandler{
 			logical.ReadOperation: &framework.PathOperation{
 				Callback:  on((*backend).readStatus),
-				Summary:   "Read the engine's identity at Databricks and statistics of its calls, without making a call.",
+				Summary:   "Read how the mount is, the engine's identity at Databricks and statistics of its calls, without making a call.",
 				Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: statusFields}}},
 			},
 		},
-		HelpSynopsis:    "The engine's identity at Databricks, and statistics of its calls.",
+		HelpSynopsis:    "How the mount is: a verdict with reasons, the engine's identity at Databricks, and statistics.",
 		HelpDescription: strings.TrimSpace(statusHelp),
 	}}
 }
@@ -96,6 +97,7 @@ var statusFields = func() map[string]*framework.FieldSchema {
 		keySplitBrain:       {Type: framework.TypeString, Description: "Why rotation, tidy and rollback have stopped: another Vault uses the mount as well. Empty when none was found."},
 		keyCalls:            {Type: framework.TypeMap, Description: "By operation, since the plugin started on this node: calls, errors, retries, throttled, mean_ms and max_ms. Absent with summary=true."},
 	}
+	maps.Copy(fields, verdictFields)
 	for _, field := range []string{keyLastRotation, keyNextRotation, keyRotationRetry, keyPendingAttempt} {
 		fields[field+timeSuffix] = rotationTimeField(field)
 	}
@@ -109,10 +111,12 @@ func (b *backend) readStatus(ctx context.Context, req *logical.Request, data *fr
 		"mount_id":       b.mountID,
 	}
 	b.addCalls(status)
-	status[keyEventsDropped] = b.events.droppedCount()
+	status[keyEventsDropped], _ = b.events.droppedSoFar()
+	var config *configEntry
 	conn, err := b.connection(ctx, req.Storage)
 	switch {
 	case errors.Is(err, errNotConfigured):
+		conn = nil
 		if err := b.addRetained(ctx, req.Storage, status); err != nil {
 			return nil, err
 		}
@@ -122,7 +126,7 @@ func (b *backend) readStatus(ctx context.Context, req *logical.Request, data *fr
 		status["configured"] = true
 		b.addConnection(status, conn)
 		// A rotation may have changed the stored config since the connection was created.
-		config, err := readConfig(ctx, req.Storage)
+		config, err = readConfig(ctx, req.Storage)
 		if err != nil {
 			return nil, err
 		}
@@ -133,9 +137,13 @@ func (b *backend) readStatus(ctx context.Context, req *logical.Request, data *fr
 			status[keyExpiryTime] = timeOrNull(config.Rotation.Credential.Expires)
 		}
 	}
+	if err := b.addVerdict(ctx, req, status, conn, config); err != nil {
+		return nil, err
+	}
 	if data.Get(keySummary).(bool) {
-		delete(status, keyIdentity)
-		delete(status, keyCalls)
+		for _, field := range statusMaps {
+			delete(status, field)
+		}
 	}
 	return &logical.Response{Data: status}, nil
 }
@@ -214,14 +222,22 @@ func milliseconds(d time.Duration) float64 {
 }
 
 const statusHelp = `
-Reports who the engine is at Databricks, over which auth type, when that was last
-verified, how its calls went on this node, and which of them failed last. Reading it
-makes no call. Events are sent to Vault's event bus beside the requests that they tell
-of; events_dropped counts those that it did not get.
+Reports how the mount is: verdict is ok, degraded or failing, and verdict_text says why
+and what to do. Further, who the engine is at Databricks, over which auth type, when
+that was last verified, what it minted and revoked, how its calls went and which of
+them failed last, what ends soon, and how many tokens its identity has. Reading it
+makes no call to Databricks.
 
   vault read databricks/status summary=true
+  vault read -field=verdict databricks/status
   vault read -format=json databricks/status
 
-The identity, and the counts and latencies of each operation, are maps; the CLI shows
-a map on one long line, so summary=true leaves them out.
+What is counted is counted since since_time, when the plugin started, on the node that
+answers: performance standbys and other clusters have counts of their own. Only a node
+with background_work rotates, rolls back and tidies.
+
+The identity, the counts of each operation and credential type, the reasons and what
+ends soon are maps or lists; the CLI shows each on one long line, so summary=true
+leaves them out. Events are sent to Vault's event bus beside the requests that they
+tell of; events_dropped counts those that it did not get.
 `

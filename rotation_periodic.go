@@ -54,6 +54,7 @@ func (n *nextRun) touch() {
 
 // periodic is what Vault calls about once a minute. What fails in one part doesn't hold up the others.
 func (b *backend) periodic(ctx context.Context, req *logical.Request) error {
+	b.credentials.forget(b.now())
 	errs := []error{b.sweepACLRecords(ctx, req)}
 	if b.WriteSafeReplicationState() && !b.System().Tainted() {
 		errs = append(errs, b.rotateDue(ctx, req), b.tidyPeriodic(ctx, req))

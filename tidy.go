@@ -59,6 +59,7 @@ type tidyStatus struct {
 	Deleted           int       `json:"deleted"`
 	Failed            int       `json:"failed"`
 	LastError         string    `json:"last_error"`
+	Denied            bool      `json:"denied,omitempty"` // LastError is that the engine's identity may not look for service principals
 	Tokens            []string  `json:"tokens"`
 	ServicePrincipals []string  `json:"service_principals"`
 	Truncated         bool      `json:"truncated"`
@@ -314,11 +315,12 @@ func (b *backend) endTidy(ctx context.Context, run *tidyRun, err error) {
 	default:
 		s.State, s.LastError = tidyFailed, err.Error()
 	}
+	s.Denied = client.IsKind(err, client.PermissionDenied, client.ScopeMissing)
 	switch {
 	case !run.automatic:
 	case err == nil && run.more:
 		s.NextAutomatic = s.Finished // the next periodic call continues
-	case err == nil && s.Failed == 0, client.IsKind(err, client.PermissionDenied, client.ScopeMissing):
+	case err == nil && s.Failed == 0, s.Denied:
 		s.NextAutomatic = s.Finished.Add(tidyPeriod)
 	}
 	ended := *s

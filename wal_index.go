@@ -43,6 +43,7 @@ type indexedIntent struct {
 	secret   string    // canonical ref of the secret that was written, empty for none
 	lifetime reservation
 	reported map[string]bool // reasons that were logged
+	failure  string          // why it could not be undone the last time
 }
 
 // put adds or replaces an entry with at least one intent.
@@ -76,7 +77,7 @@ func (x *intentIndex) putLocked(id string, intents []*intent) {
 		}
 	}
 	if old := x.entries[id]; old != nil {
-		e.attempt, e.next, e.reported = old.attempt, old.next, old.reported
+		e.attempt, e.next, e.reported, e.failure = old.attempt, old.next, old.reported, old.failure
 		x.removeLocked(id)
 	}
 	if x.entries == nil {
@@ -256,14 +257,15 @@ func (x *intentIndex) attempted(id string, now, next time.Time) {
 	}
 }
 
-// report reports whether the reason is a new one for the entry, and remembers it for as long as there is the entry.
-func (x *intentIndex) report(id, reason string) bool {
+// report reports whether the reason is a new one for the entry, and remembers it for as long as there is the entry, and the latest failure.
+func (x *intentIndex) report(id, reason, failure string) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e := x.entries[id]
 	if e == nil {
 		return true
 	}
+	e.failure = failure
 	if e.reported == nil {
 		e.reported = make(map[string]bool)
 	}
@@ -309,6 +311,41 @@ func (x *intentIndex) reservations() []reservation {
 		}
 	}
 	return all
+}
+
+// backlog is what is left to undo, of entries that are due.
+type backlog struct {
+	failing int       // entries of which something could not be undone
+	failure string    // why, of the one that is due for the longest time
+	oldest  time.Time // when that was due
+	late    int       // other entries that are due for longer than undoLate
+	records int       // leases with a record, whether due or not
+}
+
+// undoLate is how long after its time an entry that was not undone shows that the rollback does not keep up, or does not run.
+const undoLate = 15 * time.Minute
+
+// backlog returns what is left to undo, and false until the log was read on this node.
+func (x *intentIndex) backlog(now time.Time) (backlog, bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var left backlog
+	for _, e := range x.entries {
+		if e.due.record {
+			left.records++
+		}
+		switch {
+		case !e.due.passed(now, x.since):
+		case e.failure != "":
+			left.failing++
+			if left.oldest.IsZero() || e.due.at.Before(left.oldest) {
+				left.oldest, left.failure = e.due.at, e.failure
+			}
+		case e.due.passed(now.Add(-undoLate), x.since):
+			left.late++
+		}
+	}
+	return left, x.read
 }
 
 // records returns the ids of the records of leases.

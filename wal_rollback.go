@@ -292,7 +292,7 @@ func (b *backend) rollbackSecret(ctx context.Context, s logical.Storage, p *pass
 // reportOnce logs at error level, once per entry of the log and reason, what could not be undone, so that an operator can remove it if the
 // reason stays.
 func (b *backend) reportOnce(id string, in *intent, why error) {
-	if !b.intents.report(id, in.Nonce+" "+reasonOf(why)) {
+	if !b.intents.report(id, in.Nonce+" "+reasonOf(why), why.Error()) {
 		return
 	}
 	advice := "it is tried again until it succeeds"

@@ -52,6 +52,7 @@ type Client struct {
 	spBase      string        // path of the service principals that have OAuth secrets, ending in a slash
 	counters    *Counters
 	lastSuccess atomic.Int64 // nanoseconds since 1970, 0 for never
+	tokensSeen  atomic.Pointer[TokensSeen]
 }
 
 // New returns a client without making a request. It fails when the config can't work: a host that [ParseHost] did not return,

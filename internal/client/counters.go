@@ -13,12 +13,19 @@ type Counters struct {
 	mu          sync.Mutex
 	ops         map[string]*opTotals
 	lastFailure Failure
+	outage      int // see Failure.Outage
 }
 
 // Failure is a call that failed.
 type Failure struct {
 	Text string    // the text of its [Error]; "" for no failure yet
 	Time time.Time // when it had failed
+	Kind Kind
+
+	// Outage is how many calls in a row up to now Databricks did not serve: it was out of reach, did not answer in time, failed or throttled,
+	// or did not admit the credential. It is 0 again after a call that was served with the credential; what is refused for another reason
+	// neither counts nor ends the row.
+	Outage int
 }
 
 // OpCounts is what was counted for one operation since its [Counters] was created.
@@ -49,11 +56,19 @@ func (c *Counters) record(ca *call, took time.Duration, failure *Error) {
 		c.ops[ca.op] = t
 	}
 	t.calls++
-	if failed {
-		t.errors++
-		if failure.Kind != Canceled {
-			c.lastFailure = Failure{Text: failure.Error(), Time: time.Now()}
+	switch {
+	case !failed:
+		if ca.signed {
+			c.outage = 0
 		}
+	case failure.Kind == Canceled:
+		t.errors++
+	default:
+		t.errors++
+		if failure.Kind.Outage() {
+			c.outage++
+		}
+		c.lastFailure = Failure{Text: failure.Error(), Time: time.Now(), Kind: failure.Kind}
 	}
 	t.retries += int64(max(ca.attempts-1, 0))
 	t.throttled += int64(ca.throttled)
@@ -84,5 +99,7 @@ func (c *Counters) Snapshot() map[string]OpCounts {
 func (c *Counters) LastFailure() Failure {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.lastFailure
+	last := c.lastFailure
+	last.Outage = c.outage
+	return last
 }

@@ -79,6 +79,11 @@ func (k Kind) String() string {
 	}
 }
 
+// Outage reports whether the failure is one of the connection rather than of the one request.
+func (k Kind) Outage() bool {
+	return slices.Contains([]Kind{Unavailable, Timeout, Throttled, Unauthenticated, NotInWorkspace, NetworkDenied}, k)
+}
+
 // phrase is how an error of the kind begins when nothing more exact is known.
 func (k Kind) phrase() string {
 	switch k {

@@ -135,8 +135,20 @@ func (c *Client) ListTokens(ctx context.Context) ([]TokenInfo, error) {
 		}
 		return nil
 	})
+	if err == nil {
+		c.tokensSeen.Store(&TokensSeen{Count: len(infos), Time: time.Now()})
+	}
 	return infos, err
 }
+
+// TokensSeen is how many live tokens the connection's identity had, and when.
+type TokensSeen struct {
+	Count int
+	Time  time.Time
+}
+
+// TokensSeen returns what the latest [Client.ListTokens] found, nil for none yet. It makes no call.
+func (c *Client) TokensSeen() *TokensSeen { return c.tokensSeen.Load() }
 
 // DeleteToken ends a token of the connection's identity (Databricks REST reference, Token API, revoke). A token that does
 // not exist is an error of kind [NotFound].

@@ -19,8 +19,8 @@ import (
 // PAT is the name of the type of personal access tokens of the engine's own identity.
 const PAT = "pat"
 
-// maxTokens is how many live personal access tokens a user has in a workspace at most (Databricks guide "Resource limits").
-const maxTokens = 600
+// MaxTokens is how many live personal access tokens a user has in a workspace at most (Databricks guide "Resource limits").
+const MaxTokens = 600
 
 // patCredential is a personal access token of the engine's own identity. Its nonce is in its comment.
 type patCredential struct{ described }
@@ -122,7 +122,7 @@ func tokenQuota(whose, count string, stored bool, err error) error {
 		instead = "delete tokens that nobody uses"
 	}
 	return explain("a user can have %d live tokens in a workspace, and for %s %s; revoke leases that are no longer needed (vault lease revoke -prefix …), shorten ttl and max_ttl of the roles, or %s: %w",
-		maxTokens, whose, count, instead, err)
+		MaxTokens, whose, count, instead, err)
 }
 
 func countTokens(tokens []client.TokenInfo, mountID string) string {
