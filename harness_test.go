@@ -208,6 +208,7 @@ func (m *mount) SendEvent(ctx context.Context, kind logical.EventType, event *lo
 			return err
 		}
 	}
+	allEvents.note(string(kind), event.GetMetadata().AsMap())
 	return m.events.SendEvent(ctx, kind, event)
 }
 

@@ -53,7 +53,8 @@ func (h *heldLocks) trace(rank int, taken bool) {
 	h.by[id] = append(held, rank)
 }
 
-// TestMain fails when any test has taken locks in another order than that of the list in the mount.
+// TestMain fails when any test has taken locks in another order than that of the list in the mount, or has sent an event that is not as its
+// table says.
 func TestMain(m *testing.M) {
 	held := &heldLocks{by: make(map[string][]int)}
 	traceLock = held.trace
@@ -62,6 +63,10 @@ func TestMain(m *testing.M) {
 	defer held.mu.Unlock()
 	for _, broken := range held.broken {
 		fmt.Fprintln(os.Stderr, broken)
+		code = 1
+	}
+	for _, problem := range allEvents.problems(code == 0 && ranAll()) {
+		fmt.Fprintln(os.Stderr, problem)
 		code = 1
 	}
 	os.Exit(code)

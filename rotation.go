@@ -359,7 +359,7 @@ func (b *backend) recordFailure(ctx context.Context, it rotationItem, why error,
 		return recorded, err
 	}
 	b.Logger().Error("a rotation failed; it is tried again", "what", l.what, "failures", failures, "next_attempt", next, "error", why)
-	b.event(l.event+"-fail", l.path, "failures", failures, "next_attempt", next)
+	b.event(l.event+"-fail", l.path, append(l.pairs, "failures", failures, "next_attempt", next)...)
 	return recorded, err
 }
 
