@@ -29,7 +29,7 @@ FUZZTIME    ?= 10s
 BENCH       ?= .
 
 .DEFAULT_GOAL := help
-.PHONY: help build test check test-unit test-e2e test-page test-chaos screenshots chaos storm soak test-load lint cover bench bench-vault fuzz vault demo dev release clean distclean no-race-note
+.PHONY: help build test check test-unit test-e2e test-page test-chaos screenshots chaos storm soak test-load lint cover bench bench-vault fuzz docs vault demo dev release clean distclean no-race-note
 
 help: ## list the commands
 	@echo "Usage: make <command>"; echo; echo "Commands:"
@@ -95,6 +95,9 @@ soak: ## mint and revoke for DURATION=10m or MINTS=<n>, and plot the plugin's me
 test-load: ## run a short storm and a short soak
 	LEASES=300 go run ./test/load storm
 	DURATION=5s SAMPLE=250ms OUT=test/load/out/short go run ./test/load soak
+
+docs: ## write the pages of docs/ that are generated from the code
+	go test -run TestGeneratedDocs -update .
 
 vault: ## find Vault, or build it once, and print its path
 	@scripts/find-vault.sh

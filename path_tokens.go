@@ -28,7 +28,7 @@ const (
 
 var allField = &framework.FieldSchema{
 	Type:        framework.TypeBool,
-	Description: "The tokens of all users of the workspace, not only of the engine's identity. Needs a workspace admin. A single token is looked for among those of all users in any case, where the engine's identity may do so.",
+	Description: "The tokens of all users of the workspace, not only of the engine's identity. Needs a workspace admin. vault list takes no parameters; use vault read databricks/tokens list=true all=true. A single token is looked for among those of all users in any case, where the engine's identity may do so.",
 	Query:       true,
 }
 
@@ -231,8 +231,14 @@ which it did.
   vault delete databricks/tokens/5684c955…
 
 With all=true the list has the tokens of all users of the workspace, which needs a
-workspace admin. A single token is looked for among those of all users in any case,
-if the engine's identity is a workspace admin.
+workspace admin. vault list takes no parameters, so ask for that list by a read:
+
+  vault read -format=json databricks/tokens list=true all=true
+
+A single token is looked for among those of all users in any case, if the engine's
+identity is a workspace admin. The id of a token is the SHA-256 of its text:
+
+  printf %s "$TOKEN" | sha256sum
 
 A delete takes effect at Databricks at once, and never succeeds while the token may
 live: if the engine's identity does not have it, and is no admin who could look for
