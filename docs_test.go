@@ -6,6 +6,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -38,6 +40,30 @@ func TestGeneratedDocs(t *testing.T) {
 		written, err := os.ReadFile(page)
 		require.NoError(t, err, "run: make docs")
 		require.Equal(t, text, string(written), "%s is stale; run: make docs", page)
+	}
+}
+
+// TestLogLinesOfTheManualAreLogged: who alerts on a line must not wait for one that was reworded.
+func TestLogLinesOfTheManualAreLogged(t *testing.T) {
+	t.Parallel()
+	manual, err := os.ReadFile("docs/operations.md")
+	require.NoError(t, err)
+	_, section, found := strings.Cut(string(manual), "\n## Log lines\n")
+	require.True(t, found)
+	files, err := filepath.Glob("*.go")
+	require.NoError(t, err)
+	var source strings.Builder
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		source.Write(text)
+	}
+	rows := regexp.MustCompile("(?m)^\\| (?:error|warn) \\| (.+) \\| .+ \\|$").FindAllStringSubmatch(section, -1)
+	require.Greater(t, len(rows), 5)
+	for _, row := range rows {
+		for _, line := range strings.Split(row[1], ", `") {
+			require.Contains(t, source.String(), `"`+strings.Trim(line, "`"))
+		}
 	}
 }
 
