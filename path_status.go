@@ -234,7 +234,7 @@ makes no call to Databricks.
 
 What is counted is counted since since_time, when the plugin started, on the node that
 answers: performance standbys and other clusters have counts of their own. Only a node
-with background_work rotates, rolls back and tidies.
+with background_work rotates and tidies.
 
 The identity, the counts of each operation and credential type, the reasons and what
 ends soon are maps or lists; the CLI shows each on one long line, so summary=true

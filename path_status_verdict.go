@@ -48,11 +48,11 @@ var verdictFields = map[string]*framework.FieldSchema{
 	keyVerdictText: {Type: framework.TypeString, Required: true, Description: "The reasons, the worst first, and what to do; empty for ok."},
 	keyReasons:     {Type: framework.TypeSlice, Description: "The same as a list of maps with reason, severity, text and advice. Absent with summary=true."},
 	keySinceTime:   {Type: framework.TypeString, Required: true, Description: "When the plugin started on this node, RFC 3339. What is counted is counted since then, and on this node alone."},
-	keyBackground:  {Type: framework.TypeBool, Required: true, Description: "Whether this node rotates, rolls back and tidies. Standbys don't; what they know of that may be old."},
+	keyBackground:  {Type: framework.TypeBool, Required: true, Description: "Whether this node rotates and tidies. Standbys and performance secondaries don't; what they know of that may be old."},
 
 	keyCredentials:        {Type: framework.TypeMap, Description: "By credential type: minted, minted_still_live, revoked, mint_failures and revoke_failures. Absent with summary=true, which has their sums."},
 	keyCredentialsMinted:  {Type: framework.TypeInt64, Required: true, Description: "Credentials minted since since_time."},
-	keyCredentialsLive:    {Type: framework.TypeInt64, Required: true, Description: "How many of those were neither revoked by their lease nor have ended by themselves. Leases from before since_time are not among them: Vault tells a plugin of no leases. For all leases, see sys/leases/count."},
+	keyCredentialsLive:    {Type: framework.TypeInt64, Required: true, Description: "How many of those were neither revoked by their lease nor have ended by themselves. Leases from before since_time are not among them: Vault tells a plugin of no leases. For all leases of a role: vault list sys/leases/lookup/databricks/creds/<role>."},
 	keyCredentialsRevoked: {Type: framework.TypeInt64, Required: true, Description: "Credentials revoked since since_time, whenever they were minted."},
 	keyMintFailures:       {Type: framework.TypeInt64, Required: true, Description: "Mints that failed since then, mistakes of the caller excepted."},
 	keyRevokeFailures:     {Type: framework.TypeInt64, Required: true, Description: "Attempts to revoke a credential that failed since then. Vault repeats them."},
@@ -71,7 +71,7 @@ var verdictFields = map[string]*framework.FieldSchema{
 // addVerdict shows what was counted, and how the mount is.
 func (b *backend) addVerdict(ctx context.Context, req *logical.Request, status map[string]any, conn *connection, config *configEntry) error {
 	v := &vitals{
-		now: b.now(), configured: conn != nil, background: b.mayWrite() && b.WriteSafeReplicationState(),
+		now: b.now(), configured: conn != nil, background: b.mayWrite() && b.WriteSafeReplicationState(), rollsBack: b.mayWrite(),
 		calls: b.counters.LastFailure(), counted: b.credentials.totals(b.now()),
 	}
 	v.retained, _ = status[keyRetainedError].(string)
@@ -140,7 +140,7 @@ func (b *backend) addCounted(status map[string]any, v *vitals) {
 
 	status[keyRecordedLeases], status[keyUndoFailing], status[keyUndoError] = nil, nil, ""
 	left, known := b.intents.backlog(v.now)
-	if known && v.background {
+	if known && v.rollsBack {
 		v.backlog = left
 		status[keyRecordedLeases], status[keyUndoFailing], status[keyUndoError] = left.records, left.failing, left.failure
 	}

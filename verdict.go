@@ -47,7 +47,8 @@ type vitals struct {
 	tokens     tokenQuota
 	rotations  []rotationVitals
 	unreadable []string // names of static roles
-	background bool     // this node rotates, rolls back and tidies
+	background bool     // this node rotates and tidies
+	rollsBack  bool     // and this: a performance secondary has a write-ahead log of its own
 	backlog    backlog
 	dropped    int64
 	lost       time.Time
@@ -207,14 +208,14 @@ var verdictRules = []verdictRule{
 		"The error says what stands in the way. It is tried again. Vault's log names each at error level.",
 		func(v *vitals) string {
 			left := v.backlog
-			return ifTrue(v.background && left.failing > 0, "%d entries of the write-ahead log%s: %s", left.failing, since(left.oldest), left.failure)
+			return ifTrue(v.rollsBack && left.failing > 0, "%d entries of the write-ahead log%s: %s", left.failing, since(left.oldest), left.failure)
 		},
 	},
 	{
 		"undo_late", verdictDegraded, fmt.Sprintf("Entries of the write-ahead log are due for more than %s, and were not even tried.", duration.Text(undoLate)),
 		"Look in Vault's log for why the rollback doesn't come; after an outage it needs a while.",
 		func(v *vitals) string {
-			return ifTrue(v.background && v.backlog.late > 0, "%d entries of the write-ahead log", v.backlog.late)
+			return ifTrue(v.rollsBack && v.backlog.late > 0, "%d entries of the write-ahead log", v.backlog.late)
 		},
 	},
 	{

@@ -365,4 +365,10 @@ func TestAStandbySaysThatItIsOne(t *testing.T) {
 	require.Nil(t, status["undo_failing"])
 	_, names := m.reasons()
 	require.Empty(t, names)
+
+	// A performance secondary rolls back what it began itself, and rotates nothing.
+	m.system.ReplicationStateVal = consts.ReplicationPerformanceSecondary
+	require.Equal(t, false, m.read("status").Data["background_work"])
+	_, names = m.reasons()
+	require.Equal(t, []string{"undo_late"}, names)
 }
