@@ -58,7 +58,7 @@ func TestLogLinesOfTheManualAreLogged(t *testing.T) {
 		require.NoError(t, err)
 		source.Write(text)
 	}
-	rows := regexp.MustCompile("(?m)^\\| (?:error|warn) \\| (.+) \\| .+ \\|$").FindAllStringSubmatch(section, -1)
+	rows := regexp.MustCompile(`(?m)^\| (?:error|warn) \| (.+) \| .+ \|$`).FindAllStringSubmatch(section, -1)
 	require.Greater(t, len(rows), 5)
 	for _, row := range rows {
 		for _, line := range strings.Split(row[1], ", `") {

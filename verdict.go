@@ -65,7 +65,6 @@ type tokenQuota struct {
 // rotationVitals is a credential that a storage entry holds.
 type rotationVitals struct {
 	path     string // of the entry: config, or static-roles/<name>
-	rotate   string // of its rotation by hand
 	rotation rotationView
 	expires  time.Time // zero where it isn't known, or never
 }
