@@ -129,7 +129,7 @@ var verdictRules = []verdictRule{
 	},
 	{
 		"token_quota_full", verdictFailing, fmt.Sprintf("The engine's identity has as many personal access tokens as Databricks allows, %d.", credential.MaxTokens),
-		"Revoke leases that nobody needs, shorten ttl and max_ttl of the roles, or mint another credential type. vault list databricks/tokens counts again.",
+		"Revoke leases that nobody needs, shorten ttl and max_ttl of the roles, or mint another credential type. To count again: vault list databricks/tokens.",
 		func(v *vitals) string {
 			return ifTrue(v.tokens.known && v.tokens.used >= credential.MaxTokens, "%s", v.tokens)
 		},
@@ -219,7 +219,7 @@ var verdictRules = []verdictRule{
 	},
 	{
 		"tidy_failing", verdictDegraded, "The latest tidy failed, or could not remove all that it found.",
-		"vault read databricks/tidy/status says why. An identity that may not list service principals is no reason.",
+		"What failed: vault read databricks/tidy/status. An identity that may not list service principals is no reason.",
 		func(v *vitals) string {
 			t := v.tidy
 			return ifTrue(t.Failed > 0 || t.State == tidyFailed && !(t.Automatic && t.Denied), "%d could not be removed: %s", t.Failed, t.LastError)
