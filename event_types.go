@@ -60,10 +60,10 @@ var eventTypes = []eventType{
 	{"creds-rollback", "A credential was removed whose creation was not completed.", "", []eventField{eventKind, eventCredential}, []string{"pat", "5684c955…"}},
 	{"lease-rollback", "What a lost lease had left, a secret, a delivered copy or a permission, was undone.", "", []eventField{sometimes(eventScope), sometimes(eventKey), sometimes(eventUC), sometimes(eventPrincipal)}, []string{"etl", "api-key", "", ""}},
 
-	{"static-role-write", "A static role was written.", "static-roles/bi", []eventField{eventName, eventKind}, []string{"bi", "oauth_secret"}},
-	{"static-role-delete", "A static role was deleted, with all that it had made.", "static-roles/bi", []eventField{eventName}, []string{"bi"}},
-	{"static-rotate", "A static role has a new credential, its first one included.", "rotate-role/bi", []eventField{eventName, eventKind, eventCredential, eventReplaced, eventExpiry}, []string{"bi", "oauth_secret", "f0c1…", "a77b…", "2026-03-02T13:00:00Z"}},
-	{"static-rotate-fail", "A static role's credential could not be replaced, work that follows a rotation not be done, or a rotation was left out.", "rotate-role/bi", []eventField{eventName, eventFailures, eventNext, eventMissed}, []string{"bi", "", "", "2026-03-01T03:00:00Z"}},
+	{"static-role-write", "A static role was written.", "static-roles/dash", []eventField{eventName, eventKind}, []string{"dash", "oauth_secret"}},
+	{"static-role-delete", "A static role was deleted, with all that it had made.", "static-roles/dash", []eventField{eventName}, []string{"dash"}},
+	{"static-rotate", "A static role has a new credential, its first one included.", "rotate-role/dash", []eventField{eventName, eventKind, eventCredential, eventReplaced, eventExpiry}, []string{"dash", "oauth_secret", "f0c1…", "a77b…", "2026-03-02T13:00:00Z"}},
+	{"static-rotate-fail", "A static role's credential could not be replaced, work that follows a rotation not be done, or a rotation was left out.", "rotate-role/dash", []eventField{eventName, eventFailures, eventNext, eventMissed}, []string{"dash", "", "", "2026-03-01T03:00:00Z"}},
 
 	{"token-delete", "A token was deleted by its id.", "tokens/5684c955…", []eventField{{"token_id", "its id", false}}, []string{"5684c955…"}},
 

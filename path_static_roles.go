@@ -164,12 +164,12 @@ rotation_grace_period, so that consumers have time to read the new one. With
 deliver_scope and deliver_key, the current one is kept in a secret scope, too, or with
 deliver_uc in a secret in Unity Catalog.
 
-  vault write databricks/static-roles/bi credential_type=oauth_secret \
+  vault write databricks/static-roles/dash credential_type=oauth_secret \
       application_id=6f5ccf28-… rotation_period=168h rotation_grace_period=24h
-  vault read databricks/static-creds/bi
-  vault write -f databricks/rotate-role/bi
+  vault read databricks/static-creds/dash
+  vault write -f databricks/rotate-role/dash
   vault list databricks/static-roles
-  vault delete databricks/static-roles/bi
+  vault delete databricks/static-roles/dash
 
 Reading makes no call and no lease. ttl tells when to read again. Deleting the role
 removes its credentials at Databricks. A restart of Vault rotates nothing.
@@ -177,7 +177,7 @@ removes its credentials at Databricks. A restart of Vault rotates nothing.
 A rotation is refused while too many replaced credentials are in their grace: 50 tokens,
 3 OAuth secrets. end_oldest_grace=true removes the oldest ones to make room:
 
-  vault write databricks/rotate-role/bi end_oldest_grace=true
+  vault write databricks/rotate-role/dash end_oldest_grace=true
 `
 
 // writeStatic creates a static role with its first credential, or changes one. Where the change needs another credential, it is

@@ -18,10 +18,10 @@ auto_auth {
 # Agent reads again when the credential has been rotated, as its ttl and rotation_period say. The previous one goes on working
 # for the role's rotation_grace_period.
 template {
-  destination = "/run/databricks/bi.env"
+  destination = "/run/databricks/dash.env"
   perms       = "0600"
   contents    = <<EOT
-{{ with secret "databricks/static-creds/bi" -}}
+{{ with secret "databricks/static-creds/dash" -}}
 DATABRICKS_HOST={{ .Data.host }}
 DATABRICKS_TOKEN={{ .Data.token_value }}
 {{ end -}}

@@ -223,11 +223,11 @@ func TestAgentFollowsAStaticCredential(t *testing.T) {
 	t.Parallel()
 	m := newConfiguredMount(t)
 	a := newAgent(t, m, "A static credential", nil, "rotation_period=24h rotation_grace_period=1h", "rotation_period=60s rotation_grace_period=10m")
-	first := a.nextToken("bi.env", "")
-	require.Equal(t, m.creds("bi").secret, first)
+	first := a.nextToken("dash.env", "")
+	require.Equal(t, m.creds("dash").secret, first)
 	var second string
 	require.Eventually(t, func() bool {
-		second = variable(a.text("bi.env"), "DATABRICKS_TOKEN")
+		second = variable(a.text("dash.env"), "DATABRICKS_TOKEN")
 		return second != "" && second != first
 	}, oneRotation, poll, "Agent reads again after the rotation")
 	require.True(t, m.works(server.secret(second, "a static credential")))

@@ -429,21 +429,21 @@ func TestPolicyForPartOfAScope(t *testing.T) {
 func TestPolicyOfAStaticReader(t *testing.T) {
 	t.Parallel()
 	m := policyMount(t)
-	for _, name := range []string{"bi", "bi2", "other"} {
+	for _, name := range []string{"dash", "dash2", "other"} {
 		m.write("static-roles/"+name, data{"credential_type": "pat", "rotation_period": "24h"})
 	}
 	reader := m.loginAs("static-reader")
-	shared := reader.may("read", "static-creds/bi", nil)
-	require.Equal(t, m.creds("bi").secret, tokenOf(shared))
+	shared := reader.may("read", "static-creds/dash", nil)
+	require.Equal(t, m.creds("dash").secret, tokenOf(shared))
 	require.Empty(t, shared.LeaseID)
 
-	reader.mayNot("write", "static-creds/bi", data{})
-	reader.mayNot("delete", "static-creds/bi", nil)
-	reader.mayNot("list", "static-creds/bi", nil)
-	reader.mayDoNothingWith("static-creds/other", "static-creds/bi2", "static-creds/BI", "static-creds", "static-roles", "static-roles/bi", "rotate-role/bi",
+	reader.mayNot("write", "static-creds/dash", data{})
+	reader.mayNot("delete", "static-creds/dash", nil)
+	reader.mayNot("list", "static-creds/dash", nil)
+	reader.mayDoNothingWith("static-creds/other", "static-creds/dash", "static-creds/DASH", "static-creds", "static-roles", "static-roles/dash", "rotate-role/dash",
 		"config", "config/rotate-root", "roles", "roles/etl", "creds/etl", "scopes", "secrets/etl/there", "acls/etl", "tokens", "status")
-	reader.mayNotSneakTo("static-creds/bi/../other", data{})
-	require.Equal(t, tokenOf(shared), m.creds("bi").secret)
+	reader.mayNotSneakTo("static-creds/dash/../other", data{})
+	require.Equal(t, tokenOf(shared), m.creds("dash").secret)
 }
 
 func TestPolicyOfARotationOperator(t *testing.T) {

@@ -73,9 +73,9 @@ resource "vault_generic_endpoint" "role_ci" {
   })
 }
 
-resource "vault_generic_endpoint" "static_role_bi" {
+resource "vault_generic_endpoint" "static_role_dash" {
   depends_on           = [vault_generic_endpoint.config]
-  path                 = "${vault_mount.databricks.path}/static-roles/bi"
+  path                 = "${vault_mount.databricks.path}/static-roles/dash"
   ignore_absent_fields = true
 
   data_json = jsonencode({
