@@ -18,7 +18,8 @@ import (
 // shows it.
 func TestCommandsOfTheOperationsManual(t *testing.T) {
 	t.Parallel()
-	m := newConfiguredMount(t)
+	m := newMountOf(t, newOwnPlugin(t)) // the manual reloads it
+	m.configure()
 	m.write("static-roles/dash", data{"credential_type": "pat", "rotation_period": "24h"})
 	leaked := m.mint("etl")
 	m.mint("etl")

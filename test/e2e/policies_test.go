@@ -440,7 +440,7 @@ func TestPolicyOfAStaticReader(t *testing.T) {
 	reader.mayNot("write", "static-creds/dash", data{})
 	reader.mayNot("delete", "static-creds/dash", nil)
 	reader.mayNot("list", "static-creds/dash", nil)
-	reader.mayDoNothingWith("static-creds/other", "static-creds/dash", "static-creds/DASH", "static-creds", "static-roles", "static-roles/dash", "rotate-role/dash",
+	reader.mayDoNothingWith("static-creds/other", "static-creds/dash2", "static-creds/DASH", "static-creds", "static-roles", "static-roles/dash", "rotate-role/dash",
 		"config", "config/rotate-root", "roles", "roles/etl", "creds/etl", "scopes", "secrets/etl/there", "acls/etl", "tokens", "status")
 	reader.mayNotSneakTo("static-creds/dash/../other", data{})
 	require.Equal(t, tokenOf(shared), m.creds("dash").secret)
