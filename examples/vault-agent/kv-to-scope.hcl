@@ -2,6 +2,7 @@
 # scope at the next poll.
 # Policy: kv-to-scope-policy.hcl
 
+# The variable VAULT_ADDR takes precedence.
 vault {
   address = "https://vault.example.com:8200"
 }
@@ -9,8 +10,8 @@ vault {
 auto_auth {
   method "approle" {
     config = {
-      role_id_file_path                   = "/etc/vault-agent/role-id"
-      secret_id_file_path                 = "/etc/vault-agent/secret-id"
+      role_id_file_path                   = "/etc/vault-agent/team-a/role-id"
+      secret_id_file_path                 = "/etc/vault-agent/team-a/secret-id"
       remove_secret_id_file_after_reading = false # Agent logs in again when its token has ended
     }
   }

@@ -1,6 +1,7 @@
 # Runs a process with a Databricks token in its environment, and restarts it with the next token. No file has the token.
 # Policy: ../policies/consumer.hcl
 
+# The variable VAULT_ADDR takes precedence.
 vault {
   address = "https://vault.example.com:8200"
 }
@@ -8,8 +9,8 @@ vault {
 auto_auth {
   method "approle" {
     config = {
-      role_id_file_path                   = "/etc/vault-agent/role-id"
-      secret_id_file_path                 = "/etc/vault-agent/secret-id"
+      role_id_file_path                   = "/etc/vault-agent/etl/role-id"
+      secret_id_file_path                 = "/etc/vault-agent/etl/secret-id"
       remove_secret_id_file_after_reading = false # Agent logs in again when its token has ended
     }
   }

@@ -1,6 +1,7 @@
 # Keeps the current credential of a static role in a file. It is shared by all who read it, and has no lease.
 # Policy: ../policies/static-reader.hcl
 
+# The variable VAULT_ADDR takes precedence.
 vault {
   address = "https://vault.example.com:8200"
 }
@@ -8,8 +9,8 @@ vault {
 auto_auth {
   method "approle" {
     config = {
-      role_id_file_path                   = "/etc/vault-agent/role-id"
-      secret_id_file_path                 = "/etc/vault-agent/secret-id"
+      role_id_file_path                   = "/etc/vault-agent/dash/role-id"
+      secret_id_file_path                 = "/etc/vault-agent/dash/secret-id"
       remove_secret_id_file_after_reading = false # Agent logs in again when its token has ended
     }
   }

@@ -45,12 +45,13 @@ func newAgent(t *testing.T, m *mount, section string, prepare func(a *agent), ti
 		"kv/data/", kv+"/data/", "-path=kv ", "-path="+kv+" ", "-mount=kv ", "-mount="+kv+" ",
 		"enable approle", "enable -path="+approle+" approle", "auth/approle/", "auth/"+approle+"/", `method "approle" {`, `method "approle" {
 			mount_path = "auth/`+approle+`"`,
-		"https://vault.example.com:8200", m.server.addr, "/etc/vault-agent/", a.dir+"/", "/run/databricks/", a.dir+"/", "/usr/local/bin/", a.dir+"/",
+		"https://vault.example.com:8200", m.server.addr, "/etc/vault-agent/", a.dir+"/", "/run/databricks/", a.dir+"/", "/usr/local/bin/", a.dir+"/programs/",
 		"systemctl try-restart etl.service", "date >>"+a.dir+"/reloaded",
 	)...)
 	a.copyExamples(asHere)
 	bin := filepath.Join(a.dir, "bin")
 	require.NoError(t, os.Mkdir(bin, 0o700))
+	require.NoError(t, os.Mkdir(filepath.Join(a.dir, "programs"), 0o700))
 	require.NoError(t, os.Symlink(m.server.vault, filepath.Join(bin, "vault")))
 	environment := []string{"HOME=" + a.dir, "PATH=" + bin + string(os.PathListSeparator) + os.Getenv("PATH")}
 	if prepare != nil {
@@ -105,11 +106,7 @@ func (a *agent) copyExamples(asHere *strings.Replacer) {
 			}
 			text, err := os.ReadFile(path)
 			require.NoError(a.t, err)
-			copied := filepath.Join(a.dir, "examples", folder, entry.Name())
-			if strings.HasSuffix(copied, ".sh") && entry.Name() != "login.sh" {
-				copied = filepath.Join(a.dir, entry.Name()) // the configurations expect these in /etc/vault-agent
-			}
-			return os.WriteFile(copied, []byte(asHere.Replace(string(text))), 0o700)
+			return os.WriteFile(filepath.Join(a.dir, "examples", folder, entry.Name()), []byte(asHere.Replace(string(text))), 0o700)
 		}))
 	}
 }
@@ -170,7 +167,7 @@ func TestAgentKeepsATokenInAFile(t *testing.T) {
 	require.True(t, m.works(second))
 	a.eventually(func() bool { return strings.Count(a.text("reloaded"), "\n") >= 2 }, "the command runs after each token")
 	a.eventually(func() bool { return !m.works(first) }, "the lease of the first has ended")
-	require.Equal(t, "600 "+a.dir+"/role-id\n600 "+a.dir+"/secret-id\n", a.modes("role-id", "secret-id"))
+	require.Equal(t, "600 "+a.dir+"/etl/role-id\n600 "+a.dir+"/etl/secret-id\n", a.modes("etl/role-id", "etl/secret-id"))
 
 	a.stop()
 	a.eventually(func() bool { return len(m.minted()) == 0 }, "without Agent, its token ends, and what it has leased")
@@ -191,13 +188,13 @@ func TestAgentRestartsAProcessWithTheNextToken(t *testing.T) {
 	t.Parallel()
 	m := newConfiguredMount(t)
 	const program = `#!/bin/sh
-cd "$(dirname "$0")"
+cd "$(dirname "$0")/.."
 echo "start $$ $DATABRICKS_HOST $DATABRICKS_TOKEN" >>ran
 trap 'echo "stop $$" >>ran; exit 0' TERM
 while :; do sleep 0.1; done
 `
 	a := newAgent(t, m, "A process", func(a *agent) {
-		require.NoError(t, os.WriteFile(filepath.Join(a.dir, "etl"), []byte(program), 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(a.dir, "programs", "etl"), []byte(program), 0o700))
 	}, shortLives...)
 	line := regexp.MustCompile(`(?m)^start (\d+) (\S+) (\S+)$`)
 	starts := func(n int) [][]string {
