@@ -156,3 +156,59 @@ func TestStaticRoleDeliversToUnityCatalog(t *testing.T) {
 	m.gone("static-roles/bi")
 	require.Empty(t, m.ucNames())
 }
+
+// A delivery that Databricks turns away is not taken for done, nor its copy for the role's, because somebody else writes at the same time.
+func TestADeliveryThatIsTurnedAwayTakesNobodysSecret(t *testing.T) {
+	t.Parallel()
+	t.Run("of another owner", func(t *testing.T) {
+		t.Parallel()
+		m := withSchema(t)
+		m.impatient()
+		owner := m.workspace.AddUser("owner@example.com", false)
+		m.workspace.PutUCSecret("main.app.k", "theirs", owner)
+		for _, privilege := range []string{simulator.PrivilegeWriteSecret, simulator.PrivilegeManage} {
+			m.workspace.GrantOnUCSecret("main.app.k", privilege, m.admin)
+		}
+		m.write("static-roles/bi", map[string]any{"credential_type": "pat", "rotation_period": "24h", "deliver_uc": "main.app.k"})
+		resp, err := m.during(simulator.Fault{Method: "PATCH", Path: ucOne, Status: 503}, func() (*logical.Response, error) {
+			return m.do(logical.UpdateOperation, "rotate-role/bi", nil)
+		}, func() { m.workspace.PutUCSecret("main.app.k", "theirs again", owner) })
+		m.requireOK(resp, err)
+		require.Equal(t, false, resp.Data["delivered"])
+		require.Contains(t, warnings(resp), "deliver the credential to main.app.k: uc-secrets/update")
+		m.gone("static-roles/bi")
+		stored, _ := m.uc("k")
+		require.Equal(t, "theirs again", stored.Value)
+	})
+	for name, row := range map[string]struct {
+		effect, readable, theirs bool
+		stays                    bool
+		log                      string
+	}{
+		"by another mount of the identity":  {readable: true, theirs: true, stays: true},
+		"its own":                           {readable: true, effect: true},
+		"of which the value can't be read":  {effect: true, stays: true, log: "it can't be told whether what is there now is somebody else's"},
+		"theirs, whose value can't be read": {theirs: true, stays: true, log: "it can't be told whether what is there now is somebody else's"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := withSchema(t)
+			m.impatient()
+			m.write("static-roles/bi", map[string]any{"credential_type": "pat", "rotation_period": "24h"})
+			m.workspace.Inject(simulator.Fault{Method: "POST", Path: ucPath, Status: 429, AfterEffect: row.effect, Times: 1})
+			m.workspace.Inject(simulator.Fault{Method: "GET", Path: ucOne, Status: 500, Offset: 1, Times: 1}) // the look at what was done
+			require.Equal(t, false, m.write("static-roles/bi", map[string]any{"deliver_uc": "main.app.k"}).Data["delivered"])
+			if row.theirs {
+				m.workspace.PutUCSecret("main.app.k", "another mount's", m.admin)
+			}
+			if !row.readable {
+				m.workspace.Inject(simulator.Fault{Method: "GET", Path: ucOne, Status: 403, ErrorCode: "PERMISSION_DENIED", Times: 1})
+			}
+			m.forgetThrottling()
+			m.write("static-roles/bi", map[string]any{"deliver_uc": ""})
+			_, there := m.uc("k")
+			require.Equal(t, row.stays, there)
+			require.Contains(t, m.log.String(), row.log)
+		})
+	}
+}

@@ -205,7 +205,7 @@ func (b *backend) lockMint(ctx context.Context, s logical.Storage, p *mintPlan) 
 	if err := b.checkNotStatic(ctx, s, deliver.deliverField(), deliver.secretRef); err != nil {
 		return nil, err
 	}
-	if _, err := b.prepareWrite(ctx, p.conn, deliver); err != nil {
+	if _, err := b.prepareWrite(ctx, s, p.conn, deliver); err != nil {
 		return nil, err
 	}
 	locked = true

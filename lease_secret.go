@@ -77,7 +77,7 @@ func (b *backend) putUnleased(ctx context.Context, s logical.Storage, conn *conn
 	}
 	if ref.UC != "" && len(b.intents.of(ref, &b.inFlight)) > 0 {
 		// It takes the place of a leased one, whose end must be able to tell them apart.
-		if _, err := b.lookBefore(ctx, conn, ref); err != nil {
+		if _, err := b.lookBefore(ctx, s, conn, ref); err != nil {
 			return ref.explain(err, permissionRead)
 		}
 	}
@@ -160,7 +160,7 @@ func (b *backend) leaseSecret(ctx context.Context, req *logical.Request, conn *c
 		return nil, err
 	}
 	in.Secret = &secretIntent{secretRef: ref, IfAbsent: ifAbsent}
-	before, err := b.prepareWrite(ctx, conn, in.Secret)
+	before, err := b.prepareWrite(ctx, req.Storage, conn, in.Secret)
 	if err != nil {
 		return nil, err
 	}

@@ -207,7 +207,7 @@ func (b *backend) deleteSecret(ctx context.Context, req *logical.Request, data *
 	if err != nil {
 		return nil, err
 	}
-	err = ref.remove(ctx, conn)
+	err = ref.remove(ctx, conn, nil)
 	if client.IsGone(err) {
 		err = nil
 		if ref.UC == "" {

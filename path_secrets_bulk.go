@@ -202,7 +202,7 @@ func (b *backend) pushSecrets(ctx context.Context, req *logical.Request, data *f
 		case held:
 			return errHeld
 		}
-		if err := ref.remove(ctx, conn); err != nil && !client.IsGone(err) {
+		if err := ref.remove(ctx, conn, nil); err != nil && !client.IsGone(err) {
 			return ref.explain(err, permissionWrite)
 		}
 		return nil

@@ -106,7 +106,7 @@ func (i *staticItem) deliver(ctx context.Context, e *staticEntry) error {
 	}
 	defer unlock()
 	write := secretIntent{secretRef: ref}
-	before, err := b.prepareWrite(ctx, conn, &write)
+	before, err := b.prepareWrite(ctx, i.req.Storage, conn, &write)
 	if err != nil {
 		return err
 	}
@@ -135,9 +135,13 @@ func (i *staticItem) deliver(ctx context.Context, e *staticEntry) error {
 			e.State.Copies = earlier
 			return err
 		}
+		put.Contested = ref.UC != "" && client.IsTurnedAway(err)
+		e.State.Copies[len(earlier)] = put
 		seen, lookErr := lookAtValue(ctx, conn, ref)
-		written := seen != nil && !seen.updated.Equal(write.Before) && (seen.uc == nil || seen.uc.Value == nil || *seen.uc.Value == e.State.Secret)
-		if lookErr == nil && !written && hasResponse(err) {
+		changed := seen != nil && !seen.updated.Equal(write.Before)
+		unproven := changed && put.unproven(seen)
+		written := changed && !unproven && put.stored(seen, e.State.Secret)
+		if lookErr == nil && !written && !unproven && hasResponse(err) {
 			e.State.Copies = earlier
 		}
 		if lookErr != nil || !written {
@@ -178,7 +182,11 @@ func (i *staticItem) removeCopies(ctx context.Context, e *staticEntry, goes func
 		if goes(c) {
 			err := i.checkCopyHere(ctx, e.madeAt(c))
 			if err == nil {
-				err = i.b.removeCopy(ctx, i.conn, c)
+				value := client.Secret("")
+				if c.Nonce == e.State.Current.Nonce {
+					value = e.State.Secret
+				}
+				err = i.b.removeCopy(ctx, i.conn, c, value)
 			}
 			if err == nil || client.IsGone(err) {
 				continue
@@ -204,8 +212,8 @@ func (i *staticItem) checkCopyHere(ctx context.Context, made origin) error {
 }
 
 // removeCopy removes a copy, unless another value was written there since. Where it isn't certain that it was written, it goes by the
-// time of what is there now.
-func (b *backend) removeCopy(ctx context.Context, conn *connection, c *storedCopy) error {
+// time of what is there now and, where that doesn't do, by its value, "" if that isn't known any more.
+func (b *backend) removeCopy(ctx context.Context, conn *connection, c *storedCopy, value client.Secret) error {
 	if err := conn.delivers(c.secretRef); err != nil {
 		return err
 	}
@@ -217,14 +225,19 @@ func (b *backend) removeCopy(ctx context.Context, conn *connection, c *storedCop
 	if !c.Updated.IsZero() {
 		return b.removeWrittenLocked(ctx, conn, &writtenSecret{secretRef: c.secretRef, Updated: c.Updated, UpdatedBy: c.UpdatedBy, Metastore: c.Metastore})
 	}
-	seen, err := lookAt(ctx, conn, c.secretRef)
+	look := lookAt
+	if c.Contested && value != "" {
+		look = lookAtValue
+	}
+	seen, err := look(ctx, conn, c.secretRef)
 	if err != nil {
 		return c.explain(err, permissionRead)
 	}
-	if ours, err := c.matches(conn, b.now(), seen); err != nil || !ours {
-		if err == nil && seen != nil && c.unproven(seen) {
-			b.leaveSecret(&c.secretIntent, true)
-		}
+	if seen != nil && !seen.updated.Equal(c.Before) && c.unproven(seen) {
+		b.leaveSecret(&c.secretIntent, true)
+		return nil
+	}
+	if ours, err := c.matches(conn, b.now(), seen); err != nil || !ours || !c.stored(seen, value) {
 		return err
 	}
 	return b.removeSeen(ctx, conn, c.writtenAs(seen), seen)

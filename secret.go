@@ -135,12 +135,13 @@ func lookAtValue(ctx context.Context, conn *connection, ref secretRef) (*seenSec
 	return seen, err
 }
 
-// remove deletes the secret. That there is none is an error for which [client.IsGone] is true.
-func (p secretRef) remove(ctx context.Context, conn *connection) error {
+// remove deletes the secret, whatever it holds, or only while still, asked before each repetition of the request, says so. That there is none is an
+// error for which [client.IsGone] is true.
+func (p secretRef) remove(ctx context.Context, conn *connection, still client.Recheck) error {
 	if p.UC != "" {
-		return conn.client.DeleteUCSecret(ctx, p.UC)
+		return conn.client.DeleteUCSecret(ctx, p.UC, still)
 	}
-	return conn.client.DeleteSecret(ctx, p.Scope, p.Key)
+	return conn.client.DeleteSecret(ctx, p.Scope, p.Key, still)
 }
 
 // explain adds advice to an error about the secret; need is the permission on its scope that the call requires. A nil error stays nil.

@@ -74,6 +74,11 @@ func (in *secretIntent) wrote(principal string) bool {
 	return in.Writer != "" && strings.EqualFold(principal, in.Writer)
 }
 
+// stored reports whether what is seen can be the value that was to be written, as far as it tells who has written it and what.
+func (in *secretIntent) stored(seen *seenSecret, value client.Secret) bool {
+	return seen.uc == nil || in.wrote(seen.uc.UpdatedBy) && (seen.uc.Value == nil || *seen.uc.Value == value)
+}
+
 // unproven reports whether it can't be told if the engine's write or somebody else's stored what is seen in Unity Catalog.
 func (in *secretIntent) unproven(seen *seenSecret) bool {
 	uc := seen.uc
@@ -93,7 +98,7 @@ func (in *secretIntent) unproven(seen *seenSecret) bool {
 
 // prepareWrite notes what a rollback of the write must know, and returns what is there before it, nil for nothing. The caller holds the secret's
 // lock.
-func (b *backend) prepareWrite(ctx context.Context, conn *connection, in *secretIntent) (*seenSecret, error) {
+func (b *backend) prepareWrite(ctx context.Context, s logical.Storage, conn *connection, in *secretIntent) (*seenSecret, error) {
 	if in.UC != "" {
 		who, err := conn.whoami(ctx)
 		if err != nil {
@@ -101,7 +106,7 @@ func (b *backend) prepareWrite(ctx context.Context, conn *connection, in *secret
 		}
 		in.Writer = who.UserName
 	}
-	seen, err := b.lookBefore(ctx, conn, in.secretRef)
+	seen, err := b.lookBefore(ctx, s, conn, in.secretRef)
 	if err != nil {
 		return nil, in.explain(err, permissionRead)
 	}
@@ -111,18 +116,41 @@ func (b *backend) prepareWrite(ctx context.Context, conn *connection, in *secret
 	return seen, nil
 }
 
-// lookBefore looks at a secret that is to be written, nil for none. Where the write could get the time of the one before, it waits first: it
-// goes by those times whose value is there.
-func (b *backend) lookBefore(ctx context.Context, conn *connection, ref secretRef) (*seenSecret, error) {
+// lookBefore looks at a secret that is to be written, nil for none. Where the write could get the time of the one before, or of a leased one that
+// was deleted since, it waits first: it goes by those times whose value is there.
+func (b *backend) lookBefore(ctx context.Context, s logical.Storage, conn *connection, ref secretRef) (*seenSecret, error) {
 	seen, err := lookAt(ctx, conn, ref)
-	if err != nil || seen == nil || ref.UC == "" || !seen.updated.Equal(seen.updated.Truncate(coarsestTime)) {
+	if err != nil || ref.UC == "" {
 		return seen, err
 	}
+	var last time.Time
+	if seen != nil {
+		last = seen.updated
+	} else if last, err = b.lastLeased(ctx, s, ref); err != nil {
+		return nil, err
+	}
+	if last.IsZero() || !last.Equal(last.Truncate(coarsestTime)) {
+		return seen, nil
+	}
 	now := b.now()
-	if remote := conn.remote(now, now); !remote.IsZero() && remote.Sub(seen.updated) > clockTolerance {
+	if remote := conn.remote(now, now); !remote.IsZero() && remote.Sub(last) > clockTolerance {
 		return seen, nil
 	}
 	return seen, client.Sleep(ctx, coarsestTime)
+}
+
+// lastLeased returns when the secret was last written for a lease that has not ended, as Databricks reports it, zero for never.
+func (b *backend) lastLeased(ctx context.Context, s logical.Storage, ref secretRef) (last time.Time, err error) {
+	for _, id := range b.intents.of(ref, &b.inFlight) {
+		in, err := readIntent(ctx, s, id)
+		if err != nil {
+			return last, err
+		}
+		if in != nil && in.Written != nil && in.Written.Updated.After(last) {
+			last = in.Written.Updated
+		}
+	}
+	return last, nil
 }
 
 // confirmWrite returns what it takes to delete again what the intent has stored. Where the answer to the write tells that, stored is that answer.
@@ -139,6 +167,9 @@ func confirmWrite(ctx context.Context, conn *connection, in *secretIntent, store
 			return nil, ref.explain(err, permissionRead)
 		}
 		if seen != nil && !seen.updated.IsZero() && !seen.updated.Equal(in.Before) {
+			if uc := seen.uc; uc != nil && uc.UpdatedBy != "" && !in.wrote(uc.UpdatedBy) {
+				return nil, logical.CodedError(http.StatusConflict, fmt.Sprintf("secret %s was stored, but %s has changed it since, so it is left as it is; try again, or use another name", ref, uc.UpdatedBy))
+			}
 			return ref.writtenAs(seen), nil
 		}
 		if time.Now().Add(wait).After(deadline) {
@@ -210,7 +241,12 @@ func (b *backend) removeSeen(ctx context.Context, conn *connection, secret *writ
 		b.Logger().Warn("a leased secret was overwritten since, so it is left alone", append(secret.logNames(), "written", rfc3339(secret.Updated), "overwritten", rfc3339(seen.updated))...)
 		return nil
 	}
-	if err := secret.remove(ctx, conn); err != nil && !client.IsGone(err) {
+	// A request that is repeated must not delete what somebody has stored since the first.
+	still := func(ctx context.Context) (bool, error) {
+		seen, err := lookAt(ctx, conn, secret.secretRef)
+		return seen != nil && secret.isSeen(seen), err
+	}
+	if err := secret.remove(ctx, conn, still); err != nil && !client.IsGone(err) {
 		return secret.explain(err, permissionWrite)
 	}
 	return nil

@@ -3,6 +3,8 @@
 package databricks
 
 import (
+	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -142,6 +144,85 @@ func TestALeasedUCSecretWhoseAnswerTellsNoTime(t *testing.T) {
 	require.Empty(t, m.ucNames())
 }
 
+// Where that look finds what somebody else has stored since, the lease would be on theirs.
+func TestALeasedUCSecretThatSomebodyHasOverwrittenAtOnce(t *testing.T) {
+	t.Parallel()
+	m := withSchema(t)
+	m.workspace.Inject(simulator.Fault{Method: "POST", Path: ucPath, Status: 200, Body: `{"name":"k"}`, AfterEffect: true, Times: 1})
+	resp, err := m.during(simulator.Fault{Method: "GET", Path: ucOne, Offset: 1}, func() (*logical.Response, error) {
+		return m.do(logical.UpdateOperation, "uc-secrets/main/app/k", leasedValue)
+	}, func() {
+		m.workspace.PutUCSecret("main.app.k", "theirs", m.workspace.AddUser("else@example.com", false))
+	})
+	m.coded(http.StatusConflict, resp, err, "main.app.k was stored, but else@example.com has changed it since")
+	m.rolledBack()
+	stored, _ := m.uc("k")
+	require.Equal(t, "theirs", stored.Value)
+	require.Empty(t, m.records())
+}
+
+// during holds the next request that the fault matches until meanwhile is done, and returns what request returns.
+func (m *mount) during(fault simulator.Fault, request func() (*logical.Response, error), meanwhile func()) (*logical.Response, error) {
+	m.t.Helper()
+	hold, answered := make(chan struct{}), make(chan struct{})
+	fault.Hold, fault.Times = hold, 1
+	held := m.workspace.Inject(fault)
+	var resp *logical.Response
+	var err error
+	go func() {
+		defer close(answered)
+		resp, err = request()
+	}()
+	require.Eventually(m.t, func() bool { return held.Hits() == 1 }, 10*time.Second, time.Millisecond)
+	meanwhile()
+	close(hold)
+	<-answered
+	return resp, err
+}
+
+// A delete is repeated only while the secret is still the one that was leased.
+func TestARepeatedDeleteLeavesWhatWasStoredSince(t *testing.T) {
+	t.Parallel()
+	for _, uc := range []bool{true, false} {
+		for name, fault := range map[string]simulator.Fault{"not done": {Status: 503}, "done": {Reset: true, AfterEffect: true}} {
+			for _, theirs := range []bool{true, false} {
+				t.Run(fmt.Sprintf("%s, uc %v, theirs %v", name, uc, theirs), func(t *testing.T) {
+					t.Parallel()
+					m := withSchema(t)
+					m.workspace.AddScope("etl", m.admin)
+					path, there, put := "secrets/etl/k", func() bool { _, there := m.has("k"); return there }, func() { m.workspace.PutSecret("etl", "k", []byte("theirs")) }
+					fault.Method, fault.Path = "POST", "/api/2.0/secrets/delete"
+					if uc {
+						path, there, put = "uc-secrets/main/app/k", func() bool { _, there := m.uc("k"); return there }, func() { m.workspace.PutUCSecret("main.app.k", "theirs", m.admin) }
+						fault.Method, fault.Path = "DELETE", ucOne
+					}
+					lease := m.write(path, leasedValue).Secret
+					resp, err := m.during(fault, func() (*logical.Response, error) { return m.revoke(lease) }, func() {
+						require.Eventually(t, func() bool { return there() != fault.AfterEffect }, 10*time.Second, time.Millisecond)
+						if theirs {
+							put()
+						}
+					})
+					m.requireOK(resp, err)
+					require.Equal(t, theirs, there())
+					require.Empty(t, m.records())
+				})
+			}
+		}
+	}
+	t.Run("where that can't be told", func(t *testing.T) {
+		t.Parallel()
+		m := withSchema(t)
+		lease := m.write("uc-secrets/main/app/k", leasedValue).Secret
+		m.workspace.Inject(simulator.Fault{Method: "DELETE", Path: ucOne, Status: 503, Times: 1})
+		m.workspace.Inject(simulator.Fault{Method: "GET", Path: ucOne, Status: 403, ErrorCode: "PERMISSION_DENIED", Offset: 1, Times: 1})
+		_, err := m.revoke(lease)
+		require.ErrorContains(t, err, "uc-secrets/delete: Databricks is unavailable")
+		m.end(lease)
+		require.Empty(t, m.ucNames())
+	})
+}
+
 // Databricks may tell times in whole seconds, so that two writes in one second look alike. The engine keeps its writes apart.
 func TestUCSecretsWithTimesInSeconds(t *testing.T) {
 	t.Parallel()
@@ -171,6 +252,24 @@ func TestUCSecretsWithTimesInSeconds(t *testing.T) {
 			m := withSchema(t, simulator.WithUCTimes(time.Second))
 			lease := m.write("uc-secrets/main/app/k", leasedValue).Secret
 			write(m)
+			m.end(lease)
+			require.Equal(t, []string{"k"}, m.ucNames())
+		})
+	}
+	for name, write := range map[string]func(m *mount){
+		"leased in its place":    func(m *mount) { m.write("uc-secrets/main/app/k", leasedValue) },
+		"delivered in its place": func(m *mount) { m.write("creds/etl", map[string]any{"deliver_uc": "main.app.k"}) },
+		"written in its place":   func(m *mount) { m.write("uc-secrets/main/app/K", map[string]any{"string_value": "canary-durable"}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := withSchema(t, simulator.WithUCTimes(time.Second))
+			lease := m.write("uc-secrets/main/app/k", leasedValue).Secret
+			m.gone("uc-secrets/main/app/k")
+			first := lease.InternalData["updated"]
+			write(m)
+			stored, _ := m.uc("k")
+			require.NotEqual(t, first, stored.Updated.Format(time.RFC3339Nano))
 			m.end(lease)
 			require.Equal(t, []string{"k"}, m.ucNames())
 		})

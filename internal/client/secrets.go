@@ -146,9 +146,10 @@ func (c *Client) putSecret(ctx context.Context, private Secret, put workspace.Pu
 	return err
 }
 
-// DeleteSecret removes a secret. One that does not exist, or whose scope does not, is an error of kind [NotFound].
-func (c *Client) DeleteSecret(ctx context.Context, scope, key string) error {
-	_, err := c.do(ctx, call{op: opSecretDelete, deletes: true, signed: true}, func(ctx context.Context) error {
+// DeleteSecret removes a secret. One that does not exist, or whose scope does not, is an error of kind [NotFound], and so is one of which still
+// says before a repetition that it no longer is what was meant. Without still, the request is repeated as it is.
+func (c *Client) DeleteSecret(ctx context.Context, scope, key string, still Recheck) error {
+	_, err := c.do(ctx, call{op: opSecretDelete, deletes: true, signed: true, recheck: still}, func(ctx context.Context) error {
 		return c.secrets.DeleteSecret(ctx, workspace.DeleteSecret{Scope: scope, Key: key})
 	})
 	return err

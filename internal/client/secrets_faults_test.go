@@ -126,8 +126,8 @@ func TestRefusalsOfAWorkspace(t *testing.T) {
 		{"too many secrets", admin.PutSecretString(ctx, "s", "l", "v"), QuotaExceeded, "RESOURCE_LIMIT_EXCEEDED"},
 		{"bad key", admin.PutSecretString(ctx, "s", "a b", "v"), Refused, "INVALID_PARAMETER_VALUE"},
 		{"too large", admin.PutSecretBytes(ctx, "s", "k", make([]byte, MaxSecretValue+1)), Refused, "INVALID_PARAMETER_VALUE"},
-		{"delete no secret", admin.DeleteSecret(ctx, "s", "l"), NotFound, "RESOURCE_DOES_NOT_EXIST"},
-		{"delete in no scope", admin.DeleteSecret(ctx, "t", "k"), NotFound, "RESOURCE_DOES_NOT_EXIST"},
+		{"delete no secret", admin.DeleteSecret(ctx, "s", "l", nil), NotFound, "RESOURCE_DOES_NOT_EXIST"},
+		{"delete in no scope", admin.DeleteSecret(ctx, "t", "k", nil), NotFound, "RESOURCE_DOES_NOT_EXIST"},
 		{"get no secret", get(admin, "s", "l"), NotFound, "RESOURCE_DOES_NOT_EXIST"},
 		{"list no scope", list(admin, "t"), NotFound, "RESOURCE_DOES_NOT_EXIST"},
 		{"grant on no scope", admin.PutACL(ctx, "t", ACL{"users", "READ"}), NotFound, "RESOURCE_DOES_NOT_EXIST"},
@@ -255,7 +255,7 @@ func TestLostRepliesOfSecretCalls(t *testing.T) {
 
 	for path, remove := range map[string]func() error{
 		"acls/delete": func() error { return c.DeleteACL(ctx, "s", "users") },
-		"delete":      func() error { return c.DeleteSecret(ctx, "s", "k") },
+		"delete":      func() error { return c.DeleteSecret(ctx, "s", "k", nil) },
 	} {
 		lost = lose(path)
 		e = failureOf(t, remove())

@@ -51,7 +51,7 @@ var secretCalls = []secretCall{
 		return c.PutSecretBytes(ctx, "s", "k", []byte{0xff, 0xfe, 0})
 	}, "POST", "", `{"scope":"s","key":"k","bytes_value":"//4A"}`, emptyObject},
 	{opSecretDelete, func(ctx context.Context, c *Client) error {
-		return c.DeleteSecret(ctx, "s", "k")
+		return c.DeleteSecret(ctx, "s", "k", nil)
 	}, "POST", "", `{"scope":"s","key":"k"}`, emptyObject},
 	{opSecretGet, func(ctx context.Context, c *Client) error {
 		_, err := c.GetSecret(ctx, "s", "k")
@@ -230,7 +230,7 @@ func TestSecretsOfAWorkspace(t *testing.T) {
 		require.False(t, info.Updated.Before(before))
 		require.Equal(t, time.UTC, info.Updated.Location())
 	}
-	require.NoError(t, c.DeleteSecret(ctx, "s", "text"))
+	require.NoError(t, c.DeleteSecret(ctx, "s", "text", nil))
 	_, err = c.GetSecret(ctx, "s", "text")
 	require.Equal(t, NotFound, failureOf(t, err).Kind)
 	w.SetSecretReads(false)

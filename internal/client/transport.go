@@ -36,6 +36,7 @@ type call struct {
 	result  bool     // must be answered with a JSON object
 	signed  bool     // carries our bearer token
 	bearer  Secret   // the access token of another identity that it carries instead, if signed is false
+	recheck Recheck  // asked before each repetition, if not nil
 	private Secret   // what the request carries and no error may repeat
 	secrets []string // more of that, for credentials, which look like nothing else
 
@@ -194,8 +195,21 @@ func (t *transport) settle(req *http.Request, body []byte, ca *call) (*reply, *E
 		if err := Sleep(ctx, delay); err != nil {
 			return nil, ended(ca.op, err, ca.doubt)
 		}
+		if ca.recheck != nil {
+			still, err := ca.recheck(ctx)
+			if err != nil {
+				return nil, failure
+			}
+			if !still {
+				return nil, &Error{Op: ca.op, Kind: NotFound, Message: "it was no longer there when the request was to be repeated"}
+			}
+		}
 	}
 }
+
+// Recheck reports whether what a delete is about to be repeated for is still what was meant: between two attempts, somebody may have put
+// something else in its place.
+type Recheck func(ctx context.Context) (still bool, err error)
 
 // repeatable reports whether a create that failed may be sent again: when nothing of it was sent, or when it was turned
 // away for now, which most likely but not certainly means that it was not processed.

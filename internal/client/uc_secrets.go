@@ -206,9 +206,10 @@ func (c *Client) ucSecretsPage(ctx context.Context, query map[string]any) (secre
 	return secrets, page.NextPageToken, err
 }
 
-// DeleteUCSecret removes a secret. One that does not exist, or whose schema or catalog doesn't, is an error of kind [NotFound].
-func (c *Client) DeleteUCSecret(ctx context.Context, fullName string) error {
-	_, err := c.do(ctx, call{op: opUCSecretDelete, deletes: true, signed: true}, func(ctx context.Context) error {
+// DeleteUCSecret removes a secret. One that does not exist, or whose schema or catalog doesn't, is an error of kind [NotFound]. still is as that of
+// [Client.DeleteSecret].
+func (c *Client) DeleteUCSecret(ctx context.Context, fullName string, still Recheck) error {
+	_, err := c.do(ctx, call{op: opUCSecretDelete, deletes: true, signed: true, recheck: still}, func(ctx context.Context) error {
 		return c.sendUC(ctx, http.MethodDelete, ucSecretPath(fullName), nil, nil, nil)
 	})
 	return err

@@ -39,7 +39,7 @@ func TestUCSecretsOnTheWire(t *testing.T) {
 	_, err = c.GetUCSecret(t.Context(), "main.app.k%", true)
 	require.NoError(t, err)
 	require.Equal(t, "GET /api/2.1/unity-catalog/secrets/main.app.k%25?include_value=true", method+" "+uri)
-	require.NoError(t, c.DeleteUCSecret(t.Context(), "main.app.k%"))
+	require.NoError(t, c.DeleteUCSecret(t.Context(), "main.app.k%", nil))
 	require.Equal(t, "DELETE /api/2.1/unity-catalog/secrets/main.app.k%25", method+" "+uri)
 	require.Empty(t, body)
 }
@@ -89,13 +89,13 @@ func TestAMissingUCAPIIsNoAbsentSecret(t *testing.T) {
 		`{"error_code":"RESOURCE_DOES_NOT_EXIST","message":"/api/2.1/unity-catalog/secrets/main.app.k is gone"}`: NotFound,
 	} {
 		c := newClient(t, patConfig(newServer(t, answer(404, body), answer(404, body)).URL))
-		err := c.DeleteUCSecret(t.Context(), "main.app.k")
+		err := c.DeleteUCSecret(t.Context(), "main.app.k", nil)
 		require.True(t, IsKind(err, kind), "%s: %v", body, err)
 		_, err = c.GetUCSecret(t.Context(), "main.app.k", false)
 		require.True(t, IsKind(err, kind), "%s: %v", body, err)
 	}
 	body := `{"message":"No API found for 'POST /secrets/delete'"}`
-	require.False(t, IsGone(newClient(t, patConfig(newServer(t, answer(404, body)).URL)).DeleteSecret(t.Context(), "etl", "k")), "nor elsewhere")
+	require.False(t, IsGone(newClient(t, patConfig(newServer(t, answer(404, body)).URL)).DeleteSecret(t.Context(), "etl", "k", nil)), "nor elsewhere")
 }
 
 // A repetition of a write that gives the secret away could be refused because the first one was carried out.
