@@ -100,8 +100,9 @@ func TestStaticRoleOfAWorkspaceOnAnAccountMount(t *testing.T) {
 	m.write("config", map[string]any{"account_id": testAccountID, "client_id": engine.ApplicationID, "client_secret": m.unlogged(secret)})
 	m.workspace.ResetCalls()
 	resp, err := m.do(logical.UpdateOperation, "rotate-role/s", nil)
-	require.NoError(t, err)
-	require.Contains(t, resp.Warnings[0], "deliver_scope: is in a workspace")
+	m.refused(resp, err, "config: ", "write the role again")
+	resp, err = m.do(logical.UpdateOperation, "static-roles/s", map[string]any{"rotation_period": "24h"})
+	m.refused(resp, err, "deliver_scope: is in a workspace")
 	for _, request := range m.requests() {
 		require.NotContains(t, request, "/secrets/put")
 		require.NotContains(t, request, "/secrets/list")

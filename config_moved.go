@@ -84,37 +84,58 @@ func (b *backend) warnOfAdmin(ctx context.Context, req *logical.Request, resp *l
 	if was.Admin() || !is.Admin() {
 		return
 	}
-	var names []string
-	add := func(prefix, path string, own func(name string) bool) {
-		stored, err := req.Storage.List(ctx, prefix)
-		if err != nil {
-			b.Logger().Warn("the roles that give an admin's rights could not be listed", "error", err)
-		}
-		for _, name := range stored {
-			if own(name) {
-				names = append(names, path+name)
-			}
-		}
-	}
-	add(roleStoragePrefix, "roles/", func(name string) bool {
-		role, err := b.role(ctx, req.Storage, name)
-		if err != nil || role == nil {
-			return false
-		}
+	roles := b.rolesThat(ctx, req.Storage, func(_ string, role *roleEntry) bool {
 		own := slices.Contains([]string{credential.OAuthToken, credential.Database}, role.CredentialType) && role.ServicePrincipalID == "" && role.AssumeGroupID == ""
 		return own || role.CredentialType == credential.PAT
 	})
-	add(staticStoragePrefix, "static-roles/", func(name string) bool {
-		e, err := b.static(ctx, req.Storage, name)
-		return err == nil && e != nil && e.CredentialType == credential.PAT
-	})
-	if len(names) == 0 {
+	if roles != "" {
+		resp.AddWarning(fmt.Sprintf("The engine's identity is %s, who is a workspace admin, so these roles give an admin's rights or logins: %s. Prefer types of a service principal.", config.Identity.UserName, roles))
+	}
+}
+
+// warnOfLookups warns of the roles whose ids, group or database were looked up at the workspace of before: elsewhere, the same may be those of others.
+func (b *backend) warnOfLookups(ctx context.Context, req *logical.Request, resp *logical.Response, old, config *configEntry) {
+	here := config.knownOrigin()
+	if old.Host == "" || old.knownOrigin().sameWorkspace(here) {
 		return
 	}
-	const most = 10
-	more := ""
-	if len(names) > most {
-		names, more = names[:most], fmt.Sprintf(" and %d more", len(names)-most)
+	if roles := b.rolesThat(ctx, req.Storage, func(name string, role *roleEntry) bool { return role.fitsPlace(name, here) != nil }); roles != "" {
+		resp.AddWarning("What these roles name was looked up at another workspace, so nothing is minted for them until they are written again: " + roles + ".")
 	}
-	resp.AddWarning(fmt.Sprintf("The engine's identity is %s, who is a workspace admin, so these roles give an admin's rights or logins: %s%s. Prefer types of a service principal.", config.Identity.UserName, joinIDs(names), more))
+}
+
+// rolesThat returns the paths of the roles, static ones as they are minted for, for which is returns true, as a text; "" for none. It leaves out
+// those that can't be read.
+func (b *backend) rolesThat(ctx context.Context, s logical.Storage, is func(name string, role *roleEntry) bool) string {
+	var paths []string
+	add := func(prefix, path string, read func(name string) *roleEntry) {
+		stored, err := s.List(ctx, prefix)
+		if err != nil {
+			b.Logger().Warn("the roles that a change of the config concerns could not be listed", "error", err)
+		}
+		for _, name := range stored {
+			if role := read(name); role != nil && is(name, role) {
+				paths = append(paths, path+name)
+			}
+		}
+	}
+	add(roleStoragePrefix, "roles/", func(name string) *roleEntry {
+		role, err := b.peekRole(ctx, s, name)
+		if err != nil {
+			return nil
+		}
+		return role
+	})
+	add(staticStoragePrefix, "static-roles/", func(name string) *roleEntry {
+		e, err := b.static(ctx, s, name)
+		if err != nil || e == nil {
+			return nil
+		}
+		return e.mints()
+	})
+	const most = 10
+	if len(paths) > most {
+		return fmt.Sprintf("%s and %d more", joinIDs(paths[:most]), len(paths)-most)
+	}
+	return joinIDs(paths)
 }

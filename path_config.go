@@ -276,6 +276,7 @@ func (b *backend) writeConfig(ctx context.Context, req *logical.Request, data *f
 		resp.AddWarning("The connection was stored without being proved, because verify_connection is false.")
 	}
 	b.warnOfMove(ctx, req, resp, previous, config)
+	b.warnOfLookups(ctx, req, resp, previous, config)
 	b.removeLeftBehind(ctx, req, resp, old, config)
 	b.warnOfAdmin(ctx, req, resp, previous, config)
 	b.replaceRetained(ctx, req, resp)

@@ -246,6 +246,7 @@ func TestRolesAreLookedUpWhereTheMountIsConnectedNow(t *testing.T) {
 	job := m.workspace.AddServicePrincipal("job", false)
 	m.write("roles/group", map[string]any{"credential_type": "oauth_token", "assume_group": "analysts"})
 	m.write("roles/principal", map[string]any{"credential_type": "oauth_secret", "service_principal_id": job.ID, "max_ttl": "1h"})
+	m.write("static-roles/principal", map[string]any{"credential_type": "oauth_secret", "service_principal_id": job.ID, "rotation_period": "24h"})
 	m.write("roles/plain", map[string]any{"credential_type": "oauth_token"})
 
 	other := simulator.New(simulator.WithWorkspaceID("4242"))
@@ -254,13 +255,15 @@ func TestRolesAreLookedUpWhereTheMountIsConnectedNow(t *testing.T) {
 	other.AddGroup("others", there)
 	analysts := other.AddGroup("analysts", there)
 	_, secret := other.AddOAuthSecret(there, 0)
-	m.write("config", map[string]any{"host": other.URL(), "client_id": there.ApplicationID, "client_secret": m.unlogged(secret)})
+	moved := m.write("config", map[string]any{"host": other.URL(), "client_id": there.ApplicationID, "client_secret": m.unlogged(secret)})
+	require.Contains(t, warnings(moved), "nothing is minted for them until they are written again: roles/group, roles/principal, static-roles/principal.")
 	other.ResetCalls()
-	for _, role := range []string{"group", "principal"} {
-		resp, err := m.do(logical.ReadOperation, "creds/"+role, nil)
+	for path, op := range map[string]logical.Operation{"creds/group": logical.ReadOperation, "creds/principal": logical.ReadOperation, "rotate-role/principal": logical.UpdateOperation} {
+		resp, err := m.do(op, path, nil)
 		m.refused(resp, err, "config", m.workspace.URL(), other.URL(), "write the role again")
 	}
 	require.Zero(t, other.Count("", "/oidc/v1/token"))
+	require.Zero(t, other.Count("POST", ""))
 	require.Empty(t, m.walEntries())
 	m.mint("plain")
 
@@ -272,4 +275,9 @@ func TestRolesAreLookedUpWhereTheMountIsConnectedNow(t *testing.T) {
 	require.Equal(t, analysts, m.read("roles/group").Data["assume_group_id"])
 	require.Equal(t, "analysts", other.Introspect(creds.Data["access_token"].(string)).Group)
 	m.failure(m.do(logical.UpdateOperation, "roles/principal", map[string]any{"max_ttl": "2h"})) // there is none with these ids
+	m.failure(m.do(logical.UpdateOperation, "static-roles/principal", map[string]any{"rotation_period": "48h"}))
+	job = other.AddServicePrincipal("job", false)
+	require.Equal(t, job.ID, m.write("static-roles/principal", map[string]any{"application_id": job.ApplicationID}).Data["service_principal_id"])
+	m.write("rotate-role/principal", nil)
+	require.Equal(t, job.ApplicationID, m.read("static-creds/principal").Data["client_id"])
 }

@@ -84,6 +84,13 @@ func (i *staticItem) rotate(ctx context.Context) error {
 		return err
 	}
 	i.e = e
+	here, err := i.conn.origin(ctx)
+	if err == nil {
+		err = e.mints().fitsPlace(i.name, here)
+	}
+	if err != nil {
+		return err
+	}
 	if err := i.makeRoom(ctx, &e.staticRole); err != nil {
 		return err
 	}

@@ -42,6 +42,9 @@ type staticRole struct {
 	DeliverScope string `json:"deliver_scope"`
 	DeliverKey   string `json:"deliver_key"`
 	DeliverUC    string `json:"deliver_uc,omitempty"` // full name of a secret in Unity Catalog, instead of the two
+
+	// LookedUp says where the ids were looked up, as in roleEntry. What is stored without it was where its credential was made.
+	LookedUp *origin `json:"looked_up,omitempty"`
 }
 
 // mints returns the role in the form in which credentials are minted for it.
@@ -52,7 +55,7 @@ func (r *staticRole) mints() *roleEntry {
 	}
 	return &roleEntry{
 		CredentialType: r.CredentialType, ServicePrincipalID: r.ServicePrincipalID, ApplicationID: r.ApplicationID,
-		Scopes: r.Scopes, Comment: comment, stored: true,
+		Scopes: r.Scopes, Comment: comment, LookedUp: r.LookedUp, stored: true,
 	}
 }
 
@@ -178,6 +181,9 @@ func readStatic(ctx context.Context, s logical.Storage, key string) (*staticEntr
 	if err != nil {
 		return nil, &unreadableRoleError{strings.TrimPrefix(key, staticStoragePrefix), err}
 	}
+	if made := e.State.Current.origin; e.LookedUp == nil && made != (origin{}) {
+		e.LookedUp = &made
+	}
 	return e, nil
 }
 
@@ -289,7 +295,7 @@ func (i *staticItem) resolve(ctx context.Context, role *staticRole) error {
 	if i.known, err = mints.resolve(ctx, i.conn, before.mints()); err != nil {
 		return err
 	}
-	role.ServicePrincipalID, role.ApplicationID = mints.ServicePrincipalID, mints.ApplicationID
+	role.ServicePrincipalID, role.ApplicationID, role.LookedUp = mints.ServicePrincipalID, mints.ApplicationID, mints.LookedUp
 	ref := role.delivery()
 	if ref == nil || before.delivery() != nil && *before.delivery() == *ref {
 		return nil
