@@ -3,6 +3,7 @@
 package databricks
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -338,5 +339,30 @@ func TestAnAccessTokenThatIsWiderThanAskedForIsNotHandedOut(t *testing.T) {
 		require.NotContains(t, strings.Join(creds.Warnings, "\n"), "confirm")
 		answer(`,"scope":"sql clusters"`)
 		require.Equal(t, []string{"sql", "clusters"}, m.mint(role).Data["scopes"], "nothing is wider than all")
+	}
+}
+
+// Personal access tokens are treated as OAuth secrets are.
+func TestATokenThatIsWiderThanAskedForIsRemoved(t *testing.T) {
+	t.Parallel()
+	m := ready(t)
+	sp := m.workspace.AddServicePrincipal("job", false)
+	m.workspace.SetTokenPermission(sp, true)
+	m.write("roles/pat", map[string]any{"credential_type": "pat", "scopes": "sql,jobs", "max_ttl": "1h"})
+	m.write("roles/obo", map[string]any{"credential_type": "obo_token", "service_principal_id": sp.ID, "scopes": "sql,jobs", "max_ttl": "1h"})
+	for role, path := range map[string]string{"pat": createPath, "obo": oboPath} {
+		answer := func(scopes string) {
+			body := fmt.Sprintf(`{"token_value":"dapi-canary-0123456789","token_info":{"token_id":"t1","comment":"c","creation_time":%d,"expiry_time":%d%s}}`, time.Now().UnixMilli(), time.Now().Add(61*time.Minute).UnixMilli(), scopes)
+			m.workspace.Inject(simulator.Fault{Method: http.MethodPost, Path: path, Body: body, Times: 1})
+		}
+		require.Empty(t, m.mint(role).Warnings)
+		answer(`,"scopes":["sql","clusters"]`)
+		m.workspace.ResetCalls()
+		resp, err := m.do(logical.ReadOperation, "creds/"+role, nil)
+		m.coded(http.StatusBadGateway, resp, err, "also has the API scopes clusters", "removed again")
+		require.Len(t, m.requests(), 2, "the create and a delete: %v", m.requests())
+		require.Empty(t, m.walEntries())
+		answer("")
+		require.Contains(t, strings.Join(m.mint(role).Warnings, "\n"), "did not confirm that the token is limited to the API scopes sql, jobs")
 	}
 }

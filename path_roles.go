@@ -120,7 +120,7 @@ var roleFields = map[string]*framework.FieldSchema{
 	},
 	keyScopes: {
 		Type:        framework.TypeCommaStringSlice,
-		Description: "API scopes of what is minted, for example sql,clusters. Empty leaves them to Databricks, which gives all. Callers may name a subset. An OAuth secret that Databricks makes with more is removed again, and such an access token is not handed out; one of which it answers none gives a warning.",
+		Description: "API scopes of what is minted, for example sql,clusters. Empty leaves them to Databricks, which gives all. Callers may name a subset. A token or OAuth secret that Databricks makes with more is removed again, and such an access token is not handed out; one of which it answers none gives a warning.",
 	},
 	keyTTL: {
 		Type:        framework.TypeDurationSecond,

@@ -62,7 +62,7 @@ var staticFields = withSchedule(map[string]*framework.FieldSchema{
 	keyCredentialType:     credential.Field(credential.Names(credential.Static)),
 	keyServicePrincipalID: {Type: framework.TypeString, Description: "Numeric id of the service principal whose credential it is. It or application_id is needed for obo_token and oauth_secret."},
 	keyApplicationID:      {Type: framework.TypeString, Description: "Application id of that service principal, instead."},
-	keyScopes:             {Type: framework.TypeCommaStringSlice, Description: "API scopes of the credential. Empty leaves them to Databricks. An OAuth secret that Databricks makes with more is removed again; one of which it answers none gives a warning."},
+	keyScopes:             {Type: framework.TypeCommaStringSlice, Description: "API scopes of the credential. Empty leaves them to Databricks. A token or OAuth secret that Databricks makes with more is removed again; one of which it answers none is noted in Vault's log."},
 	keyComment:            {Type: framework.TypeString, Description: "Template of the comment, as in roles. Of pat and obo_token."},
 	keyGrace: {
 		Type:        framework.TypeDurationSecond,

@@ -52,7 +52,7 @@ func (oboCredential) Mint(ctx context.Context, conn Conn, r Request) (*Credentia
 	if err != nil {
 		return nil, explainOBO(ctx, conn, r, err)
 	}
-	return mintedToken(created), nil
+	return mintedToken(created, r.Scopes), nil
 }
 
 // Undo always uses AccessAdmin: the token belongs to the service principal, so the engine's own token list does not have it.

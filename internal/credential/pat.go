@@ -52,7 +52,7 @@ func (patCredential) Mint(ctx context.Context, conn Conn, r Request) (*Credentia
 	if err != nil {
 		return nil, err
 	}
-	return mintedToken(created), nil
+	return mintedToken(created, r.Scopes), nil
 }
 
 func (patCredential) Undo(ctx context.Context, conn Conn, access Access, lists Lists, lost Lost) ([]string, error) {
@@ -77,11 +77,13 @@ var tokenAnswer = map[string]*framework.FieldSchema{
 }
 
 // mintedToken is a new personal access token, of the engine's identity or on behalf of another.
-func mintedToken(created *client.CreatedToken) *Credential {
+func mintedToken(created *client.CreatedToken, scopes []string) *Credential {
 	token := &Credential{ID: created.Info.TokenID, Duplicate: created.Retried, Data: TokenData(&created.Info), Secret: fieldTokenValue}
 	token.Lifetime = Life(created.Info.CreationTime, created.Info.ExpiryTime)
 	token.Expires = created.Info.ExpiryTime
 	token.Data[fieldTokenValue] = created.Value.Reveal()
+	token.Unfit = widened("token", "removed again", scopes, created.Info.Scopes)
+	token.Warning = unconfirmed("token", scopes, created.Info.Scopes)
 	return token
 }
 
