@@ -9,8 +9,6 @@ import (
 	"slices"
 	"strings"
 	"syscall"
-
-	"github.com/mattn/go-isatty"
 )
 
 // otherCredentials are the variables by which an SDK would find a credential or a host other than ours. A profile of ~/.databrickscfg
@@ -35,13 +33,12 @@ func runCommand(command []string, variables [][2]string, signals <-chan os.Signa
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- c.Wait() }()
-	// A terminal sends the signals of its keys to the command, too. Passing them on would make two of one, and Terraform, for one, breaks
-	// off at the second.
-	byTerminal := isatty.IsTerminal(os.Stdin.Fd())
 	for {
 		select {
 		case s := <-signals:
-			if !byTerminal || s != os.Interrupt && s != syscall.SIGQUIT {
+			// A terminal sends the signals of its keys to the command, too. Passing them on would make two of one, and Terraform, for one,
+			// breaks off at the second.
+			if s != os.Interrupt && s != syscall.SIGQUIT || !inForeground() {
 				_ = c.Process.Signal(s)
 			}
 		case err := <-ended:
@@ -49,9 +46,17 @@ func runCommand(command []string, variables [][2]string, signals <-chan os.Signa
 				return exitFailed, err
 			}
 			if state, ok := c.ProcessState.Sys().(syscall.WaitStatus); ok && state.Signaled() {
-				return 128 + int(state.Signal()), nil
+				return exitOfSignal(state.Signal()), nil
 			}
 			return c.ProcessState.ExitCode(), nil
 		}
 	}
+}
+
+// exitOfSignal is the exit status of what a signal ended, as shells have it.
+func exitOfSignal(s os.Signal) int {
+	if number, ok := s.(syscall.Signal); ok {
+		return 128 + int(number)
+	}
+	return exitFailed
 }

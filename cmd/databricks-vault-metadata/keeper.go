@@ -30,6 +30,9 @@ const (
 
 	// revokedAfter is how long after the end of a lease Vault may take to revoke it.
 	revokedAfter = 10 * time.Second
+
+	// idlePace is how often the Vault token is looked at while nobody asks, unless it is to be renewed sooner.
+	idlePace = time.Hour
 )
 
 // margin is how long before the end of its lease a token is said to expire, so that no request is on its way when it ends.
@@ -54,6 +57,7 @@ type credential struct {
 	expires time.Time // what askers are told
 	due     time.Time // when it is to be replaced or renewed
 	given   bool      // to somebody
+	letGo   bool      // nobody asks: its lease is left to end
 }
 
 // newCredential calculates the times of a token from what is known of its lease and the owner of that.
@@ -83,7 +87,8 @@ func (c *credential) accessToken() accessToken {
 	return accessToken{host: c.host, value: c.value, expires: c.expires}
 }
 
-// keeper has a token ready at any time. One attempt to get it is made at a time, for all who ask.
+// keeper has a token ready for as long as somebody asks at least once in the life of one, as SDKs do. One attempt to get it is made at a
+// time, for all who ask. While nobody asks, no lease is kept: the next who asks waits for a new one.
 //
 // No token is revoked while somebody may use it: an SDK that was given it keeps it until the time that it was told, just before the lease
 // ends. So a token that is replaced is revoked only if nobody was given it, or when the keeper closes.
@@ -96,6 +101,7 @@ type keeper struct {
 
 	mu        sync.Mutex
 	current   *credential
+	asked     time.Time // when somebody last did
 	replaced  []*credential
 	failure   error // of the last attempt
 	notBefore time.Time
@@ -148,14 +154,16 @@ func (k *keeper) untilNext() time.Duration {
 
 // token returns a token, which lives on for more than half of a new one's life or 20 minutes unless Vault has failed to give the next one.
 func (k *keeper) token(ctx context.Context) (accessToken, error) {
-	if t, ok, due := k.give(); ok && !due {
-		return t, nil
-	}
-	attempt := k.flights.DoChan("", func() (any, error) { return nil, k.refresh() })
-	select {
-	case <-attempt:
-	case <-ctx.Done():
-	case <-time.After(patience):
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for range 2 { // the first attempt may be one that was under way, to let the lease go
+		if t, ok, due := k.give(); ok && !due {
+			return t, nil
+		}
+		select {
+		case <-k.flights.DoChan("", func() (any, error) { return nil, k.refresh() }):
+		case <-ctx.Done():
+		}
 	}
 	if t, ok, _ := k.give(); ok {
 		return t, nil
@@ -173,18 +181,27 @@ func (k *keeper) give() (t accessToken, ok, due bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	at := now()
+	k.asked = at
 	if k.closed || k.current == nil || !at.Before(k.current.expires) {
 		return accessToken{}, false, true
 	}
 	k.current.given = true
-	return k.current.accessToken(), true, !at.Before(k.current.due)
+	return k.current.accessToken(), true, k.isDue(at)
 }
+
+// isDue reports whether an attempt is to be made. The caller holds the mutex.
+func (k *keeper) isDue(at time.Time) bool {
+	return !at.Before(k.current.due) || k.current.letGo && !k.isIdle(at)
+}
+
+// isIdle reports whether nobody has asked for as long as a token lives, so that nobody has one that still works. The caller holds the mutex.
+func (k *keeper) isIdle(at time.Time) bool { return at.Sub(k.asked) > k.current.duration }
 
 // refresh makes an attempt if one is due. After a failure the next ones come later and later.
 func (k *keeper) refresh() error {
 	k.mu.Lock()
 	at, before := now(), k.failure
-	if k.closed || at.Before(k.current.due) || at.Before(k.notBefore) {
+	if k.closed || !k.isDue(at) || at.Before(k.notBefore) {
 		k.mu.Unlock()
 		return before
 	}
@@ -215,7 +232,8 @@ func (k *keeper) refresh() error {
 	return err
 }
 
-// attempt renews the lease of the present token if that lets it live on as long as a new one, and else gets a new one.
+// attempt renews the lease of the present token if that lets it live on as long as a new one, and else gets a new one. If nobody asks, it
+// does neither, and only keeps the Vault token alive.
 func (k *keeper) attempt() error {
 	ctx, cancel := context.WithTimeout(context.Background(), attemptTimeout)
 	defer cancel()
@@ -228,6 +246,15 @@ func (k *keeper) attempt() error {
 	}
 	k.mu.Lock()
 	present := k.current
+	if present != nil && k.isIdle(now()) {
+		due := now().Add(idlePace)
+		if !self.due.IsZero() && self.due.Before(due) {
+			due = self.due
+		}
+		k.postpone(due, true)
+		k.mu.Unlock()
+		return nil
+	}
 	k.mu.Unlock()
 	if present != nil && present.owner.id == self.id && now().Before(present.expires) {
 		kept, err := k.extend(ctx, present, self)
@@ -239,10 +266,17 @@ func (k *keeper) attempt() error {
 	if err != nil {
 		return err
 	}
-	next := newCredential(read, self, now())
+	at := now()
+	next := newCredential(read, self, at)
 	if present != nil && next.expires.Before(present.expires) {
 		k.revoke(next)
-		return endsWith(self)
+		k.mu.Lock()
+		k.postpone(present.expires.Add(-next.expires.Sub(at)), false) // when a new one lives as long as what is left of this one
+		k.mu.Unlock()
+		if next.endsWithOwner() {
+			return endsWith(self)
+		}
+		return nil
 	}
 	k.mu.Lock()
 	k.current = next
@@ -255,6 +289,13 @@ func (k *keeper) attempt() error {
 		k.revoke(present)
 	}
 	return nil
+}
+
+// postpone leaves the present token as it is, until due. The caller holds the mutex.
+func (k *keeper) postpone(due time.Time, letGo bool) {
+	c := *k.current
+	c.due, c.letGo = due, letGo
+	k.current = &c
 }
 
 // extend makes the present token live on, and reports whether that is long enough to keep it.

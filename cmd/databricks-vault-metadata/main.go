@@ -14,6 +14,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -68,7 +69,12 @@ const (
 
 func main() {
 	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGQUIT)
+	if !signal.Ignored(syscall.SIGHUP) { // as it is under nohup
+		signal.Notify(signals, syscall.SIGHUP)
+	}
+	// Who reads standard output or error may go away. Then writing fails, and does not end the process before it has revoked its leases.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr, signals))
 }
 
@@ -79,6 +85,8 @@ func run(args []string, stdout, stderr io.Writer, signals chan os.Signal) int {
 	role := flags.String("role", "", "`name` of the role that makes the tokens; required")
 	mount := flags.String("mount", "databricks", "`path` where the secrets engine is mounted")
 	tokenFile := flags.String("token-file", "", "`file` with the Vault token, such as a sink of Vault Agent; read again whenever Vault is asked")
+	ttl := flags.String("ttl", "", "`duration` of the leases, such as 30m; at most what the role allows")
+	scopes := flags.String("scopes", "", "API `scopes` of the tokens, with commas between; those of the role, or some of them")
 	listen := flags.String("listen", "127.0.0.1:0", "`address` to listen on: 127.0.0.1 or localhost and a port; port 0 picks a free one")
 	showVersion := flags.Bool("version", false, "print the version and exit")
 	flags.Usage = func() {
@@ -120,18 +128,30 @@ func run(args []string, stdout, stderr io.Writer, signals chan os.Signal) int {
 		return fail(exitFailed, err)
 	}
 	defer listener.Close()
-	vault, err := newVault(strings.Trim(*mount, "/"), *role, *tokenFile)
+	narrowed := url.Values{}
+	for field, value := range map[string]string{"ttl": *ttl, "scopes": *scopes} {
+		if value != "" {
+			narrowed.Set(field, value)
+		}
+	}
+	vault, err := newVault(strings.Trim(*mount, "/"), *role, *tokenFile, narrowed)
 	if err != nil {
 		return fail(exitFailed, err)
 	}
 	keeper := newKeeper(vault, logger)
-	first, err := keeper.start()
+	first, ended, err := start(keeper, signals)
 	if err != nil {
 		return fail(exitFailed, err)
 	}
+	if ended != nil {
+		if err := keeper.close(); err != nil {
+			logger.Print(err)
+		}
+		return exitOfSignal(ended)
+	}
 
 	s := newService(keeper.token, listener.Addr().(*net.TCPAddr).Port)
-	server := &http.Server{Handler: s, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: logger}
+	server := &http.Server{Handler: s, ReadTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: logger}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 
@@ -142,10 +162,9 @@ func run(args []string, stdout, stderr io.Writer, signals chan os.Signal) int {
 		if err != nil {
 			logger.Print(err)
 		}
+	} else if err := export(stdout, variables); err != nil {
+		status = fail(exitFailed, err)
 	} else {
-		for _, v := range variables {
-			fmt.Fprintf(stdout, "export %s='%s'\n", v[0], v[1])
-		}
 		logger.Printf("serving access tokens of role %s; the first one lasts until %s", *role, first.expires.Format(time.RFC3339))
 		select {
 		case <-signals:
@@ -153,14 +172,48 @@ func run(args []string, stdout, stderr io.Writer, signals chan os.Signal) int {
 			status = fail(exitFailed, err)
 		}
 	}
-	signal.Stop(signals) // a second one ends the process at once
+	end()
 
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	_ = server.Shutdown(ctx)
+	if server.Shutdown(ctx) != nil {
+		_ = server.Close() // what others hold open is not to be in the way of a connection to Vault
+	}
 	if err := keeper.close(); err != nil {
 		logger.Print(err)
 		return cmp.Or(status, exitFailed)
 	}
 	return status
+}
+
+// start gets the first token. A signal that comes meanwhile is returned; the token is there all the same, since whether Vault has leased it
+// is known only when Vault has answered.
+func start(k *keeper, signals chan os.Signal) (first accessToken, ended os.Signal, err error) {
+	started := make(chan struct{})
+	go func() {
+		first, err = k.start()
+		close(started)
+	}()
+	select {
+	case <-started:
+	case ended = <-signals:
+		end()
+		k.log.Printf("%s: ending as soon as Vault has answered, so that no lease is left", ended)
+		<-started
+	}
+	return first, ended, err
+}
+
+// end lets the keys of a terminal end the process at once from now on. SIGTERM and SIGHUP don't: a terminal that is closed sends two, as its
+// shell does so, too, and the leases are yet to be revoked.
+func end() { signal.Reset(os.Interrupt, syscall.SIGQUIT) }
+
+// export writes the variables as a shell takes them.
+func export(w io.Writer, variables [][2]string) error {
+	var text strings.Builder
+	for _, v := range variables {
+		fmt.Fprintf(&text, "export %s='%s'\n", v[0], v[1])
+	}
+	_, err := io.WriteString(w, text.String())
+	return err
 }

@@ -4,16 +4,28 @@ package main
 
 import (
 	"bytes"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
 
+// asCommand is the variable that makes the test binary a command.
+const asCommand = "TEST_AS_COMMAND"
+
+var commands = map[string]func(){name: main}
+
 // TestMain keeps the Vault of whoever runs the tests out of them.
 func TestMain(m *testing.M) {
-	for _, variable := range []string{"VAULT_ADDR", "VAULT_AGENT_ADDR", "VAULT_PROXY_ADDR", "VAULT_TOKEN", "VAULT_NAMESPACE"} {
+	if command := commands[os.Getenv(asCommand)]; command != nil {
+		command()
+	}
+	for _, variable := range []string{"VAULT_ADDR", "VAULT_AGENT_ADDR", "VAULT_PROXY_ADDR", "VAULT_TOKEN", "VAULT_NAMESPACE", "VAULT_WRAP_TTL"} {
 		os.Unsetenv(variable)
 	}
 	os.Setenv("VAULT_MAX_RETRIES", "0")
@@ -53,4 +65,88 @@ func TestVersionAndHelp(t *testing.T) {
 	for _, part := range []string{"-role name", "-mount path", "-token-file file", "-listen address", "VAULT_ADDR", "VAULT_TOKEN", "Exit status"} {
 		require.Contains(t, stderr.String(), part)
 	}
+}
+
+// TestASignalAtTheStartRunsNoCommand: the lease that Vault is about to give is revoked.
+func TestASignalAtTheStartRunsNoCommand(t *testing.T) {
+	s := newVaultServer(t, 3600)
+	signals := make(chan os.Signal, 8)
+	s.onRead = func(int64) {
+		signals <- syscall.SIGTERM
+		require.Eventually(t, func() bool { return len(signals) == 0 }, time.Minute, time.Millisecond)
+	}
+	ran := filepath.Join(t.TempDir(), "ran")
+	var stdout, stderr bytes.Buffer
+	require.Equal(t, 128+15, run([]string{"-role", "etl", "--", "touch", ran}, &stdout, &stderr, signals), "%s", &stderr)
+	require.NoFileExists(t, ran)
+	require.Equal(t, []string{"lease-1"}, s.revocations())
+}
+
+// process is the test binary as the command.
+func process(t *testing.T, args ...string) *exec.Cmd {
+	self, err := os.Executable()
+	require.NoError(t, err)
+	c := exec.Command(self, args...)
+	c.Env = append(os.Environ(), asCommand+"="+name)
+	return c
+}
+
+// TestWhoeverReadsItsOutputMayGoAway: that ends the service, but not before its lease is revoked.
+func TestWhoeverReadsItsOutputMayGoAway(t *testing.T) {
+	s := newVaultServer(t, 3600)
+	c := process(t, "-role", "etl")
+	for _, output := range []*io.Writer{&c.Stdout, &c.Stderr} {
+		reader, writer, err := os.Pipe()
+		require.NoError(t, err)
+		reader.Close()
+		defer writer.Close()
+		*output = writer
+	}
+	_ = c.Run()
+	require.Equal(t, 1, c.ProcessState.ExitCode())
+	require.Equal(t, []string{"lease-1"}, s.revocations())
+}
+
+// TestATerminalThatIsClosedMaySaySoTwice: by the kernel and by its shell.
+func TestATerminalThatIsClosedMaySaySoTwice(t *testing.T) {
+	s := newVaultServer(t, 3600)
+	c := process(t, "-role", "etl")
+	s.onRevoke = func() {
+		_ = c.Process.Signal(syscall.SIGHUP)
+		_ = c.Process.Signal(syscall.SIGTERM)
+	}
+	stdout, err := c.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, c.Start())
+	_, err = stdout.Read(make([]byte, 1))
+	require.NoError(t, err)
+	require.NoError(t, c.Process.Signal(syscall.SIGHUP))
+	require.NoError(t, c.Wait())
+	require.Equal(t, []string{"lease-1"}, s.revocations())
+}
+
+// TestItOutlivesItsTerminalUnderNohup: the command has what nohup ignores ignored, too.
+func TestItOutlivesItsTerminalUnderNohup(t *testing.T) {
+	newVaultServer(t, 3600)
+	if _, err := exec.LookPath("nohup"); err != nil {
+		t.Skip(err)
+	}
+	c := process(t)
+	c.Args = append([]string{"nohup", c.Path}, "-role", "etl", "--", "sh", "-c", "kill -HUP $PPID; kill -HUP $$; echo it lives on")
+	var err error
+	c.Path, err = exec.LookPath("nohup")
+	require.NoError(t, err)
+	out, err := c.Output()
+	require.NoError(t, err)
+	require.Equal(t, "it lives on\n", string(out))
+}
+
+func TestARoleIsReadAsTheFlagsNarrowIt(t *testing.T) {
+	s := newVaultServer(t, 3600)
+	t.Setenv("VAULT_WRAP_TTL", "60")
+	var stdout, stderr bytes.Buffer
+	require.Equal(t, exitOK, run([]string{"-role", "etl", "-ttl", "30m", "-scopes", "sql,jobs", "--", "true"}, &stdout, &stderr, make(chan os.Signal)))
+	require.Equal(t, "scopes=sql%2Cjobs&ttl=30m", s.asked.Load().URL.RawQuery)
+	require.Empty(t, s.asked.Load().Header.Get("X-Vault-Wrap-TTL"), "a lease that is wrapped is lost")
+	require.Equal(t, []string{"lease-1"}, s.revocations())
 }

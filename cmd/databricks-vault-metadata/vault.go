@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,7 +22,8 @@ type vault struct {
 	client    *api.Client
 	mount     string
 	role      string
-	tokenFile string // "" if the token is in the client, or none is sent
+	narrowed  url.Values // by the caller: what a read of the role takes
+	tokenFile string     // "" if the token is in the client, or none is sent
 }
 
 // owner is the Vault token that credentials are leased to. Their leases end with it.
@@ -42,7 +44,7 @@ type leased struct {
 	end       time.Time
 }
 
-func newVault(mount, role, tokenFile string) (*vault, error) {
+func newVault(mount, role, tokenFile string, narrowed url.Values) (*vault, error) {
 	config := api.DefaultConfig()
 	if config.Error != nil {
 		return nil, config.Error
@@ -54,6 +56,8 @@ func newVault(mount, role, tokenFile string) (*vault, error) {
 	// Agent and Proxy cache what they have seen the same request for, headers included, and would answer with the lease that is to be
 	// replaced, or with that of another process on this machine.
 	client = client.WithRequestCallbacks(func(r *api.Request) { r.Headers.Set("X-Correlation-Id", rand.Text()) })
+	// VAULT_WRAP_TTL is meant for people: of a wrapped answer the lease would be neither known nor revoked.
+	client.SetWrappingLookupFunc(func(string, string) string { return "" })
 	if tokenFile == "" && client.Token() == "" && os.Getenv(api.EnvVaultAgentAddr) == "" && os.Getenv(api.EnvVaultProxyAddr) == "" {
 		if home, err := os.UserHomeDir(); err == nil {
 			if file := filepath.Join(home, ".vault-token"); exists(file) {
@@ -61,7 +65,7 @@ func newVault(mount, role, tokenFile string) (*vault, error) {
 			}
 		}
 	}
-	return &vault{client: client, mount: mount, role: role, tokenFile: tokenFile}, nil
+	return &vault{client: client, mount: mount, role: role, tokenFile: tokenFile, narrowed: narrowed}, nil
 }
 
 func exists(file string) bool {
@@ -117,7 +121,7 @@ func (v *vault) self(ctx context.Context) (owner, error) {
 // read leases a credential.
 func (v *vault) read(ctx context.Context) (*leased, error) {
 	asked := now()
-	secret, err := v.client.Logical().ReadWithContext(ctx, v.mount+"/creds/"+v.role)
+	secret, err := v.client.Logical().ReadWithDataWithContext(ctx, v.mount+"/creds/"+v.role, v.narrowed)
 	if err != nil {
 		return nil, v.explain(err)
 	}
