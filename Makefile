@@ -11,8 +11,8 @@ PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 win
 # What a binary says it was built from. These have a value when something is built, and only then.
 VERSION     = $(eval VERSION := $(shell scripts/version.sh))$(VERSION)
 REVISION    = $(shell git rev-parse --verify --quiet HEAD 2>/dev/null)
-COMMIT_TIME = $(shell TZ=UTC git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null)
-DIRTY       = $(if $(REVISION),$(if $(shell git status --porcelain),true,false))
+COMMIT_TIME = $(shell TZ=UTC git -c log.showSignature=false log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null)
+DIRTY       = $(if $(REVISION),$(if $(shell git status --porcelain --untracked-files=normal),true,false))
 STAMP       = $(NAME)/internal/provenance
 LDFLAGS     = -s -w -X $(NAME).Version=$(VERSION) -X main.version=$(VERSION) -X $(STAMP).revision=$(REVISION) \
               -X $(STAMP).commitTime=$(COMMIT_TIME) -X $(STAMP).dirty=$(DIRTY)

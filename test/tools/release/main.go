@@ -118,7 +118,10 @@ func (r *release) build(command, platform string) (artifact, error) {
 	binary := filepath.Join(r.out, a.folder, a.file)
 	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", r.ldflags, "-o", binary, "./cmd/"+command)
 	build.Dir = r.root
-	build.Env = cleanEnvironment(goos, goarch)
+	var err error
+	if build.Env, err = r.cleanEnvironment(goos, goarch); err != nil {
+		return a, err
+	}
 	if out, err := build.CombinedOutput(); err != nil {
 		return a, fmt.Errorf("%w\n%s", err, bytes.TrimSpace(out))
 	}
@@ -131,8 +134,20 @@ func (r *release) build(command, platform string) (artifact, error) {
 	return a, r.sbom(a)
 }
 
-// cleanEnvironment is that of the process for a build of the platform, without what would change the result.
-func cleanEnvironment(goos, goarch string) []string {
+// fromWhere are the settings of Go that say where it gets modules and keeps them. They don't change the result, and without them there may be none.
+var fromWhere = []string{
+	"GOAUTH", "GOCACHE", "GOINSECURE", "GOMODCACHE", "GONOPROXY", "GONOSUMDB", "GOPRIVATE", "GOPROXY", "GOSUMDB", "GOTOOLCHAIN", "GOVCS",
+}
+
+// cleanEnvironment is that of the process for a build of the platform, without what would change the result: neither variables nor what
+// go env -w wrote, which is in force where a variable is empty.
+func (r *release) cleanEnvironment(goos, goarch string) ([]string, error) {
+	settings := exec.Command("go", append([]string{"env"}, fromWhere...)...)
+	settings.Dir = r.root
+	values, err := settings.Output()
+	if err != nil {
+		return nil, fmt.Errorf("go env: %w", err)
+	}
 	var env []string
 	for _, pair := range os.Environ() {
 		switch name, _, _ := strings.Cut(pair, "="); name {
@@ -141,8 +156,11 @@ func cleanEnvironment(goos, goarch string) []string {
 			env = append(env, pair)
 		}
 	}
-	return append(env, "CGO_ENABLED=0", "GOOS="+goos, "GOARCH="+goarch, "GOFLAGS=", "GOWORK=off", "GOAMD64=v1", "GOARM64=v8.0",
-		"GOEXPERIMENT=", "GOFIPS140=off")
+	for i, value := range strings.Split(strings.TrimSuffix(string(values), "\n"), "\n") {
+		env = append(env, fromWhere[i]+"="+value)
+	}
+	return append(env, "GOENV=off", "CGO_ENABLED=0", "GOOS="+goos, "GOARCH="+goarch, "GOFLAGS=", "GOWORK=off", "GOAMD64=v1", "GOARM64=v8.0",
+		"GOEXPERIMENT=", "GOFIPS140=off"), nil
 }
 
 // report prints what was made.
