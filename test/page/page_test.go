@@ -246,6 +246,25 @@ func TestScopesAndSchemasAreShownWithoutValues(t *testing.T) {
 	}
 }
 
+// TestTwoOfOneNameStayTwo: service principals may share a display name, by which permissions are shown.
+func TestTwoOfOneNameStayTwo(t *testing.T) {
+	t.Parallel()
+	w := start(t, "127.0.0.1:0")
+	tab := open(t, w, 1280, 900)
+	w.call("/api/2.0/secrets/scopes/create", `{"scope":"etl"}`)
+	for range 2 {
+		_, made := w.call("/api/2.0/preview/scim/v2/ServicePrincipals", `{"displayName":"twin"}`)
+		w.call("/api/2.0/secrets/acls/put", `{"scope":"etl","principal":"`+made["applicationId"].(string)+`","permission":"READ"}`)
+	}
+	for _, key := range []string{"a", "b", "c"} {
+		w.call("/api/2.0/secrets/put", `{"scope":"etl","key":"`+key+`","string_value":"x"}`)
+		await(t, tab, `[...document.querySelectorAll("#scopes .keys .mono")].some((name) => name.textContent === "`+key+`")`)
+	}
+	if n := eval[int](t, tab, `[...document.querySelectorAll("#scopes .acls li")].filter((row) => row.textContent.includes("twin")).length`); n != 2 {
+		t.Errorf("%d are shown", n)
+	}
+}
+
 func TestFaultsAreSwitchedByKeyboard(t *testing.T) {
 	t.Parallel()
 	w := start(t, "127.0.0.1:0")

@@ -20,9 +20,11 @@ function setText(node, text) {
 }
 
 // reconcile makes the children of list those of items, in their order. The node
-// of an item that was there before is kept, with its focus.
+// of an item that was there before is kept, with its focus; of several items with
+// one key that is so for one.
 function reconcile(list, items, keyOf, create, update) {
   const old = new Map([...list.children].map((node) => [node.dataset.key, node]));
+  const kept = new Set();
   let next = list.firstElementChild;
   for (const item of items) {
     const key = keyOf(item);
@@ -32,11 +34,14 @@ function reconcile(list, items, keyOf, create, update) {
       node = create(item);
       node.dataset.key = key;
     }
+    kept.add(node);
     update?.(node, item);
     if (node === next) next = next.nextElementSibling;
     else list.insertBefore(node, next);
   }
-  for (const node of old.values()) node.remove();
+  for (const node of [...list.children]) {
+    if (!kept.has(node)) node.remove();
+  }
 }
 
 const plural = (n, one, many = one + "s") => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
