@@ -21,6 +21,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"vault-plugin-secrets-databricks/internal/provenance"
 )
 
 const name = "databricks-vault-metadata"
@@ -38,7 +40,7 @@ Usage:
 
 The role must make tokens: credential_type oauth_token, pat or obo_token. The command's environment has DATABRICKS_HOST,
 DATABRICKS_AUTH_TYPE and DATABRICKS_METADATA_SERVICE_URL, and no variable that gives it another credential or profile. Its exit
-status is passed on, and signals are passed to it.
+status is passed on. It gets the SIGINT, SIGTERM, SIGHUP and SIGQUIT that are sent to this process.
 
 Flags:
 `
@@ -89,6 +91,7 @@ func run(args []string, stdout, stderr io.Writer, signals chan os.Signal) int {
 	scopes := flags.String("scopes", "", "API `scopes` of the tokens, with commas between; those of the role, or some of them")
 	listen := flags.String("listen", "127.0.0.1:0", "`address` to listen on: 127.0.0.1 or localhost and a port; port 0 picks a free one")
 	showVersion := flags.Bool("version", false, "print the version and exit")
+	asJSON := flags.Bool("json", false, "with -version: print also the commit, the Go version and all modules, as JSON")
 	flags.Usage = func() {
 		fmt.Fprint(stderr, usage)
 		flags.PrintDefaults()
@@ -99,7 +102,7 @@ func run(args []string, stdout, stderr io.Writer, signals chan os.Signal) int {
 	} else if err != nil {
 		return exitUsage
 	}
-	if *showVersion {
+	if *showVersion && !*asJSON {
 		fmt.Fprintln(stdout, name, version)
 		return exitOK
 	}
@@ -107,6 +110,15 @@ func run(args []string, stdout, stderr io.Writer, signals chan os.Signal) int {
 	fail := func(status int, err error) int {
 		logger.Print(err)
 		return status
+	}
+	if *showVersion {
+		if err := provenance.Write(stdout, name, version); err != nil {
+			return fail(exitFailed, err)
+		}
+		return exitOK
+	}
+	if *asJSON {
+		return fail(exitUsage, errors.New("-json goes with -version"))
 	}
 	command := flags.Args()
 	if *role == "" || strings.Contains(*role, "/") {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"io"
 	"os"
 	"os/exec"
@@ -43,6 +44,7 @@ func TestMistakesAreSaidBeforeVaultIsAsked(t *testing.T) {
 	}{
 		{nil, exitUsage, "-role must be the name of a role"},
 		{[]string{"-role", "a/b"}, exitUsage, "-role must be the name of a role"},
+		{[]string{"-json"}, exitUsage, "-json goes with -version"},
 		{[]string{"-rolle", "etl"}, exitUsage, "flag provided but not defined"},
 		{[]string{"-role", "etl", "-listen", "0.0.0.0:80"}, exitUsage, "must be 127.0.0.1 or localhost"},
 		{[]string{"-role", "etl", "--", "no-such-command"}, exitNotFound, "no-such-command"},
@@ -61,8 +63,14 @@ func TestVersionAndHelp(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	require.Equal(t, exitOK, run([]string{"-version"}, &stdout, &stderr, nil))
 	require.Equal(t, name+" "+version+"\n", stdout.String())
+	stdout.Reset()
+	require.Equal(t, exitOK, run([]string{"-version", "-json"}, &stdout, &stderr, nil))
+	var said map[string]any
+	require.NoError(t, json.Unmarshal(stdout.Bytes(), &said))
+	require.Equal(t, name, said["name"])
+	require.Equal(t, version, said["version"])
 	require.Equal(t, exitOK, run([]string{"-help"}, &stdout, &stderr, nil))
-	for _, part := range []string{"-role name", "-mount path", "-token-file file", "-listen address", "VAULT_ADDR", "VAULT_TOKEN", "Exit status"} {
+	for _, part := range []string{"-role name", "-mount path", "-token-file file", "-listen address", "-ttl duration", "-scopes scopes", "VAULT_ADDR", "VAULT_TOKEN", "Exit status"} {
 		require.Contains(t, stderr.String(), part)
 	}
 }

@@ -154,6 +154,20 @@ func TestManyWhoAskAtOnceCostOneMint(t *testing.T) {
 	require.Empty(t, other.Count("GET", "/api/2.1/jobs/list"))
 }
 
+// TestAServiceMayAskForLessThanItsRole, and VAULT_WRAP_TTL, which is for people, takes no lease away from it.
+func TestAServiceMayAskForLessThanItsRole(t *testing.T) {
+	t.Parallel()
+	m := newConfiguredMount(t)
+	m.write("roles/wide", data{"credential_type": "pat", "scopes": "sql,jobs", "ttl": "1h", "max_ttl": "1h"})
+	s := m.metadataCommand([]string{"VAULT_TOKEN=" + server.rootToken, "VAULT_WRAP_TTL=60"}, "-role", "wide", "-ttl", "10m", "-scopes", "sql").serve()
+	token, expires, err := s.answer()
+	require.NoError(t, err)
+	require.Equal(t, []string{"sql"}, m.workspace.Introspect(token).Scopes)
+	require.Less(t, time.Until(expires), 10*time.Minute)
+	require.Equal(t, 0, s.stop(syscall.SIGTERM))
+	require.Empty(t, m.minted())
+}
+
 // TestRolesThatMakeNoTokenAreRefused: with what fits instead, and without a credential left behind.
 func TestRolesThatMakeNoTokenAreRefused(t *testing.T) {
 	t.Parallel()
