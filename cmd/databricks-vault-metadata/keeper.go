@@ -225,7 +225,11 @@ func (k *keeper) refresh() error {
 	}
 	switch {
 	case err != nil && (before == nil || before.Error() != err.Error()):
-		k.log.Printf("%s. The present access token lasts until %s; trying again", err, expires.Format(time.RFC3339))
+		left := "There is no access token now"
+		if now().Before(expires) {
+			left = "The present access token lasts until " + expires.Format(time.RFC3339)
+		}
+		k.log.Printf("%s. %s; trying again", err, left)
 	case err == nil && before != nil:
 		k.log.Print("Vault gives access tokens again")
 	}

@@ -25,13 +25,13 @@ type vaultServer struct {
 	asked   atomic.Pointer[http.Request] // for a credential, the last time
 	onRead  func(n int64)
 
-	onRevoke func()
+	onRevoke atomic.Pointer[func()]
 	mu       sync.Mutex
 	revoked  []string
 }
 
 func newVaultServer(t *testing.T, seconds int64) *vaultServer {
-	s := &vaultServer{onRead: func(int64) {}, onRevoke: func() {}}
+	s := &vaultServer{onRead: func(int64) {}}
 	s.seconds.Store(seconds)
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		lease, revokes := strings.CutPrefix(r.URL.Path, "/v1/sys/leases/revoke/")
@@ -48,7 +48,9 @@ func newVaultServer(t *testing.T, seconds int64) *vaultServer {
 				http.Error(w, `{"errors":["unexpected"]}`, http.StatusTeapot)
 				return
 			}
-			s.onRevoke()
+			if do := s.onRevoke.Load(); do != nil {
+				(*do)()
+			}
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.revoked = append(s.revoked, lease)
@@ -189,6 +191,19 @@ func TestWhileNobodyAsksNoLeaseIsKept(t *testing.T) {
 	require.EqualValues(t, 2, s.reads.Load())
 	require.NoError(t, k.close())
 	require.Contains(t, s.revocations(), "lease-2")
+}
+
+// TestAFailureWhileNobodyAsksNamesNoTokenThatHasEnded: it is logged, since the Vault token may end meanwhile.
+func TestAFailureWhileNobodyAsksNamesNoTokenThatHasEnded(t *testing.T) {
+	s := newVaultServer(t, 3600)
+	k := started(t)
+	var said strings.Builder
+	k.log = log.New(&said, "", 0)
+	k.over()
+	s.Close()
+	require.Error(t, k.refresh())
+	require.Contains(t, said.String(), "There is no access token now; trying again")
+	require.Error(t, k.close())
 }
 
 // TestAnAskerWhoComesWhenTheLeaseIsLetGoGetsAWholeToken: what is left of the present one's life may be too short.

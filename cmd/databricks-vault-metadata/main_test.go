@@ -119,15 +119,16 @@ func TestWhoeverReadsItsOutputMayGoAway(t *testing.T) {
 func TestATerminalThatIsClosedMaySaySoTwice(t *testing.T) {
 	s := newVaultServer(t, 3600)
 	c := process(t, "-role", "etl")
-	s.onRevoke = func() {
-		_ = c.Process.Signal(syscall.SIGHUP)
-		_ = c.Process.Signal(syscall.SIGTERM)
-	}
 	stdout, err := c.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, c.Start())
 	_, err = stdout.Read(make([]byte, 1))
 	require.NoError(t, err)
+	again := func() {
+		_ = c.Process.Signal(syscall.SIGHUP)
+		_ = c.Process.Signal(syscall.SIGTERM)
+	}
+	s.onRevoke.Store(&again)
 	require.NoError(t, c.Process.Signal(syscall.SIGHUP))
 	require.NoError(t, c.Wait())
 	require.Equal(t, []string{"lease-1"}, s.revocations())
