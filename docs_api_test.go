@@ -30,7 +30,7 @@ var apiAreas = []struct {
 	{"Secrets in scopes", []string{"secrets"}},
 	{"Permissions on scopes", []string{"acls"}},
 	{"Secrets in Unity Catalog", []string{"uc-secrets"}},
-	{"How the mount is", []string{"status"}},
+	{"State of the mount", []string{"status"}},
 	{"Cleaning up", []string{"tidy"}},
 }
 

@@ -52,7 +52,7 @@ func pathStatus() []*framework.Path {
 				Responses: map[int][]framework.Response{http.StatusOK: {{Description: "OK", Fields: statusFields}}},
 			},
 		},
-		HelpSynopsis:    "How the mount is: a verdict with reasons, the engine's identity at Databricks, and statistics.",
+		HelpSynopsis:    "The state of the mount: a verdict with reasons, the engine's identity at Databricks, and statistics.",
 		HelpDescription: strings.TrimSpace(statusHelp),
 	}}
 }
