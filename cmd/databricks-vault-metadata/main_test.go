@@ -4,10 +4,12 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -30,6 +32,12 @@ func TestMain(m *testing.M) {
 		os.Unsetenv(variable)
 	}
 	os.Setenv("VAULT_MAX_RETRIES", "0")
+	// Processes inherit which signals are ignored, as by nohup, but not which are caught.
+	for _, s := range []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT} {
+		if signal.Ignored(s) {
+			signal.Notify(make(chan os.Signal, 1), s)
+		}
+	}
 	os.Exit(m.Run())
 }
 
@@ -94,7 +102,9 @@ func TestASignalAtTheStartRunsNoCommand(t *testing.T) {
 func process(t *testing.T, args ...string) *exec.Cmd {
 	self, err := os.Executable()
 	require.NoError(t, err)
-	c := exec.Command(self, args...)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	t.Cleanup(cancel)
+	c := exec.CommandContext(ctx, self, args...)
 	c.Env = append(os.Environ(), asCommand+"="+name)
 	return c
 }
