@@ -43,7 +43,7 @@ build: ## build the plugin, the metadata service and the simulated workspace int
 
 test: lint test-unit test-page test-e2e test-chaos ## run all checks: lint, unit tests, the page in a browser, tests on a real Vault server, and a short run of chaos
 
-check: ## run what should pass before a commit, in less than a minute if caches are warm: gofmt, go vet, staticcheck, short unit tests
+check: ## run what should pass before a commit, quickly: gofmt, go vet, staticcheck, short unit tests
 	@scripts/check.sh
 
 test-unit: no-race-note ## run the unit tests, with the race detector if there is a C compiler
