@@ -236,6 +236,7 @@ func TestConfigIsNotDeletedWhileLeasesLastForEver(t *testing.T) {
 
 // Whatever fails in a delete, and wherever it is interrupted, the lease can be revoked, and a delete by force leaves nothing.
 func TestDeletingTheConfigWalk(t *testing.T) {
+	skipLong(t)
 	t.Parallel()
 	for _, kind := range []string{"pat", "oauth-m2m"} {
 		t.Run(kind, func(t *testing.T) {

@@ -29,6 +29,7 @@ var goSyntax = regexp.MustCompile(`%!|&logical|&\{|map\[|<nil>|rpc error|0xc0[0-
 // Databricks now and then answers with an error or with nonsense. None may panic, be a 500, change what is stored although it is refused, or
 // be answered in Go's syntax; what it is answered must be what the path declares.
 func TestNoRequestIsAnInternalError(t *testing.T) {
+	skipLong(t)
 	t.Parallel()
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {

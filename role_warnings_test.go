@@ -161,6 +161,7 @@ func TestWarningsAskWhoTheEngineIs(t *testing.T) {
 
 // TestWarningsDoNotHoldUpARole has a Databricks that doesn't answer what only a warning needs.
 func TestWarningsDoNotHoldUpARole(t *testing.T) {
+	skipLong(t)
 	t.Parallel()
 	m := newMount(t)
 	sp := m.workspace.AddServicePrincipal("job", false)

@@ -22,6 +22,7 @@ import (
 // TestStorageOfV010 starts mounts on storage that v0.1.0 wrote: an upgrade in place must find everything, lose nothing at the
 // workspace, and go on with what was begun. What a row of the files means, testdata/v0.1.0/README.md says.
 func TestStorageOfV010(t *testing.T) {
+	skipLong(t)
 	t.Parallel()
 	files, err := filepath.Glob("testdata/v0.1.0/*.json")
 	require.NoError(t, err)

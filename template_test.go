@@ -121,6 +121,7 @@ func TestTemplatesCostLittle(t *testing.T) {
 
 // TestTemplatesSwellNowhere tries chains of all functions, more of them than a fuzz run has as its seeds.
 func TestTemplatesSwellNowhere(t *testing.T) {
+	skipLong(t)
 	t.Parallel()
 	draw := rand.New(rand.NewPCG(1, 2))
 	for range 2000 {

@@ -235,6 +235,7 @@ func TestRollbackSparesTheSecretOfAnUnreadableEntry(t *testing.T) {
 
 // TestAForbiddenRemovalEnds shows that nobody is asked for ever to remove what has long ended by itself.
 func TestAForbiddenRemovalEnds(t *testing.T) {
+	skipLong(t)
 	t.Parallel()
 	for name, forbid := range map[string]func(m *mount, c *clock){
 		"by Databricks": func(m *mount, _ *clock) { m.workspace.Inject(simulator.Fault{Path: deletePath, Status: 403}) },

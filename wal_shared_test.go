@@ -194,6 +194,7 @@ type sharedFault struct {
 // TestSharedEntriesSurviveEveryFault is the fault table of the entries that mints share. Six mints share one, and three of them are handed over
 // before the others are created. Whatever happens at a step, a credential is alive afterwards if, and only if, it was handed over.
 func TestSharedEntriesSurviveEveryFault(t *testing.T) {
+	skipLong(t)
 	t.Parallel()
 	const writes, creates = 8, 6
 	met := make(map[string]*atomic.Int64)
